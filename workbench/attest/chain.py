@@ -22,7 +22,7 @@ __all__ = ["Chain", "find_chain"]
 class Chain:
     """The certificates that certify a report, and the product of the pinned root.
 
-    key: the kind of key that `leaf` certifies.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    leaf: the certificate of the VCEK or VLEK, which `key` names.  issuer: the ASK, which signs VCEKs, or the ASVK (VLEKs).
     """
 
     key: SigningKey
@@ -42,8 +42,8 @@ class Chain:
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
     """Return the chain of a report, from the policy's certificates and the evidence's (`given`, DER).
 
-    AMD's built-in authorities are used if these include no authority. Raises AttestationError if a certificate is missing or
-    the root is not pinned. The signatures of the chain are not verified.
+    AMD's built-in authorities are used if neither source includes an authority. Raises AttestationError if a certificate is
+    missing or the root is not pinned. The signatures of the chain are not verified.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):
@@ -65,7 +65,7 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
 
 
 def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
-    """Return whether a VCEK or VLEK matches the report's firmware, and its processor or the policy's provider."""
+    """Return whether `leaf` has the report's firmware, and (VCEK) the report's processor or (VLEK) the policy's provider."""
     with contextlib.suppress(AttestationError):
         if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
             return False

@@ -1,4 +1,4 @@
-"""The result of a verification: the passed checks, the platform, and its known breaks."""
+"""The result of a verification: the passed checks, the platform, and warnings about published attacks on that platform."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One warning for each known break of the platform."""
+        """The warning about a published attack on the platform, if there is one."""
         return (WARNINGS[self.product],) if self.product in WARNINGS else ()
 
     def __str__(self) -> str:

@@ -66,9 +66,9 @@ def _is_small_integer(der: bytes) -> bool:
 
 
 def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
-    """Return the processor's number in a VCEK, padded to the 64 bytes of a report. Raises AttestationError.
+    """Return the processor's number in a VCEK, padded to the 64 bytes of a report.
 
-    An empty `product` accepts every product's length.
+    Raises AttestationError if it is missing or of a wrong length. An empty `product` accepts every product's length.
     """
     with readable("VCEK"):
         value = extension(vcek, CHIP_ID) or b""

@@ -156,7 +156,7 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence for each trusted product that is known to be broken, with the reason."""
+        """One sentence about the published attack on each trusted product that has one."""
         return tuple(WARNINGS[name] for name in self.products if self.kind == "snp" and name in WARNINGS)
 
     @property

@@ -1,4 +1,4 @@
-"""AMD's SEV-SNP products: their root certificates, their processors, and known breaks."""
+"""AMD's SEV-SNP products: their root certificates, their processors, and warnings about published attacks."""
 
 from __future__ import annotations
 

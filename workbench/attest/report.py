@@ -83,7 +83,7 @@ class Tcb:
 
     @classmethod
     def read(cls, raw: bytes, turin: bool) -> Tcb:
-        """Parse a report's eight bytes, which Turin orders differently. Raises AttestationError if reserved bytes are not 0."""
+        """Parse a TCB's eight bytes, ordered differently for `turin`. Raises AttestationError if reserved bytes are not 0."""
         layout = _TURIN_TCB if turin else _TCB
         if any(byte for index, byte in enumerate(raw) if index not in layout.values()):
             raise refusal("report format", "reserved bytes of a TCB version that are zero", raw.hex())

@@ -133,7 +133,7 @@ def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: byt
 
 
 def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that key_info names the policy's kind of signing key, and has no unknown bits."""
+    """Check that key_info names the policy's kind of signing key, and sets no other bit than AUTHOR_KEY."""
     number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
     name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
     if rest & MASK_CHIP_KEY:
@@ -184,7 +184,7 @@ def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks
 
 
 def _check_processor(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that report and VCEK have the same processor number. A masked one passes if the policy allows it."""
+    """Check that report and VCEK have the same processor number. A number masked by the host passes if the policy allows it."""
     masked = policy.masked_chip_id and not any(report.chip)
     chip = chip_of(chain.leaf, chain.product)
     checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))

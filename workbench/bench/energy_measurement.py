@@ -1,4 +1,4 @@
-"""Measure the inputs of the energy model for three arrangements: no protection, the baseline, PMC².
+"""Measure the inputs of the energy model for three arrangements of phone, edge and cloud: no protection, the baseline, PMC².
 
 ::
 
@@ -60,7 +60,10 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """The phone of an arrangement: its stages turn images into a tensor to send. `edge` is the baseline's generator."""
+    """The phone in an arrangement. It turns images into the tensor that it sends.
+
+    `edge` runs the baseline's generator and codec on the phone. The other arrangements have None here.
+    """
 
     name: str
     client: Client
@@ -73,7 +76,7 @@ class Phone:
             raise UsageError(f"arrangement {self.name!r} has {'a' if self.name == 'pp' else 'no'} generator on the phone")
 
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
-        """Run the phone's stages on images N x 3 x H x W in [0, 1].
+        """Process images (N x 3 x H x W in [0, 1]) as the phone does before it sends them.
 
         Return the tensor to send, and the size of its content in bytes, without protocol overhead.
         """
@@ -91,7 +94,7 @@ class Phone:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A context that limits torch to one thread. The waiting of further threads would count as CPU time."""
+    """A context that limits torch to one thread. Further threads wait in a busy loop, which would count as CPU time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -105,9 +108,9 @@ def measure(
 ) -> Measured:
     """Start an arrangement's services, send the images `repetitions` times, `batch` a request, and return the measurements.
 
-    The edge uses the stage's codec, and its cloud caches no answers. `data` are the options of `workbench serve` that name the
-    data set. Two unmeasured turns come first: one through a relay that counts bytes, and one as warm-up. Raises UsageError for
-    too few images or repetitions, and RunError for labels that differ between turns (see `check_labels`).
+    In PMC² the edge uses the stage's codec, and the cloud caches no scores. `data` are the options of `workbench serve` that
+    name the data set. Before the measurements, some images pass a relay that counts bytes, and all are sent once as warm-up.
+    Raises UsageError for too few images or repetitions, and RunError if labels differ from the warm-up's (see `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -143,9 +146,9 @@ def measure(
 
 
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
-    """Raise RunError if a later turn's labels differ from the first turn's.
+    """Raise RunError, with the arrangement's `name`, if the same images got other labels `later` than at the `first` sending.
 
-    With a random component (`noise` above 0) a tenth may differ, because each send has its own draw (see `repeated_labels`).
+    If the generator has a random component (`noise` above 0), a tenth may differ, because it is drawn again at each send.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):
@@ -153,7 +156,7 @@ def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: f
 
 
 def noise_of(name: str, stage: StageConfig) -> float:
-    """Return the standard deviation of the random component of an arrangement's generator, or 0 without one."""
+    """Return the standard deviation of the random component of the generator in arrangement `name`, or 0 without one."""
     manifest = None if name == "none" else weights.find(weights.generator_name(stage.target, stage.auxiliary), stage.family)
     return float(manifest.spec.get("noise", 0.0)) if manifest else 0.0
 
@@ -164,7 +167,7 @@ def _on_one_thread(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) ->
 
 
 def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
-    """Start an arrangement's services, and return the URL that the phone sends to."""
+    """Start the services of arrangement `name`, and return the URL that the phone sends to."""
     if name != "pmc2":
         options = ("--arrangement", "pp", "--codec", "png" if name == "pp" else "jpeg")
         return local.start("cloud", *pair, *options).url
@@ -176,7 +179,7 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
 
 
 async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
-    """Return the bytes of HTTP and TLS that the phone sends for an image, in full batches on an open connection."""
+    """Return the bytes that HTTP and TLS add to each image that the phone sends, in full batches on an open connection."""
     async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
         await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
@@ -186,7 +189,7 @@ async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model
 
 
 async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
-    """Send all images once. Return the CPU time by part (ms), the time (ms) and the bytes of an image."""
+    """Send all images once. Return the mean CPU time by part (ms), elapsed time (ms) and payload (bytes) of an image."""
     turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
     deadline = asyncio.get_running_loop().time() + 120.0
     start, cpu = time.perf_counter(), time.process_time()
@@ -208,11 +211,10 @@ async def _turn(phone: Phone, connection: Connection, model: str, images: Images
 def powers(
     phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
 ) -> tuple[dict[str, list[float]], str, list[str]]:
-    """Return the power of a busy core for each phone (W, by window), its source, and the reasons against other sensors.
+    """Return {phone: power of a busy core (W) in each window}, the sensor's description, and why other sensors are not used.
 
-    `source` is one of `sensors.SOURCES`. Without powers, the power must be assumed. Nothing else should run on the machine.
-    `auto` skips a sensor that cannot distinguish work from rest, and gives the reason. If that sensor was requested by name,
-    RunError is raised.
+    `source` is one of `sensors.SOURCES`. An empty dict means that the power must be assumed. Nothing else should run on the
+    machine. If a sensor cannot distinguish work from rest, `auto` does not use it. A request for it by name raises RunError.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:
@@ -230,9 +232,10 @@ def powers(
 
 
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
-    """Return the power of a busy core above rest (W), by window. A window rests, then repeats `work` for the same time.
+    """Return the power (W) that a busy core adds to the machine's power at rest, measured in each of the sensor's windows.
 
-    Raises RunError if the sensor's readings at work are no higher than at rest: it is too coarse, or the machine is busy.
+    In a window, the process first rests, and then repeats `work` for the same time. Raises RunError if the sensor's readings at
+    work are no higher than at rest, because the sensor is too coarse, or the machine is busy.
     """
     found = []
     with one_thread():

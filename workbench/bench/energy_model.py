@@ -3,10 +3,10 @@
 ::
 
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
-                          + waiting time x power while waiting + energy to wake the radio and of its tail / pictures a request
+                          + waiting time x power while waiting + (energy of the radio's promotion and tail) / pictures a request
 
 `energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio, so its
-energy is always assumed.
+energy is always assumed. The radio's promotion wakes it before a request, its tail is the time awake after the last byte.
 
 The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`). `SCENARIOS`
 names complete situations: a stream of pictures, and single pictures, for each of which the radio wakes up.
@@ -157,9 +157,10 @@ SCENARIOS: dict[str, dict[str, float]] = {
 
 @dataclass
 class Measured:
-    """The measurements of an arrangement by image and repetition: CPU time by part (ms), time (ms), bytes sent.
+    """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
 
-    `sent` counts bytes at the socket, `payload` only the picture's own bytes.
+    The lists have the mean of an image for each repetition. `sent` counts an image's bytes at the socket, `payload` only those
+    of its compressed content. `classes` are the labels of all images.
     """
 
     name: str
@@ -178,11 +179,11 @@ class Measured:
 
 
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
-    """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
+    """Return the energy of a picture (mJ), in total and by part, with Student's intervals over repetitions, as a dict.
 
-    `range_mj` comes first: the energy at the least and the greatest value of every assumption in `RANGES`. `power` is the
-    result of `watts` (W; empty: assumed), `sees` describes its source. `joules_5000` and `watts` (energy over time) are
-    comparable with the paper's figures for 5,000 images.
+    Its `range_mj` is the energy with the least and with the greatest value of every assumption in `RANGES`. `power` is a busy
+    core's, measured in several windows (W; empty: the assumed one is used). `sees` describes the sensor. The entries
+    `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for 5,000 images.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
@@ -246,7 +247,7 @@ def student(values: Sequence[float]) -> Estimate:
 
 
 def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
-    """Return the source of the energy as text: a sensor or an `estimate`, and the assumptions."""
+    """Return the energy's source as text: a sensor (described by `sees`) or an estimate, and the assumptions."""
     if power:
         return f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
     return f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
@@ -260,12 +261,12 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 
 
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return the energy of each arrangement relative to the baseline's (`pp`).
+    """Return the energy of each arrangement relative to the baseline's (`pp`), as a dict for each arrangement.
 
-    `range` comes first: the least and the greatest ratio over all combinations of `RANGES`. `share` is the ratio under
-    `assumed`, with an interval for the measurements' noise only. `scenarios` has the ratio in each of `SCENARIOS`. `over_none`
-    is the ratio to no protection. Only a narrow interval of `over_none` that contains 1 shows that the protection costs
-    nothing.
+    `range`: the least and the greatest ratio over all combinations of `RANGES`. `share`: the ratio under `assumed`, with an
+    interval for the measurements' noise only. `scenarios`: the ratio in each of `SCENARIOS`. `over_none`: the ratio to no
+    protection. The protection costs nothing only if the interval of `over_none` is narrow and contains 1. `power` is the
+    measured power of a busy core (W) by arrangement. Without it, the assumed power is used.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

@@ -5,11 +5,11 @@
     attacker process (low priority, many addresses of loopback)         this process
        trailers   a chunked body, then trailers without end               honest clients, closed loop: quiet, then attacked
        pipeline   requests without waiting for responses                  probes, each on a new connection
-       newlines   an empty line a second after a response                 the edge's memory
+       newlines   after a response, an empty line every second            the edge's memory
        unread     requests whose responses are never read
 
-Attackers have no credential. The edge accepts their connections up to HTTP, because it accepts tokens. An attacker whose
-connection was closed reconnects after a pause, so the number of attackers stays the same.
+Attackers have no credential. The edge also accepts tokens, so it lets a connection without a certificate send HTTP. An attacker
+whose connection was closed reconnects after a pause, so the number of attackers stays the same.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _check(reader: asyncio.StreamReader) -> None:
 
 
 async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence[float]) -> None:
-    """Run `connections` attackers until cancelled, and print their counts once a second."""
+    """Run `connections` attackers until cancelled. Print the numbers of their connections once a second, as JSON."""
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
@@ -142,7 +142,10 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """A context that runs attackers in a separate process. After its end, `counts` has their numbers of connections."""
+    """A context that runs attackers in a separate process.
+
+    When it ends, `self.counts` receives the numbers of `attempts`, `established`, `open` and `most_open` connections.
+    """
 
     url: str
     authority: Path
@@ -169,7 +172,7 @@ class Attack:
 
 @dataclass
 class Probes:
-    """Health checks like a cluster's: one a second, each on a new connection without a credential."""
+    """Sends health checks as a cluster does: one a second, each on a new connection without a credential."""
 
     url: str
     authority: Path
@@ -201,14 +204,14 @@ class Probes:
             writer.transport.abort()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers of probes sent and failed, and the 95th percentile (ms), as plain JSON values."""
+        """Return the numbers of probes sent and failed, and the 95th percentile of their latency (ms), as plain JSON values."""
         answered = {"ms_p95": float(np.percentile(self.milliseconds, 95))} if self.milliseconds else {}
         return {"sent": len(self.milliseconds) + self.failed, "failed": self.failed, **answered}
 
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """A context in which a service is attacked. Raises UsageError if the process may not open enough files."""
+    """A context in which the service at `url` is attacked. Raises UsageError if the limit of open files is too low."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
         raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")

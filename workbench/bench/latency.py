@@ -4,9 +4,10 @@
 
     png, jpeg, neural    phone --JPEG--> edge --codec--> cloud        PMC² with each codec
     every                as neural, but the cloud decodes and classifies every picture, as the paper's does
-    new                  as neural, but the cloud caches no answers: it decodes every distinct code once a request
+    new                  as neural, but the cloud caches no scores: it decodes every distinct code once a request
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
+A code is the compressed form of one picture, and equal pictures have equal codes.
 Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so the phone is as fast as the
 edge. The nine components are the paper's. A network's component is the sender's waiting time minus the time that the receiver
 reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
@@ -50,9 +51,10 @@ LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same byte
 
 @dataclass(frozen=True)
 class Arranged:
-    """A running arrangement: a client, and a second client whose pictures cross `link` between trusted and untrusted domain.
+    """One of `ARRANGEMENTS` with running services, and its clients.
 
-    `linked` is the second client, or None if the arrangement was started without it.
+    The pictures of `client` cross no emulated link. Those of `linked` cross `link`, between the trusted and the untrusted
+    domain. `linked` is None if the arrangement was started without that client.
     """
 
     name: str
@@ -63,10 +65,10 @@ class Arranged:
 
 @contextmanager
 def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
-    """A context that starts an arrangement's services and yields its clients.
+    """A context that starts the services of arrangement `name`, and yields it with its clients.
 
     `data` are the options of `workbench serve` that name the data set. With `linked` False there is no client over a link, and
-    no edge for it, which would take seconds to start.
+    no separate edge for this client, which would take seconds to start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -97,7 +99,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
 def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = ()) -> Iterator[dict[str, Arranged]]:
     """A context that starts several arrangements like `running`, in parallel, and yields them by name.
 
-    Only those in `LINKED` get a client over a link.
+    Only the arrangements in `LINKED` get a client over a link.
     """
     with ExitStack() as stack:
         with ThreadPoolExecutor(cores(), "start") as pool:
@@ -147,8 +149,8 @@ class _EndToEnd:
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
     """Send `requests` batches one after another. Return the components of an image's latency (ms; means with intervals).
 
-    `ms` is the time from images to labels, with percentiles over requests. `covered` is the share of it that the nine measured
-    components account for. Raises UsageError if there are fewer images than a batch.
+    In the result, `ms` is the time from images to labels, with percentiles over requests. `covered` is the share of this time
+    that the nine measured components account for. Raises UsageError if there are fewer images than a batch.
     """
     return in_turns({"": client}, images, requests, batch, 1)[""]
 
@@ -156,9 +158,10 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients like `end_to_end`, `requests` batches each, spread over rounds in which every client sends.
+    """Measure several clients, by name, as `end_to_end` does. Each sends `requests` batches.
 
-    The order rotates from round to round. Raises UsageError for fewer images than a batch, or less than one request a round.
+    The batches are spread over `rounds`, in each of which every client sends some, in rotating order. Raises UsageError for
+    fewer images than a batch, or less than one request a round.
     """
     if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(

@@ -49,7 +49,7 @@ FREE = Kind("loopback", None, 0.0)
 
 
 class Link:
-    """A relay to the service at `url`. Clients connect to its own `url`. `kind` may be changed while it runs.
+    """A relay to the service at `url`. Clients connect to `self.url`. `self.kind` may be changed while the relay runs.
 
     with Link(cloud.url, LINKS["LTE"]) as link:
         ...  # speak with link.url
@@ -92,7 +92,7 @@ class Link:
         sender.join()
 
     def _due(self, length: int, way: Way) -> float:
-        """Return the time at which `length` bytes that arrive now will be delivered, after all earlier ones."""
+        """Return the time at which `length` bytes that arrive now will be delivered, after all bytes that arrived earlier."""
         kind, now = self.kind, time.perf_counter()
         with self._lock:
             self.bytes[way] += length

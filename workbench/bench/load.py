@@ -8,9 +8,9 @@
 In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
 charged for every request that was due in that second (no coordinated omission).
 
-Times in a queue depend on each other: one slow second delays hundreds of requests. So a window starts with a warm-up that does
-not count, and is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a bootstrap of blocks
-(Kuensch 1989), because order statistics of independent samples would be far too narrow.
+Times in a queue depend on each other: one slow second delays hundreds of requests. So a measurement starts with a warm-up that
+is not recorded, and its window is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a
+bootstrap of blocks (Kuensch 1989), because order statistics of independent samples would be far too narrow.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of
 def relaxation_s(rate: float, capacity: float) -> float:
     """Return the relaxation time of an M/M/1 queue (s): 1 / (sqrt(capacity) - sqrt(rate))^2.
 
-    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). A server with less random service times
+    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). A server whose service times vary less
     relaxes sooner. Raises UsageError unless the rate is below the capacity.
     """
     if not 0 < rate < capacity:
@@ -77,9 +77,9 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
 
 @dataclass
 class Load:
-    """The record of a load: kind, duration, the latency of each completed request (ms, in order of sending), errors by text.
+    """The record of a closed or open loop: its duration, the latency of each completed request (ms, in order of time), errors.
 
-    Requests of the warm-up are left out of times and images. `warm_up` is their number.
+    Requests of the warm-up count neither in latencies nor in images. `warm_up` is their number. `errors` counts them by text.
     """
 
     kind: str
@@ -131,7 +131,8 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
     """Send requests at random times (Poisson) with a mean of `rate` a second, and wait for all responses.
 
-    A warm-up of `warm_up_s`, which does not count, precedes the `seconds`. Latencies are in the order of the due times.
+    A warm-up of `warm_up_s` seconds, which is not recorded, precedes the measured `seconds`. Latencies are in the order of the
+    due times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))
@@ -158,7 +159,7 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm
 
 
 async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
-    """Send one request, and store its latency by its number, since responses arrive out of order."""
+    """Send one request, and store its latency in `times` by its number, since responses arrive out of order."""
     if await _one(load, send, number, due):
         times[number] = load.milliseconds[-1]
 

@@ -2,13 +2,14 @@
 
 ::
 
+              generator                             compression               decompression             classifier
     paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
     ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
-    new       as ours, at a cloud that caches no answers of an earlier batch
+    new       as ours, at a cloud that caches no scores of an earlier batch
     reduced   as ours, generator, encoder and classifier in bfloat16
 
 All implementations run in every round, one after another, so that other load on the machine affects all of them. A ratio
-compares times of one round.
+compares times of one round. A code is the compressed form of one image.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Side(Protocol):
 
 @dataclass(frozen=True)
 class _Papers:
-    """The papers' implementation, with CompressAI's coder and no further step."""
+    """The papers' implementation: the plain networks and CompressAI's coder."""
 
     generator: PerturbationGenerator
     codec: Codec
@@ -109,10 +110,10 @@ def bench_models(
     """Time all implementations on images (float N x 3 x H x W in [0, 1]) in batches of each size. Return one JSON object.
 
     `rate` is that of the codec `neural`. Milliseconds are for one image: the median over rounds with the least and the
-    greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation with the plain
-    networks under the same codec, over all `images`: the largest difference between protected images (values in [0, 1]), and
-    the number of different labels. The papers' implementation rounds the latents, and so has other labels. Raises UsageError
-    for fewer images than the largest batch.
+    greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation of ours with
+    the plain networks under the same codec, over all `images`: the largest difference between protected images (values in
+    [0, 1]), and the number of different labels. The papers' implementation is left out, because it rounds the latents and so
+    has other labels. Raises UsageError for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")

@@ -1,4 +1,4 @@
-"""Check the labels of repeated sends, of which a generator's random component may change some."""
+"""Check the labels of pictures that are sent repeatedly. A generator's random component may change some of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ FEWEST = 100  # minimum number of labels for a meaningful share
 
 
 def too_many_others(others: int, n: int, noise: float) -> bool:
-    """Return whether too many of `n` labels differ: more than 0 for `noise` 0, else more than a tenth."""
+    """Return whether `others`, the number of unexpected labels among `n`, is too large.
+
+    The limit is 0 if `noise` is 0 (no random component), else a tenth of `n`.
+    """
     return others > (OTHER_LABELS * n if noise else 0)
 
 
 class Labels:
-    """The expected labels of requests, and the number of labels in responses that differed.
+    """The expected labels of requests, and a count of the labels in responses that differ from them.
 
     `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
     """
@@ -29,9 +32,9 @@ class Labels:
         self.n = self.others = 0
 
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
-        """Count a response's labels, and return whether the differences so far are acceptable.
+        """Count the labels in a response to `request`. Return whether all labels so far are within the limit.
 
-        A response with another number of labels never is.
+        If the response has a wrong number of labels, none is counted, and the result is False.
         """
         expected = self.labels[request]
         if found.shape != expected.shape:

@@ -55,14 +55,14 @@ class Sensor(ABC):
 
     @abstractmethod
     def _watched(self, found: Reading) -> AbstractContextManager[None]:
-        """Return a context that fills in a reading's energy. `reading` sets the time."""
+        """Return a context that sets the energy of `found`. `self.reading` sets its time."""
 
 
 class Rapl(Sensor):
     """A processor's energy counters, summed over its packages. `folder` is the kernel's powercap folder.
 
-    Raises RunError with the reason if there are no counters or they are unreadable. Work must end before a counter wraps twice
-    (after five minutes at 65 kJ and 200 W).
+    Raises RunError with the reason if there are no counters or they are unreadable. A piece of work must use less
+    energy than a counter's range, such as 65 kJ, which is five minutes at 200 W.
     """
 
     source = "measured RAPL"
@@ -92,7 +92,7 @@ class Rapl(Sensor):
 class Battery(Sensor):
     """A battery's readings for the whole device. `folder` is the kernel's list of power supplies.
 
-    Raises RunError with the reason if there is no battery, if it has no readings, or while it is charging.
+    Raises RunError with the reason if there is no battery, if it has no readings, or if the device does not run on it.
     """
 
     source = "battery"
@@ -139,7 +139,7 @@ class Battery(Sensor):
 
     @contextmanager
     def _sampled(self, found: Reading) -> Iterator[None]:
-        """A context that samples the power repeatedly. The energy is the mean power times the time."""
+        """A context that samples the power repeatedly. The energy is the mean of the samples times the time."""
         seen, done = [self._power()], threading.Event()
 
         def look() -> None:

@@ -4,10 +4,10 @@
 
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
     saturated   the same JPEGs over TLS, through both services, with enough requests in flight for full throughput
-    ladder      one image a request, more and more clients                open    one image a request, at a rate
+    ladder      one image a request, closed loops of 1 to 256 clients     open    one image a request, in open loops
     soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
     hostile     honest clients next to hostile connections (see `hostile`), and the same clients alone
-    wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
+    wire        bytes on both connections (client to edge, edge to cloud): the payload, with HTTP, and with TLS
 
 Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response is
 compared with the label of the same networks in process. A wrong label is an error (see `repeated_labels`).
@@ -63,7 +63,7 @@ WAYS: tuple[Way, ...] = ("out", "back")
 
 
 class EdgeTarget:
-    """The edge as the target of a load, with prepared requests whose labels are known."""
+    """Sends prepared requests, whose labels are known, to the edge. `closed_loop` and `open_loop` call it as `send`."""
 
     def __init__(
         self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int, noise: float = 0.0
@@ -74,7 +74,7 @@ class EdgeTarget:
         self.labels = Labels([labels[at : at + size].numpy() for at in starts], noise)
 
     async def __call__(self, number: int) -> int:
-        """Send request `number`, and return its number of images. Raises ServiceError if it fails or a label is wrong."""
+        """Send request `number`, and return its number of images. Raises ServiceError if it fails or too many labels differ."""
         which = number % len(self.requests)
         body, length = self.requests[which]
         deadline = asyncio.get_running_loop().time() + 60.0
@@ -124,7 +124,7 @@ class ServiceFixture:
         return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
-        """Send requests of `size` images for `seconds`. `much` is a closed loop's concurrency or an open loop's rate."""
+        """Send requests of `size` images for `seconds`. `much` is the concurrency of a closed `loop`, or an open one's rate."""
 
         async def sent() -> Load:
             return await loop(self._target(size), much, seconds)
@@ -132,7 +132,7 @@ class ServiceFixture:
         return self._run(sent())
 
     def arrivals(self, rate: float, seconds: float, warm_up_s: float) -> Load:
-        """Send single images in an open loop at a rate (a second). The first `warm_up_s` seconds do not count."""
+        """Send single images in an open loop, `rate` a second on average, for `seconds` after an unrecorded warm-up."""
 
         async def sent() -> Load:
             edge_target = self._target(1)
@@ -141,11 +141,11 @@ class ServiceFixture:
         return self._run(sent())
 
     def usage(self) -> dict[str, Any]:
-        """Return the CPU time (s) and the resident memory (bytes) that both services report."""
+        """Return the CPU time (s) and the resident memory (bytes) that each service reports."""
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
-        """Send single images at a rate for `seconds`. Return the load, and the services' usage every `every` seconds."""
+        """Like `arrivals`, but return also the services' usage, sampled every `every` seconds."""
 
         async def watched() -> tuple[Load, list[dict[str, Any]]]:
             used: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ class ServiceFixture:
     def under_attack(
         self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
     ) -> dict[str, Any]:
-        """Send single images from honest clients during an attack. Return their load, probes, memory, attackers' counts."""
+        """Attack the edge. Return honest clients' load, health probes, the edge's memory every `every` s, attackers' counts."""
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
 
@@ -217,10 +217,10 @@ def bench_services(
     forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure the services of a pair, which are started here, and the same networks in this process. Return one JSON object.
+    """Start and measure the services that `stage` describes, and measure the same networks in process. Return one JSON object.
 
-    `system` has the same weights. `data` are the options of `workbench serve` that name the data set. A closed loop lasts
-    `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
+    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
+    lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
     `requests` single pictures are sent one after another. Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
@@ -273,10 +273,10 @@ def bench_hostile(
     data: Sequence[str] = (),
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> dict[str, Any]:
-    """Measure honest clients alone, then for `seconds` next to hostile connections. Return one JSON object.
+    """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
 
-    `memory_change` compares the edge's memory at the end with that after the first tenth. `p95_ratio` is the honest clients'
-    95th percentile of latency under attack over that without.
+    `memory_change` is the relative change of the edge's memory during the attack, without its first tenth. `p95_ratio` is the
+    honest clients' 95th percentile of latency under attack over that without.
     """
     assert system.client is not None
     files = system.client.capture(images)
@@ -304,7 +304,7 @@ def _named(stage: StageConfig) -> dict[str, str]:
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the change of each service's memory from a soak's second tenth to its last. The first tenth is warm-up."""
+    """Return the relative change of each service's memory from a soak's second tenth (the first is warm-up) to its last."""
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):
@@ -315,7 +315,7 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _single(fixture: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
-    """Measure pictures one by one, from the image in this process to its label: over TLS, then directly."""
+    """Measure pictures one by one, from the image to its label: through the services, then in this process."""
     own: list[float] = []
     with HttpsClient(fixture.edge.url, certs=fixture.local.certs) as client:
         found = end_to_end(client, images, requests)
@@ -377,7 +377,7 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
 
 
 def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str) -> dict[str, Any]:
-    """Count the bytes of a request at the sockets of both connections, for requests of one image and of many."""
+    """Count a request's bytes at the sockets between client and edge, and edge and cloud, for one image and for many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
         local = stack.enter_context(Local())

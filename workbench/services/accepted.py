@@ -87,7 +87,10 @@ class UpperProtocol(Protocol):
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` creates the protocol on top of it after the TLS handshake."""
+    """An accepted connection. `upper` creates the protocol on top of it after the TLS handshake.
+
+    A certificate with a role in `roles` is a valid credential. Peers without a credential get less time and fewer connections.
+    """
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class Accepted(asyncio.Protocol):
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection with the quota, or close it."""
+        """Register the connection with the quota, or close it if the quota has no room."""
         start = time.thread_time()
         self._take_place(transport)
         self.share.charge(self, time.thread_time() - start)
@@ -219,7 +222,7 @@ class Accepted(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether the service's certificate was renewed, or the peer's has expired, since the handshake."""
+        """Whether, since the handshake, the service's certificate was renewed or the peer's certificate has expired."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires

@@ -46,7 +46,7 @@ class AttestationAgent:
         self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the agent's evidence (JSON) for `runtime_data`, 64 hexadecimal digits. Raises ServiceError without evidence.
+        """Return the agent's evidence (JSON) for `runtime_data`, 64 hexadecimal digits. Raises ServiceError if there is none.
 
         `stranger` is the address of a client without a credential. Such clients get only a part of the queue.
         """

@@ -235,7 +235,7 @@ class Batcher(Generic[Part]):
         return self._lanes.parts(self._requests, self.accepted)
 
     def _batch_limit(self) -> int:
-        """Return the most images of a batch. Narrow lanes share the images in flight, and one batch of them is in transit."""
+        """Return the most images of a batch: with n narrow lanes 1/(n + 1) of those in flight, as one batch is in `forward`."""
         parts = self._parts()
         return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
 

@@ -31,7 +31,7 @@ MOST_WAITING = 4096  # images in the queue
 
 
 def key_id(key: bytes) -> str:
-    """Return a codec's id, by which edge and cloud check that their codecs match: 16 hex digits of its key's SHA-256."""
+    """Return 16 hex digits of the SHA-256 of a codec's `key`. By this id, edge and cloud check that their codecs match."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
@@ -56,7 +56,7 @@ def output_metadata(classes: int) -> list[dict[str, Any]]:
 
 
 def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the output tensors for scores (N x K): label, class and the scores."""
+    """Return the output tensors for scores (N x K): the label (text), the class (number) and the scores."""
     found = scores.argmax(1)
     tensors = (
         Tensor.of("label", [classes[index].encode() for index in found]),
@@ -75,7 +75,7 @@ class Recognised:
 
 
 class CloudService(Service):
-    """Classifies the payloads of an edge or, with roles ("client",), of a phone (arrangement PP)."""
+    """Classifies the payloads of an edge or, with roles ("client",), of a phone that runs the generator (arrangement PP)."""
 
     name, other = "pmc2-cloud", "cloud_other"
 
@@ -125,7 +125,7 @@ class CloudService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
-        """Return the result for the payload in `held`, n images. The list is emptied, so that the payload is freed early."""
+        """Return the result for the payload of n images in `held`. This list is emptied, so that the payload is freed early."""
         if self._waiting + n > MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
         clock, late = Stopwatch(), threading.Event()

@@ -29,9 +29,9 @@ AGAIN = (429, 503)
 class Connection:
     """A connection to one service, by its URL. Open it with `async with`.
 
-    `trust` returns the TLS context, and is called again after certificates were renewed. `attempt_s` is the time limit of one
-    attempt. `admit` checks each new connection. Raises UsageError for a URL that is neither https nor, if `plain`, http on
-    loopback.
+    `trust` returns the TLS context, and is called again after certificates were renewed. `headers` are sent with each request,
+    and `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are sent. Raises
+    UsageError for a URL that is neither https nor, if `plain`, http on loopback.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Connection:
     ) -> HttpAnswer:
         """Send a request, with retries until `deadline` (the loop's time; None: one attempt), and return the response.
 
-        Raises ServiceError without a response, and without a retry if one end does not trust the other.
+        Raises ServiceError if no response arrives. If one end does not trust the other, there is no retry.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -174,7 +174,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
 
 
 def words_of(answer: HttpAnswer) -> str:
-    """Return a service's error message in one line."""
+    """Return the error message in a service's response in one line, or the status if there is no message."""
     try:
         return " ".join(str(_json(answer)["error"]).split())[:500]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -4,7 +4,7 @@
 
     request --headers--> too many pixels: refused before anything is decoded
        |
-       +--picture after picture--> budget (bytes, of the process) --> decode --> uint8 image of the edge's size
+       +--picture after picture--> budget (bytes, of the process) --> decode --> image of the edge's size
                                    |
                                    cancelled between pictures, after the request's deadline
 """
@@ -39,12 +39,12 @@ MEMORY_POLL_S = 0.1  # between two checks whether a request that waits for memor
 
 
 class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised after the request's deadline has passed."""
+    """Raised on a decoding thread after the request's deadline has passed, or after the request has failed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: its pixels (`jpeg_pixels` for JPEGs with one scan, else `pixels`) and bytes of memory."""
+    """The cost of decoding a picture: pixels (`jpeg_pixels` for a JPEG with one scan, else `pixels`), and memory in bytes."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -52,7 +52,7 @@ class Cost:
 
 
 class MemoryBudget:
-    """A limit on the bytes in use. A thread that needs more than the free bytes waits."""
+    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough of it is free."""
 
     def __init__(self, most: int = BUDGET) -> None:
         self.most, self.used = most, 0
@@ -60,7 +60,7 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Reserve `needed` bytes. More than the whole budget is granted once nothing else is reserved. Raises Cancelled."""
+        """Reserve `needed` bytes, more than the budget only if nothing else is reserved. Raises Cancelled while waiting."""
         with self._changed:
             while self.used and self.used + needed > self.most:
                 self._changed.wait(MEMORY_POLL_S)
@@ -76,7 +76,7 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes the pictures of requests to images of `size` x `size` pixels, as `Edge.receive` does."""
+    """Decodes pictures to images of `size` x `size` pixels with `Edge.receive`, on `threads` threads."""
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
@@ -152,7 +152,7 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode pictures until none is left. Several threads do so, and `numbers` gives each its next picture."""
+        """Decode `files` into `images` until none is left. Several threads share `numbers`, which yields the next picture."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

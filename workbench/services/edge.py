@@ -5,6 +5,9 @@
     JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> the batch's requests
                    |
                    large pictures on separate threads, so that they delay no other request
+
+The micro-batches run on lanes, which are threads (see `batching`). A client may also request the cloud's view of its pictures,
+which are the images that the cloud decodes from the payload.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class _Pictures:
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Return the description of an edge's model. It has the `name` of the cloud's. `weights` is the generator's SHA-256."""
+    """Return the description of an edge's model. `name` is the cloud's model, `weights` the generator's SHA-256."""
     return Model(
         name,
         weights[:16],
@@ -91,12 +94,13 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 
 
 class EdgeService(Service):
-    """Protects pictures and has the cloud recognise them.
+    """Protects pictures, and sends only their payload to the cloud, which recognises them.
 
-    `target` is the SHA-256 of the classifier that the generator was trained for. Results of any other classifier are refused.
+    `target` is the SHA-256 of the weights of the classifier that the generator was trained for. Other classifiers are refused.
     Requests need a strength of at least `least_strength`, because at 0 the original picture would be sent. Their rate is at
     most `most_rate` (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the
-    attestation agent of the edge's guest, if any. `budget` is the memory for decoding large pictures.
+    attestation agent of the edge's guest, if any. `budget` is the memory for decoding large pictures. `most`, `capacity` and
+    `wait_s` are as in `Batcher`.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -145,14 +149,14 @@ class EdgeService(Service):
             self._batcher.settled()
 
     def renewed(self) -> None:
-        """Also use the new certificate for connections to the cloud."""
+        """Use the new certificate for connections to the cloud, too."""
         self.cloud.renew()
 
     def openapi(self) -> dict[str, Any]:
         return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
-        """Return the handler of `/recognize`, the plain path for curl and phones."""
+        """Return the handler of `/recognize`, where curl and phones send picture files without the inference protocol."""
         return {"/recognize": self._plain}
 
     async def open(self) -> None:
@@ -237,7 +241,7 @@ class EdgeService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
-        """Respond to a plain request: a picture file, or a form with several."""
+        """Respond to a request to `/recognize`: a picture file, or a form with several."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
@@ -264,7 +268,7 @@ class EdgeService(Service):
         deadline: float,
         see: bool = False,
     ) -> EdgeResult:
-        """Check strength and rate, and return the result for pictures. A retry with the same id gets the cached result."""
+        """Check strength and rate, and return the result, with `see` also the cloud's view. Retries get the cached result."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
         check_strength(strength)
@@ -290,7 +294,7 @@ class EdgeService(Service):
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Decode the cloud's view on a lane, and add it to a result. Its time is `shown`, outside the nine components."""
+        """Decode the cloud's view on a lane, and add it to a result. Its time is `shown`, which is no component."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
@@ -313,7 +317,7 @@ class EdgeService(Service):
     # --- batches -------------------------------------------------------------------------------------------------------
 
     def _protect(self, jobs: Sequence[Job[EdgeResult]]) -> tuple[bytes, Stopwatch]:
-        """Return the payload of all jobs, and its times. Decodes small pictures first. Runs on a lane."""
+        """Decode small pictures, and return the payload of all jobs and the times of the components. Runs on a lane."""
         clock = Stopwatch()
         if fresh := [job.work for job in jobs if job.work.images is None]:
             self._receive(fresh, clock)
@@ -325,7 +329,7 @@ class EdgeService(Service):
         return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
-        """Decode the small pictures of several jobs in one call, in half the time. Mark jobs with other pictures as large."""
+        """Decode the small pictures of several jobs in one call, in half the time. Mark jobs with larger ones as `large`."""
         try:
             images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
         except DataError:
@@ -339,7 +343,7 @@ class EdgeService(Service):
             work.images = part
 
     async def _forward(self, jobs: Sequence[Job[EdgeResult]], computed: tuple[bytes, Stopwatch]) -> None:
-        """Send the payload of a batch to the cloud, and give each job its part of the result."""
+        """Send the payload of a batch to the cloud, and set each job's result. A job marked as large gets an empty one."""
         payload, clock = computed
         aside = [job for job in jobs if job.work.large and job.work.images is None]
         for job in aside:

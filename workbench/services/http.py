@@ -1,8 +1,8 @@
 """An HTTP/1.1 client for one service, with a connection pool and little overhead.
 
-With aiohttp's client the two hops of a picture take 0.8 ms longer, of 7 ms in total. Here, a request is one write. httptools
-parses the response, which has a limited size and must state its length. A connection is not used again after a failed or
-abandoned request.
+With aiohttp's client a picture's two requests, to edge and cloud, take 0.8 ms longer, of 7 ms in total. Here, a request is one
+write. httptools parses the response, which has a limited size and must state its length. A connection is not used again after
+a failed or abandoned request.
 
 A connection may be dead without being closed, if the other machine was disconnected or replaced. So a small request without a
 response after a second is sent a second time, on a new connection. If the new connection gets its response first, all
@@ -75,7 +75,7 @@ class PooledConnection(asyncio.Protocol):
         self._head = self._overhead = 0
 
     async def exchange(self, request: bytes) -> HttpAnswer:
-        """Send a request and return its response. Raises ConnectionError if there is none."""
+        """Send a request and return its response. Raises ConnectionError if none arrives."""
         if self.transport is None or not self.open:
             raise self._lost or ConnectionResetError("the connection was closed")
         loop = asyncio.get_running_loop()
@@ -161,7 +161,7 @@ class PooledConnection(asyncio.Protocol):
 class HttpConnections:
     """A connection pool for `host`:`port`. The TLS context checks the name `host`. Connections are opened on demand.
 
-    `admit` checks each new connection before anything else is sent on it.
+    `admit` checks each new connection before anything else is sent on it. `headers` are added to every later request.
     """
 
     def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None, admit: Admission | None = None) -> None:
@@ -177,7 +177,7 @@ class HttpConnections:
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
-        """Send a request and return its response. Raises OSError (or its subclass ssl.SSLError) if there is none."""
+        """Send a request and return its response. Raises OSError (or its subclass ssl.SSLError) if none arrives."""
         loop = asyncio.get_running_loop()
         start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
@@ -265,7 +265,7 @@ class HttpConnections:
         return None
 
     def _is_stale(self, kept: PooledConnection) -> bool:
-        """Return whether certificates were renewed since a connection was opened, or the peer's has expired."""
+        """Return whether certificates were renewed since a connection was opened, or its peer's certificate has expired."""
         return kept.context is not self._context or time.time() >= kept.expires
 
     async def _open(self, context: ssl.SSLContext | None) -> PooledConnection:
@@ -286,7 +286,7 @@ class HttpConnections:
         return kept
 
     async def _let_in(self, kept: PooledConnection, admit: Admission) -> None:
-        """Check a new connection with `admit`, and close it if that fails. No credential is sent before."""
+        """Check a new connection with `admit`, and close it if the check fails. No credential is sent before the check."""
         kept.admitted = False
         assert kept.transport is not None
         try:

@@ -1,7 +1,7 @@
 """Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
-One limit covers all received bytes outside a delivered body: heads, chunk headers, trailers, empty lines. A second request
-before the first response closes the connection. A timer runs whenever the application does not.
+One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
+lines. A second request before the first response closes the connection. A timer runs whenever the application does not.
 
 uvicorn's own protocol queues pipelined requests without a limit, keeps trailers, and can lose its timers. So uvicorn is only
 used for the application's life cycle and for signals (docs/services.md lists the alternatives).
@@ -36,7 +36,7 @@ log = logging.getLogger("workbench.access")
 
 
 class Refused(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised to refuse a request before the application sees it."""
+    """Raised in a parser's callback to refuse a request before the application sees it."""
 
 
 class Exchange:
@@ -163,7 +163,7 @@ class HttpProtocol:
             self.wire.abort()
 
     def drained(self) -> None:
-        """Set the next timer, because the peer has read the response."""
+        """Set the timer for the peer's next bytes, because it has read the response."""
         if self._exchange is None:
             self._rest()
         elif self._exchange.more_body:
@@ -176,7 +176,7 @@ class HttpProtocol:
             self._exchange.change()
 
     def shutdown(self) -> None:
-        """Close after the current response, or immediately if there is none."""
+        """Close after the current response, or immediately if no request has begun."""
         self.leaving = True
         if self._exchange is None and not self._begun:
             self.wire.close()

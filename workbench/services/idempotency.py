@@ -33,7 +33,7 @@ class IdempotencyCache(Generic[Answer]):
     async def answer(
         self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return the result of `compute`, or the cached result of an equal request: same client, id and content (`asked`).
+        """Return the result of `compute`, or the cached result for the same client, request id and content (`asked`).
 
         Without an id nothing is cached. Raises ServiceError 504 after `deadline` (the loop's time).
         """

@@ -23,7 +23,11 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The settings of a stage. Edge and cloud need equal settings, except for device, precision and rate."""
+    """The settings of a stage. Edge and cloud need equal settings, except for device, precision and rate.
+
+    `family` is that of the data set, `target` and `auxiliary` are the architectures of the pair's classifiers. Images have
+    `size` x `size` pixels. `rate` is that of the codec `neural`.
+    """
 
     family: str
     classes: tuple[str, ...]
@@ -37,7 +41,7 @@ class StageConfig:
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
-    """Return an edge, the SHA-256 of its generator's weights, and the SHA-256 of the classifier it was trained for."""
+    """Return an edge, the SHA-256 of its generator's weights, and that of the classifier the generator was trained for."""
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
     target = manifest.depends.get("target")
@@ -69,7 +73,7 @@ def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage. Raises WeightsError if it was trained with other weights than `known` (role: SHA-256)."""
+    """Return the codec of a stage. Raises WeightsError if it was trained with other weights than `known` ({role: SHA-256})."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)
@@ -83,7 +87,7 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return the number of lanes, and the number of threads of each lane. 0 selects a number by device and cores."""
+    """Return the numbers of lanes (see `batching`) and of threads of each lane. 0 selects a number by device and cores."""
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run
     lanes = lanes or max(1, cores() // LANE_CORES)

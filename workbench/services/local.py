@@ -55,7 +55,7 @@ class Running:
 
 
 class Local:
-    """Starts services with their own certificates, in a temporary folder.
+    """Starts services with newly issued certificates, in a temporary folder, and stops them at the end of the context.
 
     with Local() as local:
         cloud = local.start("cloud", "--codec", "png")

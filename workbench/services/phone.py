@@ -122,9 +122,9 @@ async def _page_json(service: PagedService, request: Request) -> Response:
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether the header X-Show has the value `asked` = "cloud" (None: no header), which requests the cloud's view.
+    """Return whether `asked`, the value of X-Show (None: no header), requests the pictures as the cloud decodes them.
 
-    Raises ProtocolError for any other value, and for too many pictures.
+    The only valid value is "cloud". Raises ProtocolError for any other value, and for too many pictures.
     """
     if asked is None:
         return False
@@ -146,7 +146,7 @@ class PayloadSlice:
 
 @dataclass(frozen=True)
 class CloudView:
-    """The cloud's view of a request's pictures, one PNG each. Only the client that sent them gets it."""
+    """A request's pictures as the cloud decodes them, one PNG each. Only the client that sent the originals gets them."""
 
     files: tuple[bytes, ...] = field(repr=False)
 
@@ -157,7 +157,7 @@ class CloudView:
 
 
 def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
-    """Decode a request's own part of a payload as the cloud does. Call it on a lane."""
+    """Decode a request's own part of a payload as the cloud does. Call it on a lane (see `batching`)."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():

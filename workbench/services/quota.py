@@ -53,7 +53,7 @@ class ConnectionQuota:
         return len(self._opened)
 
     def add(self, connection: CountedConnection) -> bool | None:
-        """Register a new connection. Return True, False if it may only check health, or None if it must be closed."""
+        """Register a new connection. Return True, or False if it may only check health, or None if it must be closed."""
         address = connection.address
         queue = self._queues.get(address, {})
         crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address

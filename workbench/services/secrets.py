@@ -31,9 +31,9 @@ PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
     """Fetch ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE), and return their paths in `folder`.
 
-    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback. While it does not respond,
-    requests are retried for up to `patience` seconds. Nothing is written unless all three files are released. Raises UsageError
-    for an invalid URL or resource, and ServiceError if a file is not released.
+    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback. While that API does not
+    respond, requests are retried for up to `patience` seconds. Nothing is written unless all three files are released. Raises
+    UsageError for an invalid URL or resource, and ServiceError if a file is not released.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):

@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_late(self) -> None:
-        """Shut down connections whose handshake ends during the shutdown. Else a busy one would keep the service running."""
+        """Shut down connections whose handshake ends during the shutdown. Otherwise they could keep the service running."""
         while True:
             await asyncio.sleep(0.1)
             for connection in list(self.server_state.connections):

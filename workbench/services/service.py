@@ -232,7 +232,10 @@ class Service(ABC):
         return f"{peer.role} {peer.name}"
 
     def deadline(self, timeout: Any, unit: float = 1.0) -> float:
-        """Return the loop's time at which a request with `timeout` (None: the default) expires. Raises ProtocolError."""
+        """Return the loop's time at which a request expires. Raises ProtocolError for an invalid `timeout`.
+
+        `timeout` is in units of `unit` seconds (None: the default).
+        """
         seconds = self.deadline_s
         if timeout is not None:
             if type(timeout) not in (int, float) or not 0 < timeout * unit <= LONGEST_S:
@@ -329,7 +332,7 @@ async def _refused(_: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def number(parameters: dict[str, Any], name: str, default: float) -> float:
-    """Return a numeric parameter. Raises UsageError for anything else."""
+    """Return a numeric parameter, or `default` if it is missing. Raises UsageError for anything but a number."""
     value = parameters.get(name, default)
     if type(value) not in (int, float):
         raise UsageError(f"{name} must be a number")

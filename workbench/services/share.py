@@ -50,7 +50,7 @@ class Stranger(Protocol):
 
 
 class _Waiting:
-    """The held bytes of one address, by connection. Connections that have used little time come first, then the newest."""
+    """The held bytes of one address, by connection. Connections that used little time come first, of these the latest."""
 
     def __init__(self) -> None:
         self._fresh: dict[Stranger, bytes] = {}
@@ -119,7 +119,7 @@ class LoopShare:
         self._delay(connection.address, seconds)
 
     def penalize(self, address: str) -> None:
-        """Charge an address for a connection that exceeded a limit, so that its others are served later."""
+        """Charge an address for a connection that exceeded a limit. The address's other connections are served later."""
         self._delay(address, CUT_S)
 
     def forget(self, connection: Stranger) -> None:

@@ -58,7 +58,7 @@ log = logging.getLogger("workbench.services")
 class Peer:
     """The other end of a connection: its name, and the role in its certificate (None: no certificate).
 
-    `shown` is the public key of this end's own certificate, as `attest.key_of` returns it (empty: no TLS).
+    `shown` is the public key of the certificate that this end has shown, as `attest.key_of` returns it (empty: no TLS).
     """
 
     role: Role | None = None
@@ -79,7 +79,7 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return the earlier expiry of the peer's certificate and its authority (seconds since the epoch; inf without one)."""
+    """Return when the peer's certificate or its authority expires first (seconds since the epoch; inf: no certificate)."""
     certificate = connection.getpeercert(binary_form=True)
     return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
 

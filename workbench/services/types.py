@@ -40,7 +40,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Assign the time that no component accounts for to `other`, and return the times of all components (ms)."""
+        """Record the time outside all measured components as component `other`, and return the times of all components (ms)."""
         rest = sum(value for name, value in self.milliseconds.items() if name != other)
         self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
         return self.milliseconds
