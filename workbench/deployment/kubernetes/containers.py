@@ -87,7 +87,7 @@ class Containers:
     patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
-        """Create or update the container's objects, and delete those that its settings no longer require. Idempotent.
+        """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
 
         `certificates` are as in `render`. Server-side apply reverts manual edits, leaves the number of replicas to the
         autoscaler, and does not store the guest's configuration a second time in an annotation.
