@@ -1,4 +1,4 @@
-"""One interface for the local machine and for SSH hosts: commands, files and ports, each with a time limit.
+"""One interface for the local machine and for SSH hosts: run commands, copy files, forward ports.
 
 ::
 
@@ -92,7 +92,7 @@ class Host(Protocol):
         """Forward the port `listen` of the local loopback (0: any free one) to `host`:`port`, as seen from the machine."""
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward the port `listen` of the machine's loopback (0: any free one) to `near`, as seen from here."""
+        """Forward the port `listen` of the machine's loopback (0: any free one) to `near` (host, port), as seen from here."""
 
     def close(self) -> None:
         """End all commands and forwarded ports, and close the connection."""
@@ -104,7 +104,7 @@ def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, k
 
 
 class _Machine(abc.ABC):
-    """The common base class of both hosts: everything except for starting commands and forwarding ports."""
+    """The base class of `Here` and `SshHost`: everything except for starting commands and forwarding ports."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -161,7 +161,10 @@ class _Machine(abc.ABC):
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command with the input `data`, and return its output. Raises RemoteError if it fails."""
+        """Run a command with the input `data`, and return its output.
+
+        Raises RemoteError if the command fails or needs more than `timeout` seconds.
+        """
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
@@ -169,7 +172,7 @@ class _Machine(abc.ABC):
     def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
         """Wait for a command, and return its exit status. Raises RemoteError if it was ended, or its status is unknown.
 
-        `dog` is its watchdog with `limit` seconds.
+        `dog` is the command's watchdog, with a time limit of `limit` seconds.
         """
         status: int | None = None
         try:
@@ -249,7 +252,7 @@ class SshHost(_Machine):
         self._reverses: dict[int, partial[None]] = {}
 
     def _connection(self) -> SshConnection:
-        """Return the open connection. If there is none, connect, and listen on all forwarded ports of the host again."""
+        """Return the open connection. If there is none, connect, and have the host listen again on the ports of `reverse`."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open

@@ -1,4 +1,4 @@
-"""`workbench bench`: measure the speed of models and services, next to the papers' own implementation."""
+"""`workbench bench`: measure the speed of models, in comparison with the papers' own implementation, and of services."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def hostile(options: argparse.Namespace, stage: StageConfig, system: System, ima
 
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yield columns and rows of each table of a services benchmark."""
+    """Yield (columns, rows) for each table of a services benchmark's result."""
     rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
     saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
     named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}

@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure one pair with one codec."""
+"""`workbench evaluate`: measure one pair of networks, target and auxiliary, with one codec."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Return the deployment of a plan's file. Each of its steps is reported in a line on standard error."""
+    """Read a plan's file, and return its deployment, which reports each step in a line on standard error."""
     from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 

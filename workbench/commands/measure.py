@@ -1,4 +1,4 @@
-"""`workbench measure`: compute the launch measurement for a policy from the files with which a guest starts."""
+"""`workbench measure`: compute a SEV-SNP guest's launch measurement, for an attestation policy, from the guest's boot files."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def add_command(commands: Commands, name: str, run: Any, summary: str, examples:
 
 
 def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
-    """Declare the options for data set, pair and, unless `device` is False, the device."""
+    """Declare the options for data set, target and auxiliary network and, unless `device` is False, the device."""
     made.add_argument(
         "--dataset",
         default="digits",
@@ -72,7 +72,7 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return the value of `--rate`, or None without it.
+    """Return the value of `--rate`, from 0 (fewest bits) to 1, or None without the option.
 
     Raises UsageError for a rate outside [0, 1], and for a rate with another codec than `neural`.
     """
@@ -91,7 +91,7 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Load the pair that the options name, without the compressor if the codec needs none. Raises WeightsError.
+    """Load the networks that the options name, without the compressor if the codec needs none. Raises WeightsError.
 
     `--variant` names a compressor of the pair or, if there is none of that name, a generator with its own compressor, such as
     `paper`.
@@ -114,7 +114,7 @@ def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
 
 
 def check_preset(name: str) -> None:
-    """Raise UsageError for an unknown preset."""
+    """Raise UsageError for an unknown preset of the training."""
     from ..training import PRESETS
 
     if name not in PRESETS:

@@ -81,7 +81,7 @@ def recognize(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> None:
-    """Fill in the options for the edge's URL, the certificates and the policy from the deployment, unless they are given."""
+    """Set the edge's URL, certificates and policy, unless they are given, from the deployment's plan, if there is one."""
     plan = options.deployment
     if plan is not None and (options.edge is not None or options.arrangement == "pp"):
         raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
@@ -105,7 +105,7 @@ def _read(path: Path) -> bytes:
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
-    """Return the local edge stage of arrangement PP, and the pictures as images, N x 3 x 32 x 32 in [0, 1]."""
+    """Return the edge stage of arrangement `pp`, which runs on the client, and the pictures, N x 3 x 32 x 32 in [0, 1]."""
     from .. import data
     from ..pictures import load_pictures, to_float
     from ..services.loading import StageConfig, edge_stage

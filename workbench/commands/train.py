@@ -145,7 +145,7 @@ def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the pairs to train: the named ones, the paper's four, or the pair of --target and --auxiliary."""
+    """Return the (target, auxiliary) pairs to train: those of --pairs or, without it, the pair of --target and --auxiliary."""
     from .. import weights
     from ..training import PAPER_PAIRS
 
@@ -190,7 +190,7 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
 
 
 def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return the preset's losses, changed by the options."""
+    """Return the losses of generator and compressor: those of the preset, changed by the options."""
     from .. import training
 
     generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)

@@ -1,4 +1,4 @@
-"""Run the two stages, edge and cloud, on other machines: plan, ship, start, connect, watch and remove them.
+"""Run the two services, called stages, on other machines: the edge, which protects pictures, and the cloud, which labels them.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The credentials of a deployment: the certificates of its stages, and the policy for the edge's evidence."""
+"""The credentials of a deployment: its stages' certificates, and the policy that verifies the edge's attestation evidence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 def issue_certificates(plan: Deployment) -> bool:
     """Issue the certificates of a deployment, unless all are valid for 14 more days. Return whether any were issued.
 
-    If a stage's host name changes, a new authority is made, because an authority can only sign the names it was made for.
+    If a stage's host name changes, a new certificate authority is made, because an authority can only sign the names for which
+    it was made.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -59,10 +60,10 @@ def _valid_until(plan: Deployment) -> datetime:
 
 
 def required_policy(plan: Deployment, given: Policy | str | Path | None = None) -> Policy | None:
-    """Return the policy for the edge's evidence: the given one, else the plan's, else None.
+    """Return the policy that verifies the edge's attestation evidence: `given`, else the plan's, else None.
 
-    The returned policy of a confidential edge always requires the initdata digest of this plan. Raises UsageError if a
-    confidential edge has no policy, or one that its evidence can never meet.
+    For a confidential edge, the returned policy requires the digest of the guest's configuration (initdata) that follows from
+    the plan. Raises UsageError if a confidential edge has no policy, or one that its evidence can never meet.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

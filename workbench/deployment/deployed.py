@@ -54,10 +54,10 @@ LAST = 5  # last log lines of a stage that ended
 
 @dataclass(frozen=True)
 class StageRow:
-    """The state of a stage.
+    """The state of a stage, the edge or the cloud.
 
     `state`: ready, starting, unreachable (it runs, but does not respond), crashed, absent, or unknown if its machine is
-    unreachable.
+    unreachable. `since`: the time (s since the epoch) of its start or, if it crashed, of its end.
     """
 
     stage: Which
@@ -70,7 +70,7 @@ class StageRow:
 
 
 class Deployed:
-    """A deployment, running or not; a context manager that disconnects at its end.
+    """A deployment of edge and cloud, running or not. As a context manager, it disconnects at its end.
 
     `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a bar for uploads.
     """
@@ -103,8 +103,8 @@ class Deployed:
     def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
         """Start both stages and their tunnels. Once both are ready, return their URLs, as seen from this machine.
 
-        `ready_s` is the limit for each stage. Raises RemoteError, UsageError or WeightsError if a step fails. Stages that this
-        call started are then stopped.
+        `ready_s` is the time limit (s) for each stage to become ready. Raises RemoteError, UsageError or WeightsError if a step
+        fails. Stages that this call started are then stopped.
         """
         self._check_policy()
         with self._alone():
@@ -160,7 +160,7 @@ class Deployed:
             self.report("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
-        """Stop the stages that a failed launch started. Errors are ignored, because `stop` can be called later."""
+        """Stop `fresh`, the stages that a failed launch started. Errors are ignored, because the user can call `stop` later."""
         for which in reversed(fresh):
             with contextlib.suppress(WorkbenchError):
                 if self.stage(which).stop():
@@ -186,18 +186,21 @@ class Deployed:
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
-        """Return a client of the edge. With a policy, the client sends nothing before it has verified the edge's evidence."""
+        """Return a client of the edge, with the `options` of `HttpsClient`.
+
+        With an attestation policy, the client sends nothing before it has verified the edge's evidence.
+        """
         from ..client import HttpsClient
 
         options["policy"] = self.policy(options.get("policy"))
         return HttpsClient(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
-        """Return the policy for the edge's evidence. See `credentials.required_policy`."""
+        """Return the policy that verifies the edge's attestation evidence. See `credentials.required_policy`."""
         return required_policy(self.plan, given)
 
     def status(self) -> list[StageRow]:
-        """Return the state of both stages, probed in parallel. An unreachable machine gives a state, not an error."""
+        """Return the state of both stages, probed in parallel. A stage whose machine is unreachable has the state `unknown`."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self._row, STAGES))
 
@@ -206,10 +209,10 @@ class Deployed:
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:
-        """Remove stages, tunnels and keys and, with `purge`, all other files of the deployment, here and on both machines.
+        """Stop both stages and the tunnels, and remove the files and keys of each stage from its machine.
 
-        Return the names of what ran: stages and "tunnels". Raises RemoteError for an unreachable machine, after everything
-        else was stopped.
+        With `purge`, also remove all other files of the deployment, here and on both machines. Return the names of what ran:
+        stages and "tunnels". Raises RemoteError for an unreachable machine, after everything else was stopped.
         """
         ran: list[str] = []
         errors: list[WorkbenchError] = []
@@ -233,7 +236,7 @@ class Deployed:
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:
-        """Return one stage for each distinct folder on a plain host."""
+        """Return the stages that run as processes, one for each distinct pair of host and folder."""
         found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
@@ -307,7 +310,10 @@ class Deployed:
             raise ServiceError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__})") from None
 
     def _await_ready(self, which: Which, patience: float) -> None:
-        """Return once a stage is ready. Raises RemoteError, with its last log line, if it ends or takes too long."""
+        """Return once a stage is ready.
+
+        Raises RemoteError, with the stage's last log line, if the stage ends or is not ready after `patience` seconds.
+        """
         self.report(f"{which}: loading")
         deadline, reason = time.monotonic() + patience, "it is loading"
         while time.monotonic() < deadline:
@@ -330,7 +336,7 @@ class Deployed:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the lock against other launches and stops of this deployment."""
+        """Hold the deployment's lock. Raises RemoteError if another launch or stop of this deployment holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder.with_name(f".{self.plan.name}.lock")
         with path.open("ab") as file:

@@ -27,16 +27,16 @@ def on_this_machine(plan: StagePlan) -> bool:
 
 
 class Links:
-    """Connects the stages of a deployment through tunnels. `host` returns the local machine.
+    """Connects the stages of a deployment through tunnels: ports forwarded over SSH. `host` returns the local machine.
 
-    `state` has host and port of each started stage, as seen from its machine.
+    In each method, `state` maps a started stage to its host and port, as seen from the stage's machine.
     """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:
         self.plan, self.config, self.folder, self._host = plan, config, plan.folder, host
 
     def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels for the stages started so far."""
+        """Return the tunnels that the stages in `state`, those started so far, need."""
         edge, cloud = self.plan.edge, self.plan.cloud
         config = str(self.config) if self.config else None
         wanted: list[Tunnel] = []

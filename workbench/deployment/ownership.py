@@ -1,4 +1,4 @@
-"""Check that only the user can access the folder on a stage's machine, which has the stage's code, key and weights."""
+"""Check that only the user can access the agent's folder on a stage's machine, which contains code, keys and weights."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ printf '%s\n' "$top"
 def own_folder(host: Host, folder: str) -> str:
     """Make a folder that only its user can access, unless it exists, and return its physical path.
 
-    Raises RemoteError if other users could read, write or replace it: a symbolic link, another owner, a mode with permissions
-    for others, or a parent that others own or can write without the sticky bit.
+    Raises RemoteError if other users could read, write or replace the folder. They could if it is a symbolic link, has another
+    owner or permissions for others, or if such users own a parent folder or can write to one without a sticky bit.
     """
     result = host.run(["sh", "-c", CHECK, "own", folder.removeprefix("~/") or "."], timeout=CHECK_S)
     lines = result.out.decode("utf-8", "surrogateescape").splitlines() or [""]

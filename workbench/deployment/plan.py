@@ -90,7 +90,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The data set, the pair of networks and the codec, which name the weights of both stages."""
+    """The table [pair] of a plan: data set, target and auxiliary network, and codec. They name the weights of both stages."""
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -100,7 +100,7 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class ContainerSettings:
-    """The settings of a stage in a container."""
+    """The table [edge.container] or [cloud.container] of a plan. `TEMPLATE` explains the keys."""
 
     namespace: str = "default"
     memory: str = "6Gi"
@@ -122,7 +122,7 @@ class ContainerSettings:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The machine and the settings of a stage."""
+    """The table [edge] or [cloud] of a plan: the machine and the settings of a stage. `TEMPLATE` explains the keys."""
 
     host: str
     runtime: Runtime = "process"
@@ -138,20 +138,20 @@ class StagePlan:
 
     @property
     def local(self) -> bool:
-        """Whether the stage runs on this machine."""
+        """Whether the stage's host is this machine."""
         return self.host == "local"
 
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """The client's settings. `policy` is the file of its attestation policy."""
+    """The table [client] of a plan. `policy` is the path of the client's attestation policy."""
 
     policy: str = ""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment, named after its file. `folder` has its data on this machine."""
+    """The plan of a deployment, named after the plan's file. `folder` has the deployment's data on this machine."""
 
     name: str
     path: Path
@@ -192,7 +192,7 @@ class Deployment:
 
     @property
     def policy(self) -> Path | None:
-        """The path of the attestation policy, or None. A relative path in the plan starts at the plan's folder."""
+        """The path of the attestation policy, or None. A path in the plan is relative to the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
@@ -217,7 +217,7 @@ class Deployment:
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 
     def _container_settings(self, which: Which, options: tuple[str, ...]) -> dict[str, Any]:
-        """Return the settings that edge and cloud containers share. Raises UsageError if the stage runs as a process."""
+        """Return the arguments that `Container` and `CloudContainer` share. Raises UsageError for a stage that is a process."""
         stage, settings, pair = self.stage(which), self.stage(which).container, self.pair
         if stage.runtime == "process":
             raise UsageError(f"[{which}] runtime is 'process', which is no container")
@@ -288,7 +288,10 @@ class _Plan:
 
 
 def _made(kind: type[Made], content: Mapping[str, Any], where: str) -> Made:
-    """Convert a TOML table to a dataclass. Raises UsageError for an unknown or missing key, or a value of the wrong type."""
+    """Convert a TOML table to the dataclass `kind`. `where` is the table's name in errors.
+
+    Raises UsageError for an unknown or missing key, or a value of the wrong type.
+    """
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in fields]:

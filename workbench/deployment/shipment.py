@@ -56,7 +56,7 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the contents of the lock files, which pin every package of an environment, by name: torch, cuda, base."""
+    """Return the lock files, which pin every package of an environment: {name: content}. Names: torch, cuda and base."""
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
@@ -93,7 +93,7 @@ def _digest(content: bytes) -> str:
 
 
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
-    """Return a stage's certificate and key, and the authority's certificate, by remote file name.
+    """Return a stage's certificate and key, and the authority's certificate: {remote file name: PEM text}.
 
     No stage gets the authority's key.
     """
@@ -102,9 +102,9 @@ def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return the local weights files that a stage needs, by remote file name. Raises WeightsError if one is missing.
+    """Return the weights files that a stage needs: {remote file name: local path}. Raises WeightsError if one is missing.
 
-    The cloud does not get the generator, because its weights would help an attacker to invert it.
+    The cloud does not get the generator of the protection, because its weights would help an attacker to invert it.
     """
     from .. import data, weights  # these import torch
 

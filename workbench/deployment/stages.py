@@ -1,4 +1,4 @@
-"""Run a stage on its machine: as a process, through the remote agent, or in a container, through kubectl on its host."""
+"""Run a stage (edge or cloud): as a process, through the remote agent, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
 class Stage(Protocol):
-    """The interface of a stage, which runs as a process or in a container."""
+    """The interface of a stage, the edge or the cloud, which runs as a process or in a container."""
 
     def prepare(self) -> None:
-        """Send and install everything that the stage needs and that is missing."""
+        """Send and install everything that the stage needs and that its machine lacks."""
 
     def start(self, cloud: str) -> tuple[str, int]:
         """Start the stage unless it already runs with these settings. Return host and port as seen from its machine.
 
-        `cloud` is the cloud's HOST:PORT as seen from an edge.
+        `cloud` is the cloud's HOST:PORT as seen from the edge, or "" for the cloud itself.
         """
 
     def status(self) -> dict[str, Any]:
@@ -52,14 +52,17 @@ class Stage(Protocol):
 
 
 class RemoteAgent:
-    """The remote agent on a machine. The first call checks that only the user can access `folder`, and sends the agent."""
+    """A client of the remote agent on a machine, whose files are in `folder`.
+
+    The first call checks that only the user can access `folder`, and sends the agent's program.
+    """
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
         self._own = self._program = ""
 
     def __call__(self, verb: str, timeout: float = SHORT_S, report: Report | None = None, **asked: Any) -> Any:
-        """Run one verb of the agent with the arguments `asked`, and return its result.
+        """Run one verb of the agent, such as `start`, with the arguments `asked`, and return its result.
 
         `report` is called with each line of progress. Raises RemoteError with the agent's message if the verb fails.
         """
@@ -86,16 +89,16 @@ class RemoteAgent:
                     yield printable(answer["line"], keep="\t")
 
     def knows(self, stage: str = "") -> bool:
-        """Return whether the machine has files of `stage` or, without it, the agent's folder. The agent is not sent."""
+        """Return whether `stage` has files on the machine or, without `stage`, whether the agent's folder exists."""
         path = f"{self.folder}/stages/{stage}" if stage else self.folder
         return self.host.run(["test", "-e", path], timeout=SHORT_S).status == 0
 
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
-        """Upload files into the store, and return the SHA-256 of each file, in order."""
+        """Upload files into the agent's store, and return the SHA-256 of each file, in order."""
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Check the folder and send the agent again at the next call, because its files were removed."""
+        """Make the next call check the folder and send the agent again. Called after the agent's files were removed."""
         self._own = self._program = ""
 
     def _place(self) -> str:
@@ -204,7 +207,7 @@ class ProcessStage:
 
 
 class ContainerStage:
-    """The edge in a container, on the cluster of kubectl on its host."""
+    """The edge in a container, on the cluster that kubectl on its host manages."""
 
     def __init__(self, host: Host, deployment: Deployment, report: Report = lambda _: None) -> None:
         settings = deployment.edge.container
@@ -213,11 +216,14 @@ class ContainerStage:
         self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
 
     def prepare(self) -> None:
-        """Report the HOST_DATA that the edge's evidence will have. Nothing is sent, because the image contains everything."""
+        """Report the digest of the guest's configuration, HOST_DATA in the edge's attestation evidence.
+
+        Nothing is sent, because the image contains everything.
+        """
         self.report(f"host_data of its evidence: {initdata_digest(self.container)}")
 
     def start(self, cloud: str = "") -> tuple[str, int]:
-        """Apply the objects, wait until the container serves, and return host and port."""
+        """Apply the Kubernetes objects, wait until the container serves, and return its host and port."""
         certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
@@ -225,7 +231,7 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Return whether a replica is ready (`running`) or the cluster tries to (`waiting`), and the first fault in `last`."""
+        """Return whether a replica is ready (`running`) or still being started (`waiting`), and the first fault (`last`)."""
         try:
             state = self.containers.status()
         except AbsentError:

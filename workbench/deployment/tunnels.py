@@ -56,7 +56,7 @@ def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return the port of each open tunnel, by its name, and under `errors` the reasons for closed ones, by host."""
+    """Return {tunnel name: port} of the open tunnels and, under `errors`, {host: reason} for closed ones."""
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the tunnels in `FOLDER/wanted.json` open until SIGTERM. Arguments: FOLDER, and a file to write at the start."""
+    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file to write once this runs."""
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -106,7 +106,7 @@ class _Keeper:
             self._hosts[name].changed.set()
 
     def before(self, tunnel: Tunnel) -> int:
-        """Return the previous port of a tunnel, or 0 if it had none."""
+        """Return the port on which a tunnel was last open, or 0 if it never was."""
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:
@@ -118,7 +118,7 @@ class _Keeper:
         log.info("%s: %s %s: port %d for %d", tunnel.host, tunnel.kind, tunnel.name, port, tunnel.port)
 
     def down(self, host: str, names: Sequence[str], reason: str = "") -> None:
-        """Record that tunnels of a host are closed, and the reason, if any."""
+        """Record that the tunnels `names` of a host are closed, and the reason, if any."""
         with self._lock:
             for name in names:
                 self._ports.pop(name, None)
@@ -138,7 +138,7 @@ class _Keeper:
 
 
 class _TunnelHost:
-    """The connection to one host and its tunnels, on a thread."""
+    """A thread with the connection to one host, which keeps the host's tunnels open."""
 
     def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
         self.keeper, self.first = keeper, first

@@ -1,4 +1,4 @@
-"""Resolve a host's name, `user@host:port` or an alias of the SSH configuration, to one address for each hop."""
+"""Resolve a host's name, `user@host:port` or an alias in ~/.ssh/config, to an address for each hop: jump hosts, then host."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Address:
 
     @property
     def bare_name(self) -> str | None:
-        """The host's name without the port: OpenSSH's second name for a host in known_hosts."""
+        """The host's name without the port, under which OpenSSH also looks it up. None for port 22, or with a HostKeyAlias."""
         return self.host.lower() if self.port != 22 and not self.alias else None
 
     @property
     def command(self) -> str:
-        """The `ssh` command line that takes the same route."""
+        """The `ssh` command line that connects to the same host with the same configuration."""
         file = f"-F {shlex.quote(str(self.config))} " if self.config else ""
         named = NAME.fullmatch(self.name)
         port = f"-p {named['port']} " if named and named["port"] else ""
@@ -152,7 +152,7 @@ def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: 
 
 
 def _seconds(text: str) -> float:
-    """Convert a time in OpenSSH's notation (90, 1m30s) to seconds. "none" is the default. Raises ValueError."""
+    """Convert a time in OpenSSH's notation (90, 1m30s) to seconds. "none" means `CONNECT_S`. Raises ValueError otherwise."""
     if text.lower() == "none":
         return CONNECT_S
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -164,7 +164,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    """Split a list of paths. `ssh -G` does not quote paths with spaces, so each path is the longest that exists."""
+    """Split a list of paths. `ssh -G` does not quote paths with spaces, so a path is the longest run of words that exists."""
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:
@@ -176,12 +176,12 @@ def _paths(text: str) -> list[str]:
 
 
 def _keeps(path: Path) -> bool:
-    """Return whether a host key can be stored in a file, which is false for /dev/null."""
+    """Return whether a host key can be stored in the file `path`. It cannot if `path` is a device, such as /dev/null."""
     return path.is_file() or not path.exists()
 
 
 def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
-    """Return the allowed algorithms, () for the defaults. Raises RemoteError for a list that only `ssh -G` can resolve."""
+    """Return the algorithms that `keyword` allows, () for the defaults. Raises RemoteError for a list that begins with `-`."""
     text = found.one(keyword)
     if text.startswith("-"):
         raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
@@ -193,7 +193,7 @@ def _revoked(text: str) -> list[str]:
 
 
 def _agent(text: str, tokens: dict[str, str]) -> str | None:
-    """Return the path of the agent's socket, by the value of IdentityAgent (default: SSH_AUTH_SOCK), or None."""
+    """Return the path of the SSH agent's socket, by the value of IdentityAgent (default: SSH_AUTH_SOCK), or None."""
     if text.lower() == "none":
         return None
     if text in ("", "SSH_AUTH_SOCK"):

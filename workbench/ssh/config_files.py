@@ -31,8 +31,8 @@ def user_config() -> Path:
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
     """Copy a configuration and its included files to `folder`, and return the path of the copy.
 
-    `config` None means the user's configuration, followed by the machine's. `copies` receives the original path of each copy.
-    Raises RemoteError for an unreadable file.
+    `config` None means the user's configuration, followed by the machine's. `copies` receives {path of the copy: original
+    path}. Raises RemoteError for an unreadable file.
     """
     files: list[tuple[Path, Path]] = []
     if config is not None:
@@ -72,7 +72,7 @@ def _copied(path: Path, base: Path, folder: Path, copies: MutableMapping[str, st
 
 
 def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> str:
-    """Return a line for the copy: with paths below $HOME instead of ~, and with copies of included files."""
+    """Return a configuration's line as the copy needs it: paths below $HOME instead of ~, and copies of included files."""
     match = LINE.match(line)
     keyword = match[1].lower() if match else ""
     if match is None or keyword not in ("include", *PATHS):

@@ -148,7 +148,7 @@ class SshConnection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Send keep-alive requests from `deadline / 3` seconds of silence on. Close the connection after `deadline` seconds."""
+        """Send keep-alive requests after `deadline / 3` seconds of silence. Close the connection after `deadline` seconds."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():

@@ -41,12 +41,12 @@ class KnownKey:
 
 
 def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
-    """Return the known_hosts lines for a host, found by `name` if given, else by the host's own name there."""
+    """Return the known_hosts lines for `name` or, without it, for the host's own name in known_hosts, `address.known_as`."""
     return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return the kinds of host keys to request: those of `kinds` that HostKeyAlgorithms lists, known ones first."""
+    """Return the kinds of host keys to request: those of `kinds` that HostKeyAlgorithms allows, kinds in known_hosts first."""
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
     known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
@@ -173,7 +173,7 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether a line's first field, `patterns`, matches a name: a hash, or a list of names with `*`, `?` and `!`."""
+    """Return whether `name` matches a line's first field, `patterns`, which is a hash, or a list of names with *, ? and !."""
     if patterns.startswith("|"):
         return _hashed(patterns, name)
     found = False

@@ -64,7 +64,7 @@ class Keyring:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield the keys to offer, in order, each with a label. `problems` receives a phrase for each unusable key."""
+        """Yield (label, key) for each key to offer to a hop, in order. `problems` receives a phrase for each unusable key."""
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -191,7 +191,7 @@ def _public_half(path: Path) -> bytes | None:
 
 
 def _openssh_half(content: bytes) -> bytes | None:
-    """Return the public key in a private key of OpenSSH's own format, which never encrypts it, or None."""
+    """Return the public key in a private key file of OpenSSH's own format, or None. That format never encrypts public keys."""
     if b"OPENSSH PRIVATE KEY" not in content:
         return None
     with contextlib.suppress(binascii.Error, struct.error, ValueError, IndexError):
@@ -222,7 +222,7 @@ def _blob_name(blob: bytes) -> str:
 
 
 def _uncertified(certificate: bytes) -> bytes:
-    """Return the public key that an SSH certificate certifies. Its fields follow the certificate's nonce."""
+    """Return the public key that an SSH certificate certifies. The key's fields follow the certificate's nonce."""
     name = _blob_name(certificate).removesuffix(CERTIFICATE)
     message = paramiko.Message(certificate)
     message.get_binary(), message.get_binary()
@@ -235,7 +235,7 @@ def _label(key: AgentKey) -> str:
 
 
 def _certified(file: Path, offers: list[Offer], problems: list[str]) -> Iterator[Offer]:
-    """Yield the key of `offers` that a certificate file certifies, with that certificate."""
+    """Yield the key of `offers` that a certificate file certifies, with that certificate. Append a problem if there is none."""
     try:
         blob = _blob_of(file.read_bytes())
     except OSError as error:
@@ -263,7 +263,7 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
 def _missing(
     halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
 ) -> None:
-    """Append a problem for each public key whose private key is neither in a file nor in the agent."""
+    """Append a problem for each public key of `halves` whose private key is neither in a file nor in the agent."""
     read = {key.asbytes() for _, key in files}
     for path, half in halves.items():
         if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
@@ -286,7 +286,7 @@ def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[s
 
 
 class _Agent(AgentSSH):
-    """A client of the SSH agent at a socket. It has no keys if the agent does not respond."""
+    """A client of the SSH agent at a socket. If the agent does not respond, `keys` is empty, and `problems` gets a phrase."""
 
     def __init__(self, path: str | None, problems: list[str]) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ DECODER = (
 
 
 def command_line(command: Sequence[str], mark: str) -> str:
-    """Return a shell command line that runs `command`, whose output follows `mark`."""
+    """Return a shell command line that prints `mark` on both outputs and then runs `command`."""
     return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
 
 
@@ -39,14 +39,17 @@ def _encoded(word: str) -> str:
 
 
 class MarkedOutput:
-    """A filter that drops the output before the mark. Output without a mark is kept for errors: the command never ran."""
+    """A filter that drops a login shell's output before the mark.
+
+    If no mark arrives, the command did not run, and the output is kept for the error message.
+    """
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of `data` that follows the mark, which the command printed."""
+        """Return the part of `data` that follows the mark, that is, the command's output."""
         if self.begun:
             return data
         self._before += data

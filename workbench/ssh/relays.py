@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy one direction until the source ends, and shut down the sink's direction. An error closes both ends."""
+    """Copy `source` to `sink` until the source ends, then shut down that direction of the sink. An error closes both."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -103,7 +103,7 @@ class RelayedConnections:
         _close_all(near, far)
 
     def cut(self) -> None:
-        """Close all open connections. New ones are still accepted."""
+        """Close all open connections. New connections are still accepted."""
         with self._lock:
             ends = list(self._ends)
         _close_all(*ends)
@@ -149,7 +149,10 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Relay each connection of a listener to an endpoint that `reach` opens. If `reach` fails, the connection is reset."""
+    """Relay each connection of `listener` to an endpoint that `reach` opens. If `reach` fails, reset the connection.
+
+    `connections` copies the bytes, for example over an emulated link.
+    """
     pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:

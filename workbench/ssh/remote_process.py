@@ -1,6 +1,6 @@
 """A running command, local or over SSH: its input, its outputs, its exit status. It never outlives its caller.
 
-::
+The commands that the methods of `remote.Host` start::
 
     run, stream    exec sh -c LEASE. Standard input has the command's input, and then stays open until the command is ended
     put, get       the command itself. The end of its standard input is the end of the file
@@ -55,7 +55,7 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that runs `command` with `length` bytes of input, and ends it when standard input ends."""
+    """Return a command that runs `command` with `length` bytes of input, and ends `command` when standard input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
@@ -88,7 +88,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer. `extra` seconds are added once."""
+        """Restart the timer, this time with `extra` more seconds."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -182,7 +182,7 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel. Its output begins after a mark."""
+    """A command on a host, over an SSH channel. The command's output begins after `mark` (see `login_shell`)."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class ChannelProcess(RemoteProcess):
         return status
 
     def end(self) -> None:
-        """Close the channel, upon which the remote shell (LEASE) ends the command."""
+        """Close the channel, so that the remote shell (LEASE) ends the command."""
         self.ended = True
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()
@@ -285,7 +285,7 @@ class LocalProcess(RemoteProcess):
         return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to the command's process group, and KILL after its end or `GRACE_S` seconds."""
+        """Send TERM to the command's process group, then KILL once the command has ended, or after `GRACE_S` seconds."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

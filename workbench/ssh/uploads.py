@@ -81,7 +81,7 @@ class UploadHost(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """A file to send: its path or content, its SHA-256 (hex) and its size in bytes. The content may be a key: no repr."""
+    """A file to send: its path or content, SHA-256 (hex) and size (bytes). The repr omits the content, which may be a key."""
 
     content: Path | bytes = field(repr=False)
     digest: str
@@ -118,9 +118,9 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the number of the first missing block, or None if the remote part has other content.
+        """Return the number of the first missing block, or None if the remote .part file has other content than this file.
 
-        `state` is the host's report on the part: complete blocks, their digest and the size in bytes.
+        `state` is the host's report on the .part file: the number of complete blocks, their SHA-256, and the size in bytes.
         """
         blocks, digest, size = state.split()
         if int(size) > self.size:
@@ -132,7 +132,7 @@ class Item:
 
 
 def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send the files that the host does not have to `folder`, and return the remote path of each file, in order.
+    """Send to `folder` those files that it lacks, and return the remote path of each file, in order.
 
     A lost connection is reopened, and blocks that have arrived are not sent again. Raises RemoteError if the host cannot store
     a file (disk full, no permission, altered bytes), and UsageError for an unreadable file.
@@ -251,7 +251,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the progress bar to the bytes of an item that were sent, `there`."""
+        """Move the progress bar: `there` is the number of bytes of the item that were sent."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

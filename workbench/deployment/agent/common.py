@@ -19,12 +19,12 @@ class AgentError(Exception):
 
 
 def say(**what: Any) -> None:
-    """Print one object as a line of JSON to the caller."""
+    """Print the arguments as one JSON object on a line, for the caller on the other machine."""
     print(json.dumps(what), flush=True)
 
 
 def lines(command: Sequence[str]) -> list[str]:
-    """Return the lines of a program's output, or none if it fails or is missing."""
+    """Return the lines of a program's output, or [] if it is missing, fails, or needs more than 30 seconds."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock. Raises AgentError if another process holds it for longer than `patience` seconds."""
+    """Hold the lock file `path`. Raises AgentError, with `reason`, if another process holds it for over `patience` seconds."""
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):
             raise AgentError(f"{reason}: wait for it, or end it")
@@ -64,7 +64,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def stored(folder: Path, sha: str) -> Path:
-    """Return the path of the file with the SHA-256 `sha` in the store. Raises AgentError if it is missing or altered."""
+    """Return the path of the file with the SHA-256 `sha` in `folder`/store. Raises AgentError if it is missing or altered."""
     path = folder / "store" / sha
     digest = hashlib.sha256()
     try:

@@ -1,7 +1,7 @@
-"""Make Python environments with the package, by uv if it is installed, else by venv and pip.
+"""Make Python environments in which the package is installed, by uv if it is available, else by venv and pip.
 
 Dependencies are installed from lock files that were sent with the package. So an index, or an attacker in front of it, can only
-provide files with the SHA-256 of the lock files. Nothing is built, and no dependency is resolved.
+provide files whose SHA-256 is in the lock files. Nothing is built, and no dependency is resolved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source pac
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make the environment of a package unless it exists. Return its interpreter (`python`) and PYTHONPATH (`path`)."""
+    """Make the requested environment, unless it exists. Return its `python` (the interpreter) and `path` (PYTHONPATH)."""
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Unpack the package into `home`, for an existing interpreter that already has the dependencies."""
+    """Unpack the package into `home`, for an existing interpreter that has the dependencies. Return as `environment`."""
     made = {"python": asked["python"], "path": str(home / "site")}
     with zipfile.ZipFile(stored(folder, asked["wheel"])) as wheel:
         wheel.extractall(home / "site")
@@ -54,7 +54,7 @@ def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]
 
 
 def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Install the package and its dependencies into a new environment in `home`."""
+    """Install the package and its dependencies into a new environment in `home`. Return as `environment`."""
     wheel = home / asked["file"]
     shutil.copyfile(stored(folder, asked["wheel"]), wheel)
     made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
@@ -82,7 +82,7 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
 
 
 def _needs_cuda(made: dict[str, str]) -> bool:
-    """Return whether the installed torch is built for CUDA. Other builds for Linux have a version suffix, such as `+cpu`."""
+    """Return whether torch in the environment `made` is built for CUDA: its version has no suffix, or one such as +cu128."""
     version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
     return "+" not in version or "+cu" in version
 
@@ -99,7 +99,7 @@ def _version(python: str) -> tuple[int, ...]:
 
 
 def _run_step(command: Sequence[str]) -> None:
-    """Run an installation step. Raises AgentError with the last line of its output if it fails."""
+    """Run an installation step. Raises AgentError, with the last line of the step's output, if it fails."""
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except OSError as error:
@@ -110,7 +110,7 @@ def _run_step(command: Sequence[str]) -> None:
 
 
 def _checked(made: dict[str, str], program: str) -> str:
-    """Run a Python program in an environment, and return its output."""
+    """Run the Python code `program` in the environment `made`, and return its output. Raises AgentError if it fails."""
     try:
         ended = subprocess.run(
             [made["python"], "-c", program],
@@ -135,6 +135,6 @@ def _has_gpu(made: dict[str, str], device: str) -> None:
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables for processes that run in an environment."""
+    """Return the environment variables for processes that run in the Python environment `made`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

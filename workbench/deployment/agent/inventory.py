@@ -50,7 +50,7 @@ MOST = 4 << 20  # bytes of an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts by name. With `short` in the request, return only the pod annotations that Kata allows."""
+    """Return the machine's facts, by name. If the request has `short`, return only the pod annotations that Kata allows."""
     root = Path(asked["root"])
     allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
     if asked["short"]:
@@ -82,7 +82,10 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return the free bytes, free inodes and permissions of the stage's folder, or of its nearest existing parent."""
+    """Return the state of a stage's folder or, if it is missing, of its nearest existing parent, `at`.
+
+    Keys: `free` (bytes), `files` (free inodes, or None), `writable`, and `environment` (whether the folder already has one).
+    """
     path = _absolute(folder)
     made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
     while not path.exists():
@@ -108,7 +111,7 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Return an interpreter's version, and whether it has venv and torch. Return None if it does not run."""
+    """Return an interpreter's path and version, and whether it has venv and torch. Return None if it does not run."""
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
         version, venv, torch = json.loads(said[-1])
@@ -126,7 +129,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def processor(root: Path) -> dict[str, Any]:
-    """Return vendor, family, model and name of the first processor, and whether it has SEV-SNP or is virtual."""
+    """Return vendor, family, model and name of the first processor, whether it has SEV-SNP (`snp`), or is virtual (`guest`)."""
     block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
     pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
     known = {key.strip(): value.strip() for key, value in pairs.items()}
@@ -137,7 +140,7 @@ def processor(root: Path) -> dict[str, Any]:
 
 
 def snp(root: Path) -> dict[str, Any]:
-    """Return the state of SEV-SNP: KVM's parameter `sev_snp`, the device, and the firmware's API version or None."""
+    """Return the state of SEV-SNP: KVM's parameter `sev_snp`, whether module and device exist, and the firmware's version."""
     device = _under(root, "/dev/sev")
     return {
         "switch": _read(root, "/sys/module/kvm_amd/parameters/sev_snp").strip(),
@@ -148,7 +151,7 @@ def snp(root: Path) -> dict[str, Any]:
 
 
 def _platform_status(device: Path) -> list[int] | None:
-    """Query the firmware's API version (major, minor). On a device opened read-only the kernel refuses changes of state."""
+    """Return the firmware's API version (major, minor), or None. A read-only `device` cannot change the platform's state."""
     status = ctypes.create_string_buffer(32)
     command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
     try:
@@ -160,7 +163,7 @@ def _platform_status(device: Path) -> list[int] | None:
 
 
 def _logged_firmware() -> list[int] | None:
-    """Return the firmware's API version (major, minor) from the kernel's boot log."""
+    """Return the firmware's API version (major, minor) from the kernel's boot log, or None."""
     for command in (["dmesg"], ["journalctl", "--dmesg", "--boot", "--no-pager", "--output=cat"]):
         for line in _output(command):
             if found := re.search(r"SEV-SNP API:(\d+)\.(\d+)", line):
@@ -169,7 +172,7 @@ def _logged_firmware() -> list[int] | None:
 
 
 def iommu(root: Path) -> dict[str, Any]:
-    """Return the number of active IOMMUs, and the kernel options that disable them."""
+    """Return the number of active IOMMUs (`units`), and the kernel's boot `options` with which SEV-SNP does not work."""
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
     return {
@@ -179,7 +182,7 @@ def iommu(root: Path) -> dict[str, Any]:
 
 
 def allowed_annotations(root: Path, shim: str) -> list[str] | None:
-    """Return the regular expressions of a shim's allowed annotations, or None if Kata's configuration is unreadable."""
+    """Return the regular expressions of the pod annotations that Kata allows a shim, or None if its settings are unreadable."""
     name = f"configuration-{shim}.toml"
     inner = "runtime-rs" if shim.endswith("-rs") else ""
     for base in KATA:
@@ -205,7 +208,7 @@ def listening(root: Path) -> set[int]:
 
 
 def own_ports(folder: str) -> dict[str, int]:
-    """Return the ports of the stages in a folder, by stage name."""
+    """Return {stage name: port} for the stages whose files are in the agent's folder."""
     ports: dict[str, int] = {}
     for path in (_absolute(folder) / "stages").glob("*/port"):
         with contextlib.suppress(OSError, ValueError):
@@ -228,7 +231,10 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Return the HTTP `status` of a key broker's health path, or the `error`. Any status means that it is reachable."""
+    """Return the HTTP `status` of a key broker's health path, or the `error`. Any status means that it is reachable.
+
+    `certificate` is the only one to trust (PEM), or "" for the system's authorities.
+    """
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
@@ -242,7 +248,7 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 
 
 def image_answer(image: str) -> dict[str, Any]:
-    """Return the HTTP status of a registry's response for an image, and whether the image's digest matches."""
+    """Request an image's manifest. Return `registry`, and either `status` (HTTP) and `same` (digest matches), or `error`."""
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)
     scheme = "http" if re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", registry) else "https"
@@ -258,7 +264,7 @@ def image_answer(image: str) -> dict[str, Any]:
 
 
 def _registry(name: str) -> tuple[str, str]:
-    """Return the registry of an image name, by default Docker's, and the repository there."""
+    """Return the registry's host in an image name (default: Docker Hub's), and the image's repository."""
     first, _, rest = name.partition("/")
     last = rest.rpartition("/")[2]
     repository = rest.rpartition(":")[0] if ":" in last else rest
@@ -268,7 +274,7 @@ def _registry(name: str) -> tuple[str, str]:
 
 
 def _anonymous(challenge: str) -> str:
-    """Request an anonymous token as a registry's `challenge` demands. Return it, or "" if the registry issues none."""
+    """Request the anonymous token of a WWW-Authenticate `challenge`. Return the token, or "" if the registry issues none."""
     parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     if not challenge.startswith("Bearer ") or not re.match("https?://", parts.get("realm", "")):
         return ""
@@ -315,7 +321,7 @@ def _text(path: Path) -> str:
 
 
 def _output(command: Sequence[str]) -> list[str]:
-    """Return the lines of a program's output, or none if it fails, hangs or is missing."""
+    """Return the lines of a program's output, or [] if it is missing, fails, or needs more than `CALL_S` seconds."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True

@@ -18,7 +18,7 @@ class Log:
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append a line, which has its line end. Write errors, such as a full disk, are ignored."""
+        """Append a line, which includes its line end. Write errors, such as a full disk, are ignored."""
         if self._file.tell() + len(line) > LOG_BYTES:
             self._file.close()
             for number in range(LOGS, 0, -1):
@@ -35,7 +35,7 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the next log file after the open one (`handle`), or None if the open one is the newest."""
+    """Return the file that follows the open one (`handle`) in the log at `path`, or None if the open one is the newest."""
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
     for _ in range(5):  # during a rotation a file may be listed twice, or not at all
@@ -51,7 +51,7 @@ def newer(path: Path, handle: int) -> Path | None:
 
 
 def tail(home: Path, lines: int) -> list[str]:
-    """Return the last lines of a stage's log, from its two newest files."""
+    """Return the last `lines` lines of the log in a stage's folder `home`, from its two newest files."""
     found: list[str] = []
     for name in ("log.1", "log"):
         with contextlib.suppress(OSError):

@@ -17,7 +17,10 @@ FREE = 64 << 20  # bytes that must stay free on a disk
 
 
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return Python version, free disk bytes, GPUs, uv and cores. Raises AgentError for a full disk or a missing GPU."""
+    """Return Python version, free bytes of the disk, GPUs, path of uv, and number of cores.
+
+    Raises AgentError for a full disk, or if a GPU is requested and missing.
+    """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
     if free < max(FREE, asked.get("bytes", 0)):
@@ -29,7 +32,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """Terminate the user's own sshd processes that still listen on a port. Return whether there was one."""
+    """Terminate the user's own sshd processes that still listen on the requested port. Return whether there was one."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

@@ -1,4 +1,4 @@
-"""The agent's entry point: run one verb with the arguments on standard input, and print its result."""
+"""The agent's entry point: run one verb, such as `start`, with the arguments on standard input, and print its result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERBS = {each.__name__: each for each in (probe, free, environment, start, statu
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one verb, and return the exit status."""
+    """Run the verb in `arguments` (FOLDER, VERB), and print its result or error as JSON for the caller. Return 0."""
     folder, verb = Path(arguments[0]).expanduser(), arguments[1]
     if not folder.is_absolute():
         folder = Path.home() / folder

@@ -1,4 +1,4 @@
-"""Start a stage on this machine, query it, read its log, and stop it."""
+"""Start a stage (edge or cloud) on this machine, query it, read its log, and stop it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ LAST = 20  # reported log lines of a stage that ended
 
 
 def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start a stage, unless it already runs with these settings. Return its state once it has a port."""
+    """Start a stage with the settings `asked`, unless it already runs with them. Return its state once it has a port.
+
+    A stage that runs with other settings is stopped first.
+    """
     home = _home(folder, asked)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(home / "starting", "another launch starts this stage"):
@@ -65,9 +68,10 @@ def _port(home: Path, asked: dict[str, Any]) -> int:
 
 
 def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]) -> None:
-    """Replace the stage's files. `files` are copied from the store and verified.
+    """Replace the files in `home`/given.
 
-    `texts` are written from the request. They may be keys, so they are stored nowhere else.
+    `files` maps a file name to the SHA-256 of its content in the agent's store, which is verified. `texts` maps a file name to
+    its content from the request. Texts may be keys, so they are stored nowhere else.
     """
     shutil.rmtree(home / "given", ignore_errors=True)
     for name in (*files, *texts):
@@ -94,7 +98,10 @@ def _launch(folder: Path, home: Path, name: str) -> None:
 
 
 def _ported(home: Path) -> dict[str, Any]:
-    """Wait until a stage has a port, and return its state. Raises AgentError with its last log line if it ends first."""
+    """Return a stage's state once it has a port.
+
+    Raises AgentError, with the last log line, if the stage ends first, or has no port after `START_S` seconds.
+    """
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
@@ -119,7 +126,7 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's state: whether it is `running`, its start and `port`, or its end and exit status."""
+    """Return a stage's state: `running`, `known` (it has files), `started`, `port` and, after its end, `ended` and `status`."""
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)
@@ -181,7 +188,7 @@ def purge(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _end(home: Path, patience: float) -> bool:
-    """Terminate a stage, and kill it after `patience` seconds. Return, once its lock is free, whether it ran."""
+    """Terminate a stage, kill it after `patience` seconds, and wait for its end. Return whether it ran."""
     if not _runs(home):
         return False
     group = int(_state(home).get("pid", 0))
@@ -200,7 +207,7 @@ def _end(home: Path, patience: float) -> bool:
 
 
 def _runs(home: Path) -> bool:
-    """Return whether the stage's supervisor lives, which holds the lock."""
+    """Return whether the stage's supervisor runs, that is, whether a process holds the lock in `home`."""
     try:
         with (home / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

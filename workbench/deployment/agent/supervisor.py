@@ -56,7 +56,7 @@ def supervise(home: Path) -> int:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel terminate the stage when its supervisor dies, because without one it could not be stopped."""
+    """Have the kernel terminate this process, the stage, when its supervisor dies, because then nothing else could stop it."""
     with contextlib.suppress(Exception):
         import ctypes
 

@@ -1,7 +1,7 @@
-"""Check Kata's Helm chart on a cluster: its values for a shim, and the annotations that pods may set.
+"""Check Kata's Helm chart on a cluster: its values for a shim, which is Kata's runtime for one kind of guest.
 
-The values are read from the chart's DaemonSet, because Helm keeps its own copy in Secrets. Source of the names of charts,
-values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
+The values are read from the chart's DaemonSet, one of the cluster's `daemons`, because Helm keeps its own copy in Secrets.
+Source of the names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command for a missing shim. It enables the shim in the installed chart, or installs the chart."""
+    """Return the Helm command that enables the container's shim in the installed chart or, without a chart, installs one."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Check in the values of Kata's chart that the shim is enabled, and that its guests pull their images. Return findings."""
+    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images. Return findings."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -57,7 +57,7 @@ def _values(daemon: Object) -> dict[str, str]:
 
 
 def _set(chart: Object | None, value: str) -> str:
-    """Return the command that sets a value of the installed Kata chart."""
+    """Return the Helm command that sets `value`, NAME=VALUE, in the installed Kata chart."""
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
     whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
     labels = metadata.get("annotations", {})
@@ -73,10 +73,10 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Check that the nodes' Kata lets pods set the annotations that the edge needs. Return findings.
+    """Check that Kata on the nodes lets pods set the annotations that the edge needs. Return findings.
 
-    `configured` has the allow list of each shim in the node's own files. Without one, Kata's default and the chart's values
-    apply.
+    `configured` maps a shim to the allow list in the node's own files, or to None. Without a list, Kata's default and the
+    chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -107,13 +107,13 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return the annotations that Kata 3.31.0 to 4.1.0 allows a shim by default (DEFENABLEANNOTATIONS_COCO, ..._NVIDIA)."""
+    """Return the annotations that pods of a shim may set by default in Kata 3.31.0 to 4.1.0 (DEFENABLEANNOTATIONS_...)."""
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Return the annotations that a chart's value, such as "qemu-snp:a,b other:c", allows a shim."""
+    """Return the annotations that a chart's value allows a shim: "qemu-snp:a,b c" allows a and b to qemu-snp, and c to all."""
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

@@ -26,7 +26,7 @@ UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k":
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """The cluster's answers by query: objects, or the error of a failed query."""
+    """The results of queries to a cluster: {query: objects} in `answers`, {query: error} in `errors` for failed queries."""
 
     answers: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node that is the kubectl host itself, identified by its boot ID, or None."""
+    """Return the node that is the kubectl host itself, identified by its boot ID `boot`, or None."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 
@@ -104,7 +104,7 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the runtime class exists, or could not be queried. Checks of the chart need it."""
+    """Return whether the runtime class exists or could not be queried. If it is missing, the chart is not checked."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -167,7 +167,7 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:
-    """Return the first resource that a node has too little of for one pod, as text, or "" if it has enough."""
+    """Return a text on the first resource of which a node has too little for one pod, or "" if the node has enough of all."""
     have: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     extra: Mapping[str, str] = chosen.get("overhead", {}).get("podFixed", {}) or {}
     need = {"memory": container.memory, "cpu": container.cpu} | ({container.gpu: "1"} if container.gpu else {})

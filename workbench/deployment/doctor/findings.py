@@ -15,8 +15,8 @@ FindingState = Literal["ok", "wrong", "unknown", "unreachable"]
 class Finding:
     """The result of one check of one machine.
 
-    `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is a command or an instruction. `blocks`
-    means that no launch can succeed in this state.
+    `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is the command or the instruction that
+    removes the fault. `blocks` means that no launch can succeed in this state.
     """
 
     machine: str
@@ -33,7 +33,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """The text and its remedy, without the machine."""
+        """`text` and `mend` as one line, without the machine's name."""
         return f"{self.text}: {self.mend}" if self.mend else self.text
 
 

@@ -1,4 +1,4 @@
-"""Check a node that runs guests: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
+"""Check a cluster node that runs guests, that is, virtual machines: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
 
 Source of the minimum versions: confidentialcontainers.org at f8b9b0f (2026-08-07), "SEV-SNP Host Setup".
 """
@@ -29,7 +29,7 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Check a node that runs guests, by the shell's facts and the inventory `found`, if any. Return findings."""
+    """Check a node that runs guests, by the shell script's facts and the inventory `found`, if any. Return findings."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]

@@ -1,4 +1,4 @@
-"""Check a machine that runs a stage as a process: the shell's facts, and its inventory of Python, space, ports and GPU."""
+"""Check a machine that runs a stage as a process, by the facts of a shell script and by the inventory that Python prints."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FILES = 20_000  # files of an environment
 
 
 def facts_of(output: bytes) -> dict[str, str]:
-    """Parse the shell's facts, by name. Output of the shell's startup files is ignored."""
+    """Parse the output of the script `SHELL` to facts by name. Output of the login shell's startup files is ignored."""
     lines = [line.partition("=") for line in output.decode("utf-8", "replace").splitlines()]
     facts = {key: value.strip() for key, sign, value in lines if sign and key.isidentifier()}
     if found := re.search(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", output.decode("utf-8", "replace"), re.MULTILINE):
@@ -52,12 +52,15 @@ def facts_of(output: bytes) -> dict[str, str]:
 
 
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
-    """Check the shell's facts, and return findings. `skew` is the lead of the machine's clock in seconds, None if unknown."""
+    """Return the findings on Python, disk space and clock, from the facts of the script `SHELL`.
+
+    `skew` is how far the machine's clock is ahead of this machine's (s), or None if it is unknown.
+    """
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
 
 
 def system_of(facts: Mapping[str, str]) -> str:
-    """Return the operating system and its version, as reported by the shell."""
+    """Return the operating system and its version, from the facts of the script `SHELL`."""
     return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 

@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Check, by a machine's inventory `found`, that it reaches the cloud, key broker and registry. Return findings."""
+    """Return the findings on a machine's connections to cloud, key broker and registry, from its inventory, `found`."""
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:
@@ -65,8 +65,8 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
     """Check whether a machine's sshd forwards ports, and return the finding.
 
-    The check forwards a local port to that sshd itself, which sends a greeting. `connection` is the machine's
-    SSH_CONNECTION. With `back`, forwarding from the machine to here is tested, too.
+    The check forwards a local port to that sshd itself, which sends a greeting. `connection` is the value of SSH_CONNECTION on
+    the machine. With `back`, forwarding from the machine to here is tested, too.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()

@@ -54,7 +54,8 @@ class _Target:
 class Doctor:
     """Checks the machines of a plan. `host` returns a machine by its name, `close` closes all connections.
 
-    `root` is the path of a machine's own root file system as its sshd sees it. A relative path starts at the home folder.
+    `root` is the folder in which a machine's sshd sees the host's root file system: not / if sshd runs in a container. A
+    relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:
@@ -120,7 +121,7 @@ class Doctor:
         return _without_doubles(findings)
 
     def _shell(self, target: _Target) -> tuple[dict[str, str], float | None]:
-        """Return the shell's facts of a machine, and the lead of its clock in seconds, None if unknown."""
+        """Run the shell script on a machine. Return its facts, and how far the clock is ahead of ours (s), None if unknown."""
         folder = target.stage.folder.removeprefix("~").removeprefix("/" if target.stage.folder[0] == "~" else "") or "."
         begun = time.time()
         result = target.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
@@ -133,7 +134,7 @@ class Doctor:
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
     def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
-        """Return the inventory of a machine, or None without a suitable Python or with unexpected output."""
+        """Return a machine's inventory, or None if the machine has no suitable Python or prints something else."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
         program = Path(agent.__file__).with_name("inventory.py").read_bytes()
@@ -214,6 +215,6 @@ def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    """Return the findings with only the last one on the disk, which both shell and inventory check."""
+    """Return the findings with only the last one on a machine's disk, since both shell and inventory check the disk."""
     last = {(each.machine, each.check): each for each in findings if each.check == "disk"}
     return [each for each in findings if each.check != "disk" or last[each.machine, each.check] is each]

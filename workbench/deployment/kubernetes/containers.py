@@ -58,12 +58,12 @@ ADVICE = (
 
 
 class AbsentError(RemoteError):
-    """Raised if the cluster has no such container."""
+    """Raised if the container does not exist on the cluster."""
 
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container: the numbers of wanted and of ready replicas, its pods, and the first fault as text."""
+    """The state of a container: how many replicas are wanted and ready, its pods, and the first fault as text."""
 
     wanted: int
     ready: int
@@ -73,10 +73,10 @@ class PodState:
 
 @dataclass(frozen=True)
 class Containers:
-    """One container on a cluster, managed by `kubectl` on a host.
+    """One container with its replicas on a cluster, managed by `kubectl` on a host.
 
     `patience` is the time (s) for which `wait` tolerates a fault that a cluster often resolves, such as no room, or a volume
-    that does not exist yet. Every method raises RemoteError, with one line, if kubectl or the cluster fails.
+    that does not exist yet. Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -87,10 +87,10 @@ class Containers:
     patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
-        """Create or update the container's objects, and delete objects that are no longer rendered. Idempotent.
+        """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
 
-        Server-side apply reverts manual edits, leaves the number of replicas to the autoscaler, and does not store the guest's
-        configuration a second time in an annotation.
+        `certificates` are as in `render`. Server-side apply reverts manual edits, leaves the number of replicas to the
+        autoscaler, and does not store the guest's configuration a second time in an annotation.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
@@ -101,7 +101,7 @@ class Containers:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
     def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
-        """Return once all replicas serve. `report` is called with each change.
+        """Return once all replicas serve. `report` is called with a line whenever the state changes.
 
         Raises RemoteError, with the reason, if a replica fails or all need more than `timeout` seconds.
         """
@@ -133,7 +133,7 @@ class Containers:
     def logs(self, follow: bool = False, lines: int = 200) -> Iterator[str]:
         """Yield the last `lines` of each replica's log and, with `follow`, new lines until the iterator is closed.
 
-        Raises UsageError if the guest's policy does not let the host read the log.
+        Raises UsageError if the confidential guest's policy hides the log from the host. The setting `logs = true` allows it.
         """
         if not self.container.readable:
             raise UsageError(f"{self._name}: its policy keeps what it says in the guest; logs = true lets the host read it")
@@ -144,7 +144,7 @@ class Containers:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def address(self) -> tuple[str, int]:
-        """Return the edge's host and port: of a node if it has a node port, else of a pod, which only the host reaches."""
+        """Return the edge's host and port: a node's if a node port is set, else a pod's, which only `host` can reach."""
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
         if pod is None:
@@ -196,7 +196,7 @@ class Containers:
         return PodState(spec.get("replicas", 1), ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
-        """Return the cluster's events about pods, or none without the right to read them."""
+        """Return the cluster's events about pods, or [] if kubectl may not read them."""
         with contextlib.suppress(RemoteError):
             return self._json("get", "event", "--field-selector=involvedObject.kind=Pod")
         return []
@@ -229,7 +229,7 @@ class Containers:
         )
 
     def _last_lines(self, trouble: Trouble) -> list[str]:
-        """Return the last log lines of an edge that ended, or none if they are unavailable."""
+        """Return the last log lines of an edge that ended, or [] if they are unavailable."""
         previous = ("--previous",) if trouble.previous else ()
         with contextlib.suppress(RemoteError):
             result = self._run("logs", trouble.pod, f"--tail={LAST}", *previous, timeout=LAST_S)

@@ -1,7 +1,7 @@
 """The cloud in a guest with a confidential GPU. Its Kubernetes objects are valid under their schemas, but have never run.
 
 NVIDIA's reference uses the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The
-cloud uses the edge's guest policy, which admits no device. Which requests a GPU adds to the Kata agent's is unknown.
+cloud uses the edge's guest policy, which admits no device. It is unknown which requests to the Kata agent a GPU adds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """A cloud in a container. It reaches its key broker and the `egress` addresses, and edges reach it at `port`."""
+    """The settings of a cloud in a container. It reaches its key broker and the `egress` addresses. Edges reach its `port`."""
 
     cloud: str = ""
     port: int = 8444

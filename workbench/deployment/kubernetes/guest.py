@@ -1,4 +1,4 @@
-"""The guest of an edge's container: its settings, and the configuration whose digest is in its evidence.
+"""The guest (virtual machine) of an edge's container: its settings, and the configuration whose digest its evidence has.
 
 ::
 
@@ -59,7 +59,7 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 class Container:
     """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
-    image: with a digest.  cloud: IP:PORT, because network policies support no names.  options: more of `workbench serve edge`.
+    image: with a digest.  cloud: IP:PORT, because network policies support no names.  options: of `workbench serve edge`.
     egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. They include the registry, because a
         guest pulls its own image, and a key broker whose URL has a name.
     resource: the key broker's path of ca.pem, edge.pem and edge.key. Only the development runtime works without it: then the
@@ -117,7 +117,7 @@ class Container:
 
     @property
     def role(self) -> str:
-        """The service that runs in the container."""
+        """The service that runs in the container: edge, or cloud in `CloudContainer`."""
         return "edge"
 
     @property

@@ -221,7 +221,7 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return the network policy: everyone may reach the pod's port, and the pod its peers, its key broker and DNS if needed."""
+    """Return the network policy: clients may reach the pod's port, and the pod `peers`, its key broker and, if needed, DNS."""
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
@@ -274,7 +274,7 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest must resolve the name of its registry or key broker. Without `egress` it reaches neither."""
+    """Return whether the guest needs DNS for its registry or key broker. Without `egress` it may reach neither."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)

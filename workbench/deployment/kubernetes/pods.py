@@ -52,7 +52,7 @@ class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
     `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
-    `previous`: the process was restarted, so its log is that of kubectl's option --previous.
+    `previous`: the process was restarted, so the log of the ended one needs kubectl's option --previous.
     """
 
     reason: str
@@ -93,7 +93,7 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return the fault, if any, for which a Deployment's pods were not created, such as a missing runtime class or a quota."""
+    """Return the fault that kept a Deployment's pods from being created, such as a missing runtime class or a quota, or []."""
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
         return []
