@@ -159,8 +159,7 @@ class Attempts:
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return the attacker's gain over the control: the mean difference by picture, or the ratio to chance (`identified`).
-        """
+        """Return the attacker's gain over the control: the mean difference by picture, for `identified` the ratio to chance."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
@@ -307,7 +306,7 @@ class Attempts:
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the highest PSNR gain over the control. By the gain, rows with different pictures are comparable."""
+    """Return the row with the highest PSNR gain over the control, which is comparable between rows with different pictures."""
     return max(rows, key=lambda row: row["over_control"]["psnr"].value)
 
 

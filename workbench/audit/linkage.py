@@ -35,11 +35,12 @@ class Linkage:
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
-        """Return the area under the ROC curve (0.5: chance) for recognising two captures of one picture by their observations.
+        """Return the area under the ROC curve (chance: 0.5) of a test whether two observations show the same picture.
 
-        They are compared with captures of two pictures of one class. The second capture is shifted by a pixel, 5 % brighter,
-        and a JPEG of quality 70. The score is the negative squared distance of two observations, after average pooling over
-        squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the generator's noise.
+        Positives are two captures of one picture, negatives captures of two pictures of one class. The second capture is
+        shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative squared distance of the
+        observations, after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the
+        generator's noise.
         """
         if view not in self._second:
             self._second[view] = self.audit.observer.show(self._second_protected, view)
@@ -73,9 +74,9 @@ class Linkage:
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
         """Return how well RMIA (see `membership`) separates the generator's training images from test images.
 
-        `area` is that under the ROC curve, `true_positives` the rate at 0.1 % false positives. As many random training images
-        as there are test images are the candidates. Of the other training images, half train the `shadows` shadow generators,
-        and half are the reference pictures. Raises DataError if fewer than 8 others are left.
+        `area` is that under the ROC curve, `true_positives` the rate at 0.1 % false positives. The candidates are random
+        training images, as many as test images. Of the other training images, half train the `shadows` shadow generators, and
+        half are the reference pictures. Raises DataError if fewer than 8 others are left.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
 Both know the weights of generator and encoder, and train their prior on the attacker's own pictures. The search starts from the
-inversion network's guess. The final guess moves from that guess by a share of the way to the found picture. Held-out pairs
-determine the search's setting and the share, which is 0 if the prior does not help.
+inversion network's guess. The result is that guess plus a share of the correction, the found picture minus that guess. Held-out
+pairs determine the search's setting and the share, which is 0 if the prior does not help.
 """
 
 from __future__ import annotations

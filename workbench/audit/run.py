@@ -157,7 +157,7 @@ class Audit(Attempts):
         }
 
     def bound(self) -> dict[str, Any]:
-        """Return limits for every attacker on the payload: `bits` an image, distinct `codes`, and the most `identified`.
+        """Return limits for every attacker on the payload: its `bits`, its distinct `codes`, the share `identified` at most.
 
         From C distinct codes at most C of n pictures can be identified. `label_identified` is the share that is identified by a
         random choice within the class.

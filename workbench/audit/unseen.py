@@ -1,6 +1,6 @@
-"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that trained no generator.
+"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that no generator was trained with.
 
-The generator's loss only uses the pair's auxiliary model. Protection must also hold against other models (baseline PP, section 5.4).
+The generator's loss only uses the pair's auxiliary model. Protection must hold for other models, too (paper PP, section 5.4).
 """
 
 from __future__ import annotations
