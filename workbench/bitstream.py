@@ -14,7 +14,8 @@
 The tag shows that the bytes are complete, and made for this codec with these weights. Without it, a stream of other weights
 would decode to wrong labels, and CompressAI's decoder would read beyond its input. A damaged or foreign payload passes a tag of
 four bytes with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates
-the sender. Overhead without the tag: for a stream 1 byte with one image, 3 with 256, at most 4; for strings of two lengths 38.
+the sender. A stop is the index of one of a codec's discrete rates (see `rates`). Without tag and stop, the overhead of a
+stream is 1 byte with one image, 3 with 256, at most 4. With 256 strings of two lengths it is 38 bytes.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 
 
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
-    """Return the payload that holds one stream of `count` images (1 to 65,535), coded at a rate's `stop` (0 to 255)."""
+    """Return the payload that holds one stream of `count` images (1 to 65,535), coded at the rate of index `stop` (to 255)."""
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     if not 0 <= stop <= MAX_STOP:
@@ -86,13 +87,13 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return a payload's stream, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
+    """Return a payload's stream, its number of images, and the index of its rate (stop). Raises PayloadError like `unpack`."""
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 
 
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
-    """Check a payload, and return its number of images, the lengths of their strings, the body, and the stop.
+    """Check a payload. Return its number of images, the lengths of their strings, the body, and the index of the rate (stop).
 
     Raises PayloadError for an invalid payload.
     """

@@ -57,8 +57,8 @@ def issue(
     `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
     The certificates are valid for `days`, at most 825, and the authority for ten times as long, at most ten years. A second
     call renews the certificates under the same authority, so clients need no change. Raises UsageError for an invalid name or
-    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. Then
-    nothing is written.
+    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. No file is
+    written in these cases.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:

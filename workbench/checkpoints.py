@@ -1,4 +1,4 @@
-"""Import checkpoints of the public baseline: classifiers and generators that other projects trained, in our format."""
+"""Convert checkpoints of the public baseline, classifiers and generators of other projects, to our format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
     A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its shapes. A Lightning checkpoint of
     hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers (`model_A.*`,
-    `model_B.*`). `target` and `auxiliary` default to its hyper-parameters.
+    `model_B.*`). `target` and `auxiliary` name these classifiers and default to the checkpoint's hyper-parameters.
 
     Wrappers (`net`, `model`, `state_dict`, nested) are opened, and prefixes (`module.`, `_orig_mod.`, `model.`) removed. The
     manifest records this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other

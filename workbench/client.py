@@ -1,4 +1,4 @@
-"""The client of the services. It sends pictures to an edge over HTTPS or, in arrangement PP, protected PNG to a cloud.
+"""The client of the services. It sends pictures to an edge over HTTPS or, in the baseline PP, protected PNG to a cloud.
 
 ::
 
@@ -50,13 +50,13 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 
 
 class AsyncHttpsClient:
-    """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (arrangement PP).
+    """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (baseline PP).
 
     `certs` is a folder made by `workbench certs`. Its authority is trusted, and its client certificate is shown unless a
-    `token` is given. A request may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are
-    sent, at most `at_once` in parallel. `quality` and `subsampling` are those of the phone's JPEG. If a `policy` (or its file)
-    is given, the edge's evidence must satisfy it on every new connection before a picture is sent. Otherwise AttestationError
-    is raised. `verdict` is the latest verdict.
+    `token` is given. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included, and one
+    attempt `attempt_s`. Batches of `batch` images are sent, at most `at_once` in parallel. `quality` and `subsampling` are
+    those of the phone's JPEG. If a `policy` (or its file) is given, the edge's evidence must satisfy it on every new connection
+    before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on the latest evidence.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class HttpsClient:
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        """Run a recognition, and charge the switches between threads to the phone's other work."""
+        """Run a recognition, and add the time of the switches between threads to `edge_other`, the phone's other work."""
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -314,14 +314,14 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Charge the time since `began` that no component includes to the phone's other work."""
+    """Add the time since `began` that is in none of the components to `edge_other`, the phone's other work."""
     counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
     _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer
 
 
 def _charge(answer: Recognition, seconds: float) -> None:
-    """Add seconds to the paper's component "others on edge/mobile"."""
+    """Add seconds to `edge_other`, the paper's component "others on edge/mobile"."""
     answer.milliseconds["edge_other"] = (answer.milliseconds["edge_other"] or 0.0) + 1e3 * seconds
 
 

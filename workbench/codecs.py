@@ -4,7 +4,7 @@
 
     png, jpeg, webp    ordinary image files
     neural             one stream for the batch; rate 0 has only what recognition needs, rate 1 the picture
-    compressai         the same networks as in the paper: rounded latents, one string an image
+    compressai         the paper's form of the neural codec: rounded latents, one string an image
 
 A payload is a complete batch with its header (see `bitstream`). A new codec is a class with `name`, `key`, `encode_each` and
 `decode_each`, and a line in `CODECS`.
@@ -68,7 +68,7 @@ class Codec(ABC):
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the bytes of each image in a payload, without bytes that images share."""
+        """Return the number of bytes of each image in a payload, without bytes that images share."""
 
     def decode(self, payload: bytes) -> Tensor:
         """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any invalid payload."""
@@ -136,7 +136,7 @@ class _FileCodec(_StringCodec):
         return [encode(image, self.format, **options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Decode files. Raises PayloadError if a file is damaged, or if sizes differ."""
+        """Decode files. Raises PayloadError if a file is damaged, or if the images have different sizes."""
         with suppress_warnings():  # Pillow warns of large images and odd metadata; sizes are checked before decoding
             return self._decode_all(coded)
 
@@ -225,7 +225,7 @@ class _NeuralCodec(Codec):
 
     @property
     def key(self) -> bytes:
-        """The coder, the hash of the weights and the size of the images."""
+        """The codec's name, the hash of the weights and the size of the images."""
         return f"{self.name} {self.identity} {self.size[0]}x{self.size[1]}".encode()
 
     def to(self, device: str | torch.device) -> Self:
@@ -242,9 +242,9 @@ class _NeuralCodec(Codec):
 class Neural(_NeuralCodec):
     """The neural codec with one entropy-coded stream for the batch (see `entropy`).
 
-    `encode` uses `rate`, from 0 (at most a byte an image) to 1, at the nearest of the compressor's `rates`. Payloads of every
-    rate are decoded. `rate_weight` is for a compressor that chooses patterns: the cost of a bit at rate 0, in units of the
-    target's error probability.
+    `rate` is from 0 (at most a byte an image) to 1 (the picture). `encode` uses the nearest of the compressor's rates
+    (`self.rates`). Payloads of every rate are decoded. `rate_weight` is for a compressor that chooses patterns of latents: the
+    cost of a bit at rate 0, in units of the target's error probability.
     """
 
     name, repeats = "neural", True
@@ -299,7 +299,7 @@ class Neural(_NeuralCodec):
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
         """Return the distinct latents of a payload as bytes, and each image's index into them.
 
-        The rate's stop follows the latents as one byte, unless it is 0.
+        The latents are followed by one byte, the index of their rate, unless it is 0.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
@@ -311,7 +311,7 @@ class Neural(_NeuralCodec):
         return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
 
     def latents(self, coded: list[bytes]) -> Tensor:
-        """Return codes from `unpack` as integer latents N x M x h x w, in steps of their rate."""
+        """Return codes from `unpack` as integer latents N x M x h x w, in units of their rate's quantisation step."""
         joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 

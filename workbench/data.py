@@ -93,7 +93,7 @@ class Dataset:
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return the number of test images that are in the validation split of a `division`, or None if it is unknown.
+        """Return how many test images are in the validation split of a `division`, or None if the number is unknown.
 
         Measurements are biased if they include images that selected the weights.
         """
@@ -274,7 +274,7 @@ def _folder(directory: Path | None) -> Dataset:
     pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:
-        """Return a split with a folder of its own. Otherwise halve the held-out folder, or divide all images 8 : 1 : 1."""
+        """Return a split from its own folder. If it has none, halve the held-out folder, or divide all images 8 : 1 : 1."""
         if name == "train" and splits:
             return read("train")
         if len(splits) == len(SPLITS):

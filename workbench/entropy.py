@@ -39,11 +39,11 @@ HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 3
 
 @dataclass(frozen=True)
 class Tables:
-    """The integer tables of encoder and decoder, which ship with the weights.
+    """One set of integer tables for encoder and decoder, which ships with the weights.
 
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
     for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
-    has their numbers of occurrences, with all other patterns last. If K is 0, or images have another size than the patterns,
+    has their numbers of occurrences, with all other patterns last. If K is 0, or latents have another size than the patterns,
     all latents are coded one by one. Channels beyond P are always coded one by one.
     """
 
@@ -58,8 +58,8 @@ def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 
     """Return the patterns that occur at least `least` times in symbols N x M x h x w, commonest first, and their counts.
 
     At most `at_most` patterns are returned. The last count is for all other patterns: their occurrences plus one. With `least`
-    2 these are the patterns that occurred once. Their number estimates the new patterns among as many further images (Good
-    1953).
+    2 these patterns occurred once. The number of such patterns estimates how many of N further images will have a new pattern
+    (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
@@ -223,7 +223,7 @@ class LatentCoder:
         return out + self._channel_bits(symbols[:, self._free], self._free)
 
     def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the bits of symbols N x C x h x w whose C channels are coded one by one (N)."""
+        """Return for each image the bits of symbols N x C x h x w, whose C channels are coded one by one (N)."""
         last = self._last[channels, None, None]
         place = symbols.astype(np.int64) - self.tables.offset[channels, None, None]
         outside = (place < 0) | (place >= last)

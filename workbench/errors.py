@@ -9,7 +9,7 @@
     ├── PayloadError          bytes that are no payload of this codec
     ├── ProtocolError         a request or a response that violates the protocol
     ├── ServiceError          a service that is unreachable or untrusted, or that refuses
-    ├── RemoteError           a machine that is unreachable, untrusted or unusable, or a stage there that does not run
+    ├── RemoteError           a machine that is unreachable, untrusted or unusable, or a service there that does not run
     ├── AttestationError      evidence that does not satisfy the policy
     ├── StorageError          a full disk, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
@@ -77,7 +77,7 @@ class ServiceError(WorkbenchError):
 
 
 class RemoteError(WorkbenchError):
-    """Raised when a machine is unreachable, untrusted or unusable, or a stage does not run there."""
+    """Raised when a machine is unreachable, untrusted or unusable, or a service does not run there."""
 
 
 class AttestationError(WorkbenchError):

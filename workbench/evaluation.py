@@ -1,4 +1,4 @@
-"""Measure one pair on one data set, as rows of the papers' tables, with the origin of each figure.
+"""Measure a pair (its target, auxiliary, generator, codec) on a data set: rows of the papers' tables, each with its origin.
 
 Data that all rows need (the clients' JPEGs, the protected images) are computed once. A result is one JSON object: values with n
 and confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
@@ -105,7 +105,7 @@ class Evaluation:
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on versions of the test images, in their order. Equal images are classified once."""
+        """Return a classifier's accuracy on `images`, versions of the test images. Equal images are classified once."""
         first, which = distinct(images)
         scores = []
         with torch.inference_mode():
@@ -144,9 +144,10 @@ class Evaluation:
         return sizes, torch.cat(decoded)
 
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
-        """Return `bytes`, `psnr` relative to the codec's input (dB), and the accuracy of `target` and `auxiliary` at the cloud.
+        """Return `bytes`, `psnr`, and the accuracies `target` and `auxiliary` on the images that the cloud decodes.
 
-        `strength` is the perturbation's, and None sends the originals. Results are cached by codec and strength.
+        `psnr` (dB) compares these images with the codec's input. `strength` is the perturbation's, and None sends the
+        originals. Results are cached by codec and strength.
         """
         options = getattr(codec, "options", None)  # picture codecs with equal options are equal
         key = (strength, codec if options is None else (codec.name, *sorted(options().items())))
@@ -165,7 +166,7 @@ class Evaluation:
         """Measure the whole system with a codec at a strength. Return the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are measured at the cloud, on decoded images. `protected_accuracy` is the
-        target's accuracy on the codec's input. `ssim` and the other measures in `SEEN` compare the protected image with the
+        target's accuracy on the codec's input. The measures in `SEEN`, such as `ssim`, compare the protected image with the
         client's original.
         """
         s1, _ = self._captured
@@ -238,7 +239,7 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes at each point. `codec` and `strength` map a point to its codec and its strength.
+        """Measure accuracy, SSIM and bytes at each point, one row each. Functions map a point to its codec and strength.
 
         With `auxiliary` False the auxiliary model is not measured.
         """
@@ -277,7 +278,7 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure the pair's other compressors. Return rows of `curve` over lambda (the second term's weight), by loss."""
+        """Measure the pair's other compressors. Return {kind of loss: rows of `curve`} over the loss weight lambda."""
         target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
         found: dict[str, dict[float, Codec]] = {}
         for variant in compressor_variants(self.pair):
@@ -316,8 +317,8 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
 def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
     """Return the division into validation and test, and how many test images also selected each network's weights.
 
-    `chosen_on` is None for a network if the number is unknown. `selection` is one line of text, empty if no test image selected
-    the weights.
+    `chosen_on` has this number for each role, or None if it is unknown. `selection` is one line of text, empty if no test image
+    selected the weights.
     """
     chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
     some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
@@ -329,7 +330,7 @@ def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
 
 
 def _division(manifest: Manifest) -> str:
-    """Return the division that a manifest names, or for older manifests the name of their data set."""
+    """Return the division that a manifest names. For an older one, return CIFAR-10's official division or the data set."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 

@@ -40,7 +40,7 @@ SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "valida
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The pictures of each class under `root`, and a count of skipped entries by kind."""
+    """A folder `root` of class folders: `files`, the pictures of each class, and `passed`, counts of skipped entries."""
 
     root: Path
     files: tuple[list[Path], ...]
@@ -145,7 +145,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
 
 
 def _loose(root: Path, pictures: str) -> Counter[str]:
-    """Return a count of the files directly in `root`, by kind."""
+    """Return a count of the files directly in `root`, by kind. `pictures` is the kind under which pictures are counted."""
     counts: Counter[str] = Counter()
     for path in root.iterdir():
         if not path.is_dir() and not _of_system(path.name):

@@ -92,7 +92,7 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, and save the results of measured pairs. Return the reason of each failure by job."""
+        """Run jobs, and save the results of measured pairs. Return {failed job: reason}."""
         environment = {"WORKBENCH_DATA": str(data_root())}
         if executor is None:
             environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
@@ -122,7 +122,7 @@ class Grid:
         return _complete(weights.generator_name(target, auxiliary), self)
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's saved result, or None unless weights, rate and number of images are the present ones."""
+        """Return the pair's saved result, or None if it was measured with other weights, rate or number of images than now."""
         path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
         if not path.is_file() or not self._trained(target, auxiliary, coded):
             return None

@@ -1,7 +1,7 @@
 """Prepare networks for inference: the same function with fewer operations.
 
 Batch norms are folded into the preceding convolutions. Activations and additions are fused into convolutions, whose weights are
-stored in the layout that each one prefers. The memory layout is channels_last. In the compressor, silent channels are removed
+stored in the layout that each one prefers. The memory layout is channels_last. In the compressor, all-zero channels are removed
 and the parameters of its normalisation are computed once.
 
 Prepared networks are exact up to rounding: images within 1e-3, equal labels (tested). With `bfloat16` convolutions take half

@@ -25,7 +25,7 @@ OTHERS = 4  # number of other pictures with which each picture is compared
 
 
 def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
-    """Return |SSIM| by view, N values each: luma, red, green, blue, and the Sobel magnitude of luma.
+    """Return {plane: |SSIM|}, N values each, for luma, red, green, blue, and the Sobel magnitude of luma.
 
     `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. For luma, red, green and blue the value is the
     larger of |SSIM| with the protected picture and with its inverse. The Sobel magnitude does not change under inversion.

@@ -80,7 +80,10 @@ def _networks(manifests: Mapping[str, Manifest]) -> list[list[str]]:
 
 
 def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Yield one line for each data set and form of images that the networks were trained on."""
+    """Yield one line for each distinct training set, with the roles of the networks that were trained on it.
+
+    A line has the data set, the number of images, whether they passed the client's JPEG, and the division into splits.
+    """
     by_data: dict[str, list[str]] = {}
     for role, manifest in manifests.items():
         training = manifest.training

@@ -93,14 +93,14 @@ class PerturbationGenerator(nn.Module):
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Add a new random component, from the system's generator or, if not `unforeseeable`, from torch's. Clamp to [0, 1]."""
+        """Add a new random component, and clamp to [0, 1]. If `unforeseeable`, the system draws the noise, otherwise torch."""
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
         return (protected + self.noise * drawn).clamp(0, 1)
 
     def features(self, images: Tensor, padded: bool = True) -> Tensor:
-        """Return the features of the U-Net's deepest level: N x 16 width x H/16 x W/16."""
+        """Return the features of the U-Net's deepest level: N x (16 * width) x H/16 x W/16."""
         check_images(images)
         images = _pad(images) if padded else images
         return self.unet.contract((images - self.mean) / self.std)[-1]
@@ -122,13 +122,14 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
     A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
-    layer that predicts the class from the latents before quantisation, and `answers` (K x C), the target's output for each
-    pattern.
+    layer that predicts one of C classes from the latents before quantisation, and `answers` (K x C), the target's output for
+    each of K patterns.
 
-    With `stops` it is one network for many rates, like CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s quantises the
-    latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of every stop.
-    The first `LABEL_CHANNELS` carry the label, always in steps of stop 0 and as patterns. Stop 0 sends no other channels.
-    `stop_cdf`, `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
+    With `stops` it is one network for that many discrete rates, called stops, as in CompressAI's `models.vbr` (Kamisli et al.
+    2024). Stop s quantises the latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives
+    the tables of every stop. The first `LABEL_CHANNELS` channels carry the label. Their step is that of stop 0 at every stop,
+    and they are coded as patterns. Stop 0 sends no other channels. `stop_cdf`, `stop_offset` and `stop_length` are the
+    tables of the other stops. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
@@ -178,7 +179,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]`. In training mode, noise replaces quantisation."""
+        """Return `x_hat` (not clamped) and `likelihoods["y"]` at a stop. In training mode, noise replaces quantisation."""
         check_images(images)
         out: dict[str, Any]
         if self.stops:
@@ -231,10 +232,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents (minus their medians) as integers, in quantisation steps of a stop.
+        """Return latents (minus their medians) as integers, in units of a stop's quantisation step.
 
-        They are rounded, as in the paper. If the compressor has a reader for latents of this size, patterns replace the label's
-        latents (see `choose`).
+        The latents are rounded, as in the paper. If the compressor has a reader for latents of this size, the channels of the
+        label take those of the pattern that `choose` selects.
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -266,7 +267,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Decode `symbols` of a stop to images of `size` (H, W), not clamped."""
+        """Decode integer latents, quantised at a stop, to images of `size` (H, W), not clamped."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
@@ -287,7 +288,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Decode strings from this very model's `strings` to images of `size` (H, W).
+        """Decode strings from the same model's `strings` to images of `size` (H, W).
 
         Zeros are appended, because CompressAI's decoder reads beyond the end of a string that is too short.
         """

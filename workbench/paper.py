@@ -1,6 +1,6 @@
 """The papers' published figures on CIFAR-10's 5,000 test images, for comparison with ours.
 
-Sources: PMC² (NOSSDAV '25) and its baseline (MMSys '22). Accuracies are in percent, sizes in bytes.
+Sources: PMC² (NOSSDAV '25) and its baseline PP (MMSys '22). Accuracies are in percent, sizes in bytes.
 """
 
 from __future__ import annotations

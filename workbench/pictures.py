@@ -58,11 +58,12 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of decoding: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other picture.
+    """The limits within which files are decoded. `formats` are Pillow's names, `file_bytes` limits a file's size.
 
-    A JPEG with one scan may have more pixels, because it is decoded at the smallest sufficient scale. A JPEG with several scans
-    is held in memory completely until the last. `scans` limits their number, because each scan costs one pass over the whole
-    picture. `pieces` limits the segments of a JPEG and the chunks of a PNG, for which a reader stores more than their length.
+    `jpeg_pixels` limits a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits all other
+    pictures: a JPEG with several scans is held in memory completely until the last. `scans` limits their number, because each
+    scan costs one pass over the whole picture. `pieces` limits the segments of a JPEG and the chunks of a PNG, for which a
+    reader stores more than their length.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -179,7 +180,7 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
 def without_metadata(file: bytes) -> bytes:
     """Return a PNG without texts and colour profile, but with its orientation. Other files are returned unchanged.
 
-    Pillow would inflate each of these chunks, a kilobyte to a megabyte, though they are not used.
+    Pillow would inflate each of the removed chunks, from a kilobyte to a megabyte, though they are not used.
     """
     if not file.startswith(PNG):
         return file

@@ -98,15 +98,15 @@ def keep_memory() -> None:
 def spin_briefly() -> None:
     """Limit the spinning of torch's idle threads to 10,000 turns. Call it before torch is loaded.
 
-    That bridges the pauses within a network. The default of 300,000 turns keeps other threads from the processor, including the
-    one whose result is needed. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
+    So many turns bridge the pauses within a network. The default of 300,000 turns keeps other threads from the processor,
+    including the one whose result is needed. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class Children:
-    """The child processes of a batch. After `stop` no further process starts until `restart`."""
+    """The set of a batch's child processes. After `stop` no further process starts until `restart`."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
@@ -134,7 +134,7 @@ class Children:
                 self._running.discard(process)
 
     def stop(self, number: int, patience: float = 0.0) -> None:
-        """Send a signal to the sessions of all children, and refuse to start more.
+        """Send the signal `number` to the sessions of all children, and refuse to start more.
 
         If `patience` is above 0, kill the processes that still run after that many seconds.
         """
@@ -174,10 +174,10 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call a function for each job, and pass the job's name and its result or error to `done` when it ends.
+    """Call `function` with each job's arguments. When a job ends, pass its name and its result or error to `done`.
 
     Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error in `done`, cancels waiting
-    jobs, sends the signal `number` to the children, and raises.
+    jobs, stops the `children` that `function` started (see `Children.stop`), and raises.
     """
     pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
     futures: dict[Future[Result], str] = {}

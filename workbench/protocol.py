@@ -100,7 +100,7 @@ class Response:
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
-    """Parse the body of a request. `json_length` is the header `LENGTH_HEADER`, or None without it. Raises ProtocolError."""
+    """Parse the body of a request. `json_length` is the value of `LENGTH_HEADER`, or None without it. Raises ProtocolError."""
     content, rest = _content(body, json_length)
     asked = _entries(content, "outputs", required=False)
     everything = _parameters(content, "the request").get("binary_data_output", False)
@@ -277,7 +277,7 @@ def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: s
 
 
 def write_request(inputs: Sequence[Tensor], id: str = "", parameters: dict[str, Any] | None = None) -> tuple[bytes, str]:
-    """Return the body of a request, binary in both directions, and its `LENGTH_HEADER`."""
+    """Return the body of a request with binary inputs, which requests binary outputs, and its `LENGTH_HEADER`."""
     content: dict[str, Any] = {"id": id} if id else {}
     content["parameters"] = {**(parameters or {}), "binary_data_output": True}
     return _written(content, "inputs", inputs, [True] * len(inputs))

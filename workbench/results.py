@@ -145,7 +145,7 @@ def spread(figure: dict[str, float], digits: int = 1) -> str:
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result with this name in the file of a run or a notebook."""
+    """Return the result with this name from the content of a run's or a notebook's file."""
     return picked(run["results"], name=name)
 
 
@@ -158,7 +158,10 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return the line below a table: its file, date, processor, commit, and the command that repeats the measurement."""
+    """Return the line below a table: its file, date, processor, commit, and the command that repeats the measurement.
+
+    `when` is the date to print if `origin` has none.
+    """
     recorded = origin.get("date")
     day = f"{date.fromisoformat(recorded):%-d %B %Y}" if recorded else when or UNKNOWN
     processor = f"{origin['processor']}, {origin['cores']} cores" if "processor" in origin else UNKNOWN

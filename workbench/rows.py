@@ -12,7 +12,7 @@ PART = 512  # number of rows that are hashed at a time
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first index of each distinct row (U), sorted by hash, and each row's index into these (N).
+    """Return the index at which each distinct row first occurs (U), sorted by hash, and each row's index into these (N).
 
     Rows of 32-bit numbers are compared bit by bit, so 0.0 and -0.0 differ.
     """

@@ -35,7 +35,7 @@ MOST_NESTED = 8
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, hyper-parameters that are text, and notes on what was unwrapped, removed or left out."""
+    """Tensors by name, the string-valued hyper-parameters, and notes on what was unwrapped, removed or left out."""
 
     tensors: dict[str, Tensor]
     sha256: str = ""
@@ -134,7 +134,7 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Remove the components that begin all names. Return the tensors and the removed prefix (`model.net.`)."""
+    """Remove the leading components that all names share, except `keep`. Return the tensors and the prefix (`model.net.`)."""
     prefix = ""
     while True:
         first = {name.partition(".")[0] for name in tensors}

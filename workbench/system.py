@@ -131,9 +131,9 @@ class Edge:
 class Cloud:
     """The untrusted cloud: decodes images and classifies them with an unmodified model. It never receives an original.
 
-    If the codec's images often share a code, the cloud caches the scores of the last `remembered` codes, because equal codes
-    mean equal pictures. Each distinct code of a payload is decoded once. With `every`, each image is decoded, as in the paper's
-    cloud.
+    Each distinct code of a payload is decoded once. If the codec often gives images equal codes (`codec.repeats`), the cloud
+    also caches the scores of the last `remembered` codes, because equal codes mean equal pictures. With `every`, each image is
+    decoded, as in the paper's cloud.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Cloud:
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
-        """Return the class probabilities of a payload's images (N x K), on the CPU. Equal latents are classified once.
+        """Return the class probabilities of a payload's images (N x K), on the CPU. Equal codes are classified once.
 
         `proceed` is called before each part of the images. It may raise to stop the work.
         """
@@ -201,7 +201,7 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Add scores to a cache, and remove the oldest ones beyond its limit."""
+        """Add scores (`found`) to the cache `answers`, and remove the oldest ones beyond its limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -244,7 +244,7 @@ class System:
         device: str | torch.device = "cpu",
         precision: str = "float32",
     ) -> System:
-        """Join PMC² in this process: JPEG from client to edge, `codec` from edge to cloud.
+        """Build the system of PMC² in this process: JPEG from client to edge, `codec` from edge to cloud.
 
         `client` defaults to a JPEG of quality 90, 4:4:4. Generator and classifier compute in `precision` (see `inference`).
         """
@@ -263,7 +263,7 @@ class System:
         precision: str = "float32",
         **options: Any,
     ) -> System:
-        """Join PMC² with a pair's weights, found by name. `options` go to the codec. Raises WeightsError without weights."""
+        """Build PMC² from a pair's weights, found by name. `options` go to the codec. Raises WeightsError without weights."""
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
         return cls.in_process(
@@ -272,7 +272,7 @@ class System:
 
     @classmethod
     def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:
-        """Join the baseline PP: the generator on the phone, which sends PNG directly to the cloud."""
+        """Build the baseline PP: the generator on the phone, which sends PNG directly to the cloud."""
         codec = Png()
         return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
 

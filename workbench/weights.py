@@ -61,10 +61,11 @@ TABLES = (  # their sizes depend on the training
 class Manifest:
     """The description of one network's weights.
 
-    `name` and `family` (of the data set) locate the files. `kind` and `spec` build the network. `depends` maps the role of each
-    network that it was trained against to that network's SHA-256. `training` has preset and options. `metrics` were measured on
-    the validation split, which also chose the checkpoint. Metrics whose names end in `_in_sample` were measured on the images
-    that tables were fitted to. `complete` states whether training ran to its end.
+    The files are found by `name` and by `family`, that of the data set. The network is built from `kind` and `spec`. `depends`
+    maps a role, such as `target`, to the SHA-256 of the network that this one was trained against. `training` has preset and
+    options. `metrics` were measured on the validation split, which also chose the checkpoint. Metrics whose names end in
+    `_in_sample` were measured on the images to which the compressor's tables were fitted. `complete` states whether training
+    ran to its end.
     """
 
     name: str
@@ -90,12 +91,12 @@ def classifier_name(name: str) -> str:
 
 
 def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
-    """Return the name of a generator's weights as in the baseline, `target-X-auxiliary`, with `@variant` if given."""
+    """Return the name of a generator's weights: `target-X-auxiliary` as in the baseline, with `@variant` if given."""
     return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}" + (f"@{_variant(variant)}" if variant else "")
 
 
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
-    """Return the name of a compressor's weights. `generator_variant` names the generator that it belongs to."""
+    """Return the name of a compressor's weights. `generator_variant` is the variant of the generator that it belongs to."""
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
 
 
@@ -231,7 +232,7 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The matching networks of one target and auxiliary, frozen, with their manifests by role."""
+    """A target, an auxiliary, and their generator and compressor: networks that match, frozen, with their manifests by role."""
 
     target: Classifier
     auxiliary: Classifier
@@ -283,7 +284,7 @@ def load_pair(
 
 
 def compressor_variants(pair: Pair) -> list[str]:
-    """Return the variants of compressors for a pair's generator, without the pair's own compressor."""
+    """Return the variant names of all compressors for a pair's generator, without the pair's own compressor."""
     generator = pair.manifests["generator"]
     prefix = f"{generator.name}-compressor@"
     return [

@@ -1,4 +1,7 @@
-"""The privacy audit: attackers that learn from pairs and reconstruct pictures, and controls to compare every figure with.
+"""The privacy audit: attackers that reconstruct pictures, and controls that every figure is compared with.
+
+A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
+pictures with its observation. A control is a guess without any observation, such as the mean image of the true class.
 
 ::
 
@@ -13,7 +16,7 @@
     linkage         linking of captures, and membership of training images
     run             the whole audit, and its convergence over effort
     verdict         whether each view stays within the allowed gain
-    sweeps          success over strength, bits, pairs and sends
+    sweeps          the best attack over strength, bits, number of pairs, and sends of each picture
     privacy_report  the result for a privacy officer
 """
 

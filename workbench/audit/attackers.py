@@ -1,11 +1,11 @@
 """The registry of attackers. A new attacker is a class with `fit` and `guess`, and an entry in `KINDS`.
 
-::
+The attackers, by the kind of their guess::
 
-    pictures   undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
-    classes    read      a classifier of the attacker's own, trained on protected pictures
+    picture    undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
+    class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
-    which      replay    sends every known picture through the edge, several times, and compares the views
+    which      replay    sends every known picture through the edge, several times, and compares the mean views
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Read(Attacker):
-    """A small classifier that is trained on the observations."""
+    """An attacker that reads the class: a small classifier, trained on the observations of pairs."""
 
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
@@ -66,17 +66,17 @@ class Read(Attacker):
         return self.effort.passes, RATE
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the logits (N x K)."""
+        """Return the logits of N observations (N x K classes)."""
         return run(self.network, self.device, observed.seen)
 
 
 class Retrain(Read):
-    """The auxiliary model, against which the generator was trained, fine-tuned on protected pictures."""
+    """An attacker that reads the class by the auxiliary model, fine-tuned on protected pictures."""
 
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
     def make(self) -> nn.Module:
-        """Return the auxiliary with trainable parameters. Dropout is off: it would draw from the shared random generator."""
+        """Return a trainable copy of the auxiliary model. Dropout is off: it would draw from the shared random generator."""
         made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():
             if isinstance(layer, nn.Dropout):
@@ -87,7 +87,7 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return a quarter of the effort's passes, because each pass costs four times as much."""
+        """Return a quarter of `effort.passes`, because one pass costs four times as much as one of a `SmallCNN`."""
         return self.effort.passes // 4
 
 
@@ -104,12 +104,12 @@ class Replay(Attacker):
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Store the mean view of each known picture over `sends` sends."""
+        """Store the mean view of each known picture over `self.sends` sends."""
         for _ in self.sending(pairs):
             pass
 
     def sending(self, pairs: Pairs) -> Iterator[int]:
-        """Send the known pictures repeatedly, and update the mean views. Yield the number of sends after each."""
+        """Send the known pictures repeatedly, and update their mean views. Yield after each send the number of sends so far."""
         self.known = pairs.observed.seen.flatten(1)
         yield 1
         for send in range(2, self.sends + 1):
@@ -123,7 +123,7 @@ class Replay(Attacker):
         return self.effort.sends if self.observer.pair.generator.noise else 1
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the negative distances to the known pictures' mean views (N x M)."""
+        """Return the negative distances of N observations to the mean views of the M known pictures (N x M)."""
         (first, which), (first_known, which_known) = observed.distinct, distinct(self.known + 0.0)  # -0 becomes 0
         seen, known = observed.seen[first].flatten(1).double(), self.known[first_known].double()
         likeness = -torch.cdist(seen, known, compute_mode="use_mm_for_euclid_dist")  # 20 times as fast, and exact in 64 bits

@@ -1,4 +1,4 @@
-"""Run attackers on views, each with several seeds, and compare them with the controls."""
+"""Run attackers on views, each with several seeds, and compare them with the controls, guesses without any observation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,13 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """Runs attackers on views of a data set's test images: one pair, with a codec at a strength and a rate.
+    """A runner of attackers on views of a data set's test images, for one `pair` of networks, codec, strength and rate.
 
     The first `n` test images are attacked, or all if there are fewer. `Attacker.most` limits them further for some attackers.
-    Each attacker runs with `seeds` seeds, and learns from `pairs` pairs of a `source` (None: the effort's number, limited to
-    the training split). Figures are means over images and seeds. A `judge` from another audit of the same data set can be
-    reused. Raises UsageError for an unknown or impossible setting, and DataError for more pairs than training images.
+    Each attacker runs with `seeds` seeds. It learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs` is None,
+    the number is that of `effort`, limited to the training split. Figures are means over images and seeds. `judge` may come
+    from another audit of the same data set. Raises UsageError for an unknown or impossible setting, and DataError for more
+    pairs than training images.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Attempts:
         return self.observer if made.settings == self.observer.settings else made
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
-        """Return a view of the test images, cached. One pass through the edge serves all views."""
+        """Return the observations of the test images in a view, cached. One pass through the edge serves all views."""
         observer = observer or self.observer
         kept = self._observed.setdefault(observer, {})
         if view not in kept:
@@ -110,9 +111,9 @@ class Attempts:
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed. Return one row of Estimates for each attacker.
+        """Run attackers on a view, each with every seed. Return one row for each attacker: a dict with Estimates.
 
-        `how` has fields of `Attempt`.
+        `how` sets further fields of the `Attempt`.
         """
         return self.tried([Attempt(view, attackers, **how)])[0]
 
@@ -120,7 +121,7 @@ class Attempts:
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Run attempts in parallel, each with every seed. Return one row for each attacker of each attempt."""
+        """Run attempts in parallel, each with every seed. Return for each attempt one row for each attacker."""
         self._control  # noqa: B018
         for attempt in attempts:  # compute what all seeds share before the threads start
             self.observed(attempt.view, attempt.observer)
@@ -135,7 +136,7 @@ class Attempts:
         return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
 
     def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
-        """Return a row for each attacker, from its figures by seed."""
+        """Return a row for each attacker of an attempt. `by_seed` has {attacker: {figure: values by image}} for each seed."""
         replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
         learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
         return [
@@ -158,7 +159,7 @@ class Attempts:
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return the attacker's gain over the control, paired by picture: a difference, or for `identified` a ratio."""
+        """Return the attacker's gain over the control: the mean difference by picture, for `identified` the ratio to chance."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
@@ -172,12 +173,12 @@ class Attempts:
 
     @cached_property
     def _control(self) -> dict[str, Tensor]:
-        """PSNR (dB) and SSIM of the class's mean image for each picture (N)."""
+        """PSNR (dB) and SSIM of the control, the class's mean image, for each test picture (N)."""
         guess = self.means[self.labels]
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Return the figures of an attempt's attackers for one seed. Attackers without stored figures run first."""
+        """Return the figures of an attempt's attackers for one seed. Attackers whose figures are cached do not run again."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
         run = (view, source, *observer.settings, effort, seed)
@@ -193,8 +194,7 @@ class Attempts:
     ) -> dict[str, dict[str, Tensor]]:
         """Run attackers on a view with one seed, and return the figures of each.
 
-        The guessed pictures of the first seed are stored in `guesses`, if the observer, the source and the effort are the
-        audit's.
+        If observer, source and effort are those of this object, the pictures guessed with seed 0 are stored in `self.guesses`.
         """
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
@@ -244,7 +244,7 @@ class Attempts:
 
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
-        """Rows of the guesses that need no view: the true class's mean image, and a random training image of that class."""
+        """The rows of the controls: the true class's mean image, and a random training image of that class."""
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
@@ -265,7 +265,7 @@ class Attempts:
 
     @property
     def by_label(self) -> Tensor:
-        """The probability of identifying each known picture by a random choice within its class (N)."""
+        """The probability of identifying each test picture by a random choice within its class (N)."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- progress ----------------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context that shows a progress bar, if enabled, over `passes` training images and those of the judge."""
+        """A context with a progress bar, if enabled, over `passes` training images, and the judge's if it is untrained."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -298,7 +298,7 @@ class Attempts:
             self._bar = None
 
     def _cost(self, names: Sequence[str], effort: Effort) -> int:
-        """Return the number of images that attackers process for one seed. They share one inversion network."""
+        """Return the number of images that attackers process for one seed. Their shared inversion network counts once."""
         made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         n = len(self.images)
@@ -306,10 +306,10 @@ class Attempts:
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the highest PSNR gain over the control. Rows may have different numbers of pictures."""
+    """Return the row with the highest PSNR gain over the control, which is comparable between rows with different pictures."""
     return max(rows, key=lambda row: row["over_control"]["psnr"].value)
 
 
 def judge_passes(effort: Effort) -> int:
-    """Return the judge's number of training images: twice an attacker's, at most 60,000."""
+    """Return the judge's number of training images, repeats included: twice `effort.passes`, at most 60,000."""
     return min(2 * effort.passes, 60_000)

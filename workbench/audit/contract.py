@@ -34,7 +34,7 @@ class Effort:
     reader: int = 32
 
     def of(self, pairs: int) -> Effort:
-        """Return this effort with another number of pairs. `passes` is raised to at least one for each pair."""
+        """Return this effort with another number of pairs. `passes` is raised to at least that number."""
         if pairs < 1:
             raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
@@ -57,11 +57,12 @@ EFFORTS = {
 
 
 class Attacker(ABC):
-    """An attacker: `fit` learns from pairs, then `guess` reconstructs from observations.
+    """An attacker: `fit` learns from pairs, then `guess` makes a guess for each observation.
 
     `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` states what the attacker needs. `most` limits the number of observations in an audit,
-    for attackers that search for each picture. `tick` receives the number of images of each training step.
+    the M pictures of the pairs). `knows` is a text that names what the attacker knows. `views` are the views that it can
+    attack. `most` limits the number of observations in an audit, for attackers that search for each picture. `tick` receives
+    the number of images of each training step.
     """
 
     name: ClassVar[str]

@@ -26,7 +26,8 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 class Attempt:
     """Attackers to run on one view. All attackers that start from an inversion network share one.
 
-    Unset fields default to the audit's settings: source and number of the pairs, observer, number of seeds.
+    Unset fields default to the audit's settings. They are the `source` and number of the attackers' `pairs`, the observer, and
+    the number of `seeds`.
     """
 
     view: str
@@ -50,8 +51,8 @@ def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
     """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
 
     If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. Running jobs then raise CancelledError at their next
-    `tick`, and no further job starts. The first exception is raised at the end. Each job's random numbers depend on its index
-    only, not on the other jobs.
+    `tick`, and no further job starts. The first exception is raised at the end. The generator's noise in a job depends on the
+    job's index only.
     """
     jobs = [partial(_numbered, job, number) for number, job in enumerate(jobs)]
     cores = torch.get_num_threads()

@@ -35,10 +35,11 @@ class Linkage:
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
-        """Return how well two captures of one picture are distinguished from captures of two pictures of a class (ROC area).
+        """Return the area under the ROC curve (chance: 0.5) of a test whether two observations show the same picture.
 
-        The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative distance of
-        two observations after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the
+        Positives are two captures of one picture, negatives captures of two pictures of one class. The second capture is
+        shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative squared distance of the
+        observations, after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the
         generator's noise.
         """
         if view not in self._second:
@@ -47,7 +48,7 @@ class Linkage:
         return self._linked(self.audit.observed(view).seen, self._second[view].seen, self.audit.labels, side)
 
     def pooled(self, view: str) -> int:
-        """Return the pooling size (pixels) that links captures of the attacker's own pictures best."""
+        """Return the pooling size (pixels) that is best at linking captures of the attacker's own pictures in a view."""
         if view not in self._pooled:
             *protected, labels = self._own_protected
             first, second = (self.audit.observer.quick.show(each, view) for each in protected)
@@ -71,11 +72,11 @@ class Linkage:
         return area(same, different)
 
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
-        """Return how well RMIA separates the generator's training images from test images: `area` under ROC, `true_positives`.
+        """Return how well RMIA (see `membership`) separates the generator's training images from test images.
 
-        `true_positives` is the rate at 0.1 % false positives. The candidates are as many random training images as test images.
-        Half of the other training images train the shadows, and half are the reference pictures. Raises DataError if too few
-        are left.
+        `area` is that under the ROC curve, `true_positives` the rate at 0.1 % false positives. The candidates are random
+        training images, as many as test images. Of the other training images, half train the `shadows` shadow generators, and
+        half are the reference pictures. Raises DataError if fewer than 8 others are left.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -114,19 +115,19 @@ class Linkage:
 
     @cached_property
     def _second_protected(self) -> Tensor:
-        """The protected second captures of the test images."""
+        """The protected images of the test images' second captures."""
         return self.audit.observer.protect(_second_captures(self.audit.images))
 
     @cached_property
     def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The attacker's own pictures, as many as test images: protected, protected second captures, and labels."""
+        """For as many of the attacker's own pictures as test images: protected images, those of second captures, and labels."""
         own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
         images = to_float(own.images)
         return observer.protect(images), observer.protect(_second_captures(images)), own.labels
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """Random training images, as many as test images: protected, and labels."""
+        """The protected images and the labels of random training images, as many as test images."""
         train = self.audit.dataset.train
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
         return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]

@@ -3,12 +3,12 @@
 ::
 
     p(x)    the confidence of a generator's target in the true label of the protected picture x
-    ratio   p(x | audited generator) / p(x), where p(x) is the mean over shadow generators that did not see x
+    ratio   p(x) of the audited generator / p(x) expected without training on x, estimated from shadow generators
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-narrow generator with its own small target and auxiliary. Each of its three networks learns from another third of the attacker's
-pictures. So target and auxiliary have not seen the generator's training pictures.
+narrow generator with a small target and auxiliary of its own. Each of the three networks learns from another third of the
+attacker's pictures, so that target and auxiliary have not seen the generator's training pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOWARDS_ONE = 0.3  # RMIA's offline estimate of p(x) is ((1 + a) p_out + 1 - a) 
 
 
 class Shadow:
-    """A narrow generator with its own target, trained on the attacker's own pictures with a bounded protection loss."""
+    """A narrow generator with a target and an auxiliary of its own, all trained on the attacker's pictures `own`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Shadow:
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Protect images, and return the target's confidence in their labels, in [0, 1] (N)."""
+        """Protect images, and return the confidence of the shadow's target in their labels, in [0, 1] (N)."""
         scores = run(lambda part: self.target(self.generator(part)).float().softmax(1), self.device, images)
         return scores.gather(1, labels[:, None])[:, 0]
 
@@ -89,8 +89,8 @@ def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
     """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests a member.
 
-    `audited` (N) and `references` (R) are the audited generator's confidences. `shadows` (S x N) and `shadows_of_references` (S
-    x R) are those of S shadow generators that saw none of these pictures.
+    `audited` has the audited generator's confidences in the N pictures, `references` those in R reference pictures. `shadows`
+    (S x N) and `shadows_of_references` (S x R) are the confidences of S shadow generators that saw none of these pictures.
     """
     ratio, others = _ratio(audited, shadows), _ratio(references, shadows_of_references)
     ordered = others.sort().values
@@ -106,10 +106,10 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
 
 
 def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
-    """Return the share of members that score above the threshold for a rate `false_positives` of non-members (`others`).
+    """Return the share of members whose score is above a threshold that few non-members (`others`) exceed.
 
-    The interval is Wilson's. With fewer than 1 / `false_positives` non-members, no false positive is allowed. Raises UsageError
-    if either side is empty.
+    At most a share `false_positives` of the non-members exceeds it: none, if they are fewer than 1 / `false_positives`. The
+    interval is Wilson's. Raises UsageError if either side is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")

@@ -42,7 +42,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
     """Return the least-squares solution of x @ solution = wanted, by the normal equations in float64 with a tiny ridge.
 
     `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 would drop every direction
-    below 1e-7 N of the largest. For the pixels of 2,000 pictures this is a quarter of the directions, which carry the colours.
+    whose singular value is below 1e-7 N times the largest. For the pixels of 2,000 pictures this is a quarter of the
+    directions, which carry the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -52,7 +53,7 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 
 
 class MeanPictures(nn.Module):
-    """The mean picture of an attacker's pairs for each label that the cloud returned, K x 3 x H x W.
+    """A lookup table: for each of K labels that the cloud returned, the mean picture of an attacker's pairs, K x 3 x H x W.
 
     The means of rare labels are shrunk towards the mean of all pairs, which counts as `PRIOR` further pairs of each label.
     """
@@ -78,9 +79,9 @@ class MeanPictures(nn.Module):
 
 
 class Inverter(nn.Module, ABC):
-    """Reconstructs originals from a view and the label: a closed-form guess plus `share` times a trained residual.
+    """Reconstructs originals from views and labels: a base, fitted in closed form, plus `share` times a trained residual.
 
-    The residual starts at zero, so an untrained network returns the closed-form guess.
+    The residual starts at zero, so an untrained network returns the base.
     """
 
     def __init__(self, means: MeanPictures) -> None:
@@ -88,24 +89,27 @@ class Inverter(nn.Module, ABC):
         self.means, self.share, self.classes = copy.deepcopy(means), 1.0, len(means.means)
 
     def forward(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the guesses, N x 3 x H x W, not clamped."""
+        """Return the guesses for views `seen` and labels `answers`, N x 3 x H x W, not clamped."""
         return self.base(seen, answers) + self.share * self.residual(seen, answers)
 
     def base(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the closed-form guesses, N x 3 x H x W. By default they are the labels' mean pictures."""
+        """Return the base of each guess, N x 3 x H x W: by default the label's mean picture."""
         guess: Tensor = self.means(answers)
         return guess
 
     @abstractmethod
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the trained corrections of the closed-form guesses, N x 3 x H x W."""
+        """Return the trained corrections of the base, N x 3 x H x W."""
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
-        """Fit the closed-form guess to pairs of views and originals. Does nothing by default."""
+        """Fit the base to pairs of views and originals in closed form. Does nothing by default."""
 
 
 class PictureInverter(Inverter):
-    """An inverter of views N x 3 x H x W: least squares on pixels and the label's mean picture, plus a U-Net's residual."""
+    """An inverter of views N x 3 x H x W, whose residual is a U-Net's.
+
+    The base is least squares on the view's pixels and the label's mean picture.
+    """
 
     def __init__(self, width: int, means: MeanPictures) -> None:
         super().__init__(means)
@@ -170,7 +174,7 @@ def zero_(layer: nn.Conv2d) -> None:
 
 
 def inverter(example: Tensor, width: int, means: MeanPictures, size: int) -> Inverter:
-    """Return an untrained inverter of views like `example` to originals of `size` x `size` pixels."""
+    """Return an untrained inverter for views like `example` and originals of `size` x `size` pixels."""
     if example.shape[1] == 3 and example.shape[-1] == size:
         return PictureInverter(width, means)
     return CodeInverter(example, width, means, size)
@@ -240,7 +244,7 @@ class Critic(nn.Module):
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A context in which torch's global generator is seeded, for example for initial weights. Other threads wait outside."""
+    """A context in which torch's global generator is seeded, for example for initial weights. Other threads wait."""
     with _drawing:
         torch.manual_seed(seed)
         yield
@@ -259,7 +263,7 @@ def learn(
 ) -> None:
     """Train a network on `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
 
-    `tick` receives the number of images of each step. The numbers add up to `passes`, even if the last batch is larger.
+    `tick` receives the number of images of each step. The last number is reduced, so that all add up to `passes`.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]

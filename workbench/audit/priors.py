@@ -8,8 +8,8 @@
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
 Both know the weights of generator and encoder, and train their prior on the attacker's own pictures. The search starts from the
-inversion network's guess. Held-out pairs choose its setting and the share of its correction. The share is 0 if the prior does
-not help.
+inversion network's guess. The result is that guess plus a share of the correction, the found picture minus that guess. Held-out
+pairs determine the search's setting and the share, which is 0 if the prior does not help.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["DiffusionPrior", "LatentPrior", "WithPrior"]
 
 
 class WithPrior(Search):
-    """An attacker that corrects the inversion's guess by a search with an image prior."""
+    """An attacker that corrects the inversion network's guess by a search with an image prior."""
 
     settings: ClassVar[tuple[float, ...]]
     tuned_on = 16  # held-out pairs
 
     def further(self, n: int) -> int:
-        """Return the prior's number of training images, plus one for each step of each picture, tuning included."""
+        """Return the number of the prior's training images plus that of search steps, summed over pictures, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.passes + self.effort.steps * (n + len(self.settings) * min(self.tuned_on, held))
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the inversion and the prior. Choose the setting and the correction's share on held-out pairs."""
+        """Fit the inversion network and the prior. Choose the search's setting and the correction's share on held-out pairs."""
         base = self.based(pairs)
         learnt, _ = held_out(pairs)
         self.means = MeanPictures.of(learnt, self.observer.pair.target.num_classes)
@@ -60,7 +60,7 @@ class WithPrior(Search):
                 best, self.setting, self.share = error, setting, share
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected guesses, or the inversion's if the correction's share is 0."""
+        """Return the corrected guesses, or the inversion network's guesses if the correction's share is 0."""
 
         def corrected(start: Tensor, part: Observed) -> Tensor:
             return (start + self.share * (self.search(start, part, self.setting) - start)).clamp(0, 1)
@@ -73,16 +73,19 @@ class WithPrior(Search):
 
     @abstractmethod
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU. The search begins at `start`."""
+        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU, searched from `start`.
+
+        `setting` is one of `self.settings`, whose meaning each class defines.
+        """
 
     def mismatch(self, pictures: Tensor, seen: Tensor, view: str) -> Tensor:
-        """Return the scalar distance between the views of pictures and the observations `seen`."""
+        """Return the distance (a scalar) between the observations `seen` and the views of `pictures`."""
         with narrow(self.device):
             return observation_error(self.observer, pictures, seen, view)
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of the residual over the label's mean picture: `LATENTS` numbers a picture."""
+    """A convolutional variational autoencoder of pictures minus their label's mean picture, with `LATENTS` latents each."""
 
     LATENTS = 64
     SIGMA = 0.03  # standard deviation of the pixels' Gaussian likelihood
@@ -116,7 +119,10 @@ class ConditionalVAE(nn.Module):
         return pictures
 
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
-        """Return the negative evidence lower bound of each picture (N). `noise` is standard normal, N x `LATENTS`."""
+        """Return the negative evidence lower bound: the mean over N pictures, for each of a picture's values.
+
+        `noise` is standard normal, N x `LATENTS`.
+        """
         mean, log_variance = (each.float() for each in self.encode(images, answers))
         pictures = self.decode(mean + noise * (log_variance / 2).exp(), answers).float()
         reconstruction = (pictures - images).square().flatten(1).sum(1) / (2 * self.SIGMA**2)
@@ -127,7 +133,7 @@ class ConditionalVAE(nn.Module):
 class LatentPrior(WithPrior):
     """Gradient descent on the latents of a conditional autoencoder, starting from the latents of the inversion's guess.
 
-    `settings` are the weights of the prior's term, |z|^2.
+    `settings` are candidates for the weight of the prior's term in the loss, the mean square of the latents.
     """
 
     name = "latents"
@@ -171,10 +177,11 @@ class LatentPrior(WithPrior):
 class DiffusionPrior(WithPrior):
     """Deterministic sampling from a conditional diffusion model, with a correction towards the observation at each step.
 
-    Let u = (x - mean of the label) / spread. The model predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and
-    sigma = sin(pi t / 2) (Salimans and Ho 2022). The sampler is that of Song et al. 2021. It starts from the inversion's guess
-    with noise of t = `START`. `settings` are the correction's step lengths, in standard deviations of the remaining noise. At 0
-    there is no correction.
+    Let u = (x - the label's mean picture) / spread, with `spread` the standard deviation of these differences. The model
+    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022). The
+    sampler is that of Song et al. 2021. It starts at t = `START` from the inversion's guess with that much noise. `settings`
+    are candidates for the total length of all corrections, relative to the norm of the remaining noise. At 0 there is no
+    correction.
     """
 
     name = "diffusion"

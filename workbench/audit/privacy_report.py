@@ -60,8 +60,8 @@ def write(result: Result, path: Path, variants: Mapping[str, Result] | None = No
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are results of other generators, by name. Each has the verdict on its perturbed view (`over`, `allowed`, `holds`)
-    and the target's share of correct answers on it (`answered`).
+    `variants` are results of other generators, {name: result}. Each has the verdict on its perturbed view (`over`, `allowed`,
+    `holds`) and the target's accuracy on that view (`answered`).
     """
     return _rendered(result, variants, whole=True)
 
@@ -109,7 +109,7 @@ def percent(value: Any) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Format a difference with its sign. A difference that rounds to zero gets the sign of zero."""
+    """Format a difference with its sign. A difference that rounds to zero gets a plus sign."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -118,7 +118,7 @@ def _tried(result: Result) -> list[str]:
 
 
 def _view(result: Result, name: str) -> dict[str, Any]:
-    """Return the data of one view for the template: whether it holds, and a row for each measure."""
+    """Return the data of one view for the template: whether the protection holds there, and a row for each measure."""
     found, (title, holder) = result["verdict"][name], VIEWS[name]
     best, allowed = found["best"], found["allowed"]
     rows = []
@@ -183,7 +183,7 @@ def _learnt(result: Result) -> list[str]:
 
 
 def _fails(result: Result) -> list[str]:
-    """Return one sentence for each failure of the protection: broken bounds, linkable pictures, recognisable members."""
+    """Return one sentence for each failure of the protection: broken bounds, linkable pictures, exposed training images."""
     said = []
     for name, found in result["verdict"].items():
         title, over, n = VIEWS[name][0], found["over"], result["n"]

@@ -3,13 +3,13 @@
 ::
 
     undo      least squares on pixels: polarity, colours and histogram corrected, noise smoothed
-    invert    an inversion network (He et al. 2019, 2020); if few distinct observations occur, the mean picture of each
+    invert    an inversion network (He et al. 2019, 2020); for few distinct observations, the mean picture of each
     prior     the same network, further trained with an adversarial and a feature loss
     optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, is the observation
 
-Every guess is a closed-form guess plus a residual. The closed-form guess is the mean picture of the observed label or, if the
-view is a picture, least squares on that mean and the view's pixels. A residual is used only if it lowers the error on held-out
-pairs.
+A network's guess is a base plus a trained residual. The base is fitted in closed form: it is the mean picture of the observed
+label or, if the view is a picture, least squares on that mean and the view's pixels. The residual is used only if it lowers the
+error on held-out pairs.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Undo(Attacker):
 
     @staticmethod
     def _pixels(seen: Tensor, width: float) -> Tensor:
-        """Return smoothed channels, their equalised histograms and a constant, N x 7 x HW. `width` is the Gaussian's sigma."""
+        """Return the features of each pixel: smoothed channels, their equalised histograms and a constant, N x 7 x HW.
+
+        `width` is the Gaussian's sigma (pixels).
+        """
         if width:
             reach = torch.arange(-3, 4, dtype=torch.float32)
             kernel = torch.exp(-(reach**2) / (2 * width**2))
@@ -98,14 +101,14 @@ class Undo(Attacker):
 class Inversion(Attacker):
     """An inversion network that minimises the mean squared error (He et al. 2019).
 
-    If few distinct observations occur, the guess is the mean of all pictures with the same observation, which minimises the
-    mean squared error.
+    With at least `FEW` pairs for each distinct observation, no network is trained. The guess is then the mean of all pictures
+    with the same observation, which minimises the mean squared error.
     """
 
     name, knows = "invert", "pairs"
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the network. If few distinct observations occur, tabulate the mean picture of each instead."""
+        """Train the network. If few distinct observations occur, store the mean picture of each observation instead."""
         first, which = pairs.observed.distinct
         self.network: Inverter | None = None
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
@@ -124,14 +127,14 @@ class Inversion(Attacker):
         network.share = self._share(network)
 
     def untrained(self, pairs: Pairs) -> Inverter:
-        """Return a network whose closed-form guess is fitted and whose residual is zero."""
+        """Return an untrained inverter: its base is fitted to `pairs`, its trainable residual is still zero."""
         with seeded(self.seed):
             network = inverter(pairs.observed.seen[:4096], self.effort.width, self.means, pairs.images.shape[-1])
         network.fit_base(pairs.observed.seen[:2000], pairs.observed.answers[:2000], pairs.images[:2000])
         return network.to(self.device)
 
     def _share(self, network: Inverter) -> float:
-        """Return the factor in [0, 1] for the residual that minimises the squared error on held-out pairs."""
+        """Return the factor in [0, 1] for the network's residual that minimises the squared error on held-out pairs."""
         seen, answers, images = self.held.observed.seen, self.held.observed.answers, self.held.images
         base = run(network.base, self.device, seen, answers)
         residual = run(network, self.device, seen, answers) - base
@@ -167,7 +170,7 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return the images of `further`, plus those of the inversion network if no base was given."""
+        """Return `further(n)`, plus the training images of the inversion network if no base was given."""
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod
@@ -185,9 +188,10 @@ class FromInversion(Attacker):
 class Prior(FromInversion):
     """An inversion network that is further trained to make a critic accept its guesses as originals.
 
-    The training starts from `Inversion` and has as many passes. The loss is the absolute error, the distance of the critic's
-    features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper, but mostly have a
-    larger squared error. The closed-form guess is used instead if its absolute and feature error on held-out pairs is lower.
+    The training starts from an `Inversion` and has as many passes. The loss is the sum of the absolute error, the distance of
+    the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper than those
+    of `Inversion`, but mostly have a larger squared error. The base is used without the residual if its absolute and feature
+    error on held-out pairs is lower.
     """
 
     name, knows = "prior", "pairs"
@@ -244,7 +248,7 @@ class Prior(FromInversion):
 
 
 class Search(FromInversion):
-    """A white-box attacker that searches, in `effort.steps` steps from the inversion's guess, for a picture of equal view."""
+    """A white-box attacker that searches, from the inversion's guess, for a picture whose view is the observation."""
 
     knows, views = "pairs, the weights of generator and encoder", ("perturbed", "payload")
     most = 1000
@@ -269,8 +273,8 @@ class Optimise(Search):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
     The loss is `observation_error` plus total variation, with the weight that is best on held-out pairs. If no weight improves
-    on the inversion's guess there, that guess is returned. The payload determines the decoded image, so an attack on the
-    payload covers the view `decoded`.
+    on the inversion's guess there, that guess is returned. The view `decoded` needs no attack of its own, because the payload
+    determines it.
     """
 
     name = "optimise"
@@ -279,7 +283,7 @@ class Optimise(Search):
     smooth: float | None = 0.02  # the chosen weight; None: no descent
 
     def further(self, n: int) -> int:
-        """Return the number of gradient steps times pictures, tuning included."""
+        """Return the number of gradient steps, summed over pictures, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
 
@@ -320,8 +324,8 @@ class Optimise(Search):
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
     """Return the distance between the views of pictures `x` and the observations `seen` as a differentiable scalar.
 
-    For `perturbed` it is the mean squared error. For `payload` it is the mean squared error of the latents or, if the edge
-    chooses patterns, the cross-entropy of that choice.
+    It is the mean squared error of the protected images or, for a neural codec's `payload`, of the latents. If the encoder
+    chooses whole patterns of latents (`NeuralCompressor.choose`), it is the cross-entropy of that choice.
     """
     protected = observer.generator(x, observer.strength)
     compressor = observer.compressor

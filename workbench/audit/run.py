@@ -48,9 +48,9 @@ class Audit(Attempts):
     ) -> list[dict[str, Any]]:
         """Double the effort until the best attacker gains less than `gain` dB on every view. Return the curve over effort.
 
-        A row of the curve is a view's best attacker at one effort. The last effort becomes the audit's own, so that table,
-        verdict and Pareto front use it. If `doublings` did not suffice, `converged` is False and the figures are lower bounds.
-        Raises UsageError if none of the attackers reconstructs pictures.
+        Each row of the curve is a view's best attacker at one effort. The last effort replaces `self.effort`, so that table,
+        verdict and Pareto front use it. `self.converged` is False if `doublings` did not suffice. All figures are then lower
+        bounds. Raises UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}
@@ -82,10 +82,10 @@ class Audit(Attempts):
     ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
-        `unprotected` is the same attackers' best row at strength 0. `identity` is the PSNR of the view itself at strength 0,
-        which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is a
-        lower bound. `shadows` is the number of shadow generators that are trained for `membership_rmia`, which is empty for 0.
-        `unseen` is the number of classifiers for the rows `unseen` (see `unseen_rows`).
+        `unprotected` is the better row of `undo` and `invert` at strength 0. `identity` is the PSNR (dB) of the view itself at
+        strength 0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`. Without a call of
+        it, every figure is a lower bound. `shadows` is the number of shadow generators that are trained for `membership_rmia`,
+        which is empty for 0. `unseen` is the number of classifiers for the rows `unseen` (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
@@ -135,7 +135,7 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can run on each view. Raises UsageError if there are none."""
+        """Return the attackers that can run on each view. Raises UsageError if no attacker can run."""
 
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]
@@ -157,9 +157,10 @@ class Audit(Attempts):
         }
 
     def bound(self) -> dict[str, Any]:
-        """Return limits for every attacker on the payload: its bits, its distinct codes, and the share that they can identify.
+        """Return limits for every attacker on the payload: its `bits`, its distinct `codes`, the share `identified` at most.
 
-        From C distinct codes at most C of n pictures can be identified.
+        From C distinct codes at most C of n pictures can be identified. `label_identified` is the share that is identified by a
+        random choice within the class.
         """
         bits = self.observer.bits(self.protected(self.observer))
         codes = len(self.observed("payload").distinct[0])

@@ -80,7 +80,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return the scores of guesses of the first N of M pictures, N values each. `identified` is relative to all M."""
+    """Return the scores of N guesses of the first N of M `images`, N values each. `identified` compares with all M."""
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     images, labels = images[: len(guesses)], labels[: len(guesses)]
     similarity = run(metrics.ssim, images.device, images, guesses)
@@ -96,9 +96,9 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
 
 
 def identified(likeness: Tensor) -> Tensor:
-    """Return the probability that the likeliest of M known pictures is the right one (N). Ties are broken at random.
+    """Return for each of N guesses the probability that the likeliest of M known pictures is the right one (N).
 
-    `likeness` is N x M, with the right pictures on its diagonal.
+    `likeness` is N x M, with the right pictures on its diagonal. Ties are broken at random.
     """
     best = likeness == likeness.max(1, keepdim=True).values
     return best.diagonal().float() / best.sum(1)
@@ -108,7 +108,7 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
     """Return the mean of a score (N values for each of S seeds), with a 95 % interval over images and seeds.
 
     Two half-widths are added in quadrature: that of the images' means over seeds, and that of the S seeds' means by Student's
-    t. For a `share` the first is Wilson's, which stays valid near 0 and 1.
+    t. For a proportion (`share`) the first is Wilson's, which stays valid near 0 and 1.
     """
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape

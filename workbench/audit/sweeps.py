@@ -1,4 +1,4 @@
-"""The best attack's success over the perturbation's strength, the transmitted bits, the attackers' pairs, and their sends."""
+"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better of least squares and an inversion network on the perturbed view, one row for each strength.
+    """Return the better of `undo` and `invert` on the perturbed view, one row for each strength in `points`.
 
     `answered` is the target's accuracy on that view.
     """
@@ -46,9 +46,9 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
     """Return the best attack on the cloud's decoded images, one row for each codec in `names` (of `CODECS`).
 
-    `bits` is the information in an image, `answered` the cloud's accuracy. `over` is the gain of max(control, attack) over the
-    class's mean image (dB). `failed` is set if no attacker reached the control. The audit's own codec reuses the row of
-    `Audit.result`.
+    `bits` is the information in an image's code, `answered` the cloud's accuracy. `over` is the attack's PSNR gain (dB) over
+    the control, the class's mean image, or 0 if it is below the control. Then `failed` is set. The audit's own codec reuses the
+    row of `Audit.result`.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -107,7 +107,7 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the best attack on the perturbed view, one row for each number of pairs, by source of the pairs.
+    """Return the best attack on the perturbed view as {source of the pairs: rows}, one row for each number of pairs.
 
     Numbers of pairs of the source `same` are limited to the size of the training split.
     """
@@ -124,10 +124,10 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 
 
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
-    """Return the share of pictures that `replay` identifies, one row for each number of sends of each known picture.
+    """Return the share of pictures that `replay` identifies, one row for each of `counts`, the sends of each known picture.
 
-    The rows measure how well a generator's random component protects against repeated sends. Without it, the only row is that
-    of one send. Raises UsageError if a number is below 1, or there is none.
+    The rows measure how well a generator's random component protects against repeated sends. Without a random component, only
+    the count 1 gives a row. Raises UsageError if `counts` is empty or contains a number below 1.
     """
     if not counts or min(counts) < 1:
         raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")

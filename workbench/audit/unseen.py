@@ -1,6 +1,6 @@
-"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that no training used.
+"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that no generator was trained with.
 
-The generator's loss only uses the pair's auxiliary model. Protection must hold against other models as well (PP, section 5.4).
+The generator's loss only uses the pair's auxiliary model. Protection must hold for other models, too (paper PP, section 5.4).
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def unseen_cost(effort: Effort, count: int) -> int:
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
     """Return a row for each unseen classifier: its name, and its accuracy on originals and on each picture view.
 
-    A view `holds` if the upper end of the interval is within `ALLOWED_UNSEEN`. The classifiers are the first `count`
-    architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width, and learn from
-    original training images.
+    `holds` states for each view whether the upper end of the accuracy's interval is at most `ALLOWED_UNSEEN`. The classifiers
+    are the first `count` architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width,
+    and learn from original training images.
     """
     pair = audit.pair
     names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]

@@ -27,7 +27,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
     `over` is the gain of max(control, attack), since every attacker can use the control's guess. `failed` names the measures in
     which no attacker reached the control: the attacks are then too weak to prove protection. `interval` is the 95 % interval of
-    the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`. `over_label` is the
+    the gain, paired by picture. A measure `holds` if the upper end of that interval is at most `allowed`. `over_label` is the
     gain over attackers that saw only the cloud's label, if these were run. The control knows the true label, so `over`
     overstates the protection whenever the cloud errs.
     """
@@ -61,7 +61,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
 
 def _gain(key: str, row: dict[str, Any], control: dict[str, Any]) -> Estimate:
-    """Return an attacker's gain over the control: the row's gain paired by picture, else the gain between two estimates."""
+    """Return an attacker's gain over the control: the row's own, paired by picture, else that between the two estimates."""
     paired: Estimate | None = row.get("over_control", {}).get(key)
     if paired is not None:
         return paired

@@ -71,15 +71,15 @@ class Observed:
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The row of the first occurrence of each distinct observation (U), and each observation's index into these (N)."""
+        """The row at which each distinct observation first occurs (U), and each observation's index into these rows (N)."""
         return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
-    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations, and true labels.
+    """A set of N pairs, from which an attacker learns: its own pictures with their observations and true labels.
 
-    `labels` is None if the pictures show none of the data set's classes.
+    `images` are N x 3 x H x W in [0, 1]. `labels` is None if the pictures show none of the data set's classes.
     """
 
     observed: Observed
@@ -98,7 +98,7 @@ class Pairs:
 
 
 class Kept(Generic[Made]):
-    """A cache of the last `KEPT` values. If two threads request a missing value, the second waits for the first."""
+    """A cache of the last `KEPT` values. If two threads request one missing value, the second thread waits for the first."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Future[Made]] = {}
@@ -133,7 +133,7 @@ class Kept(Generic[Made]):
 
 
 class Observer:
-    """An observer of everything that passes from client to cloud, for a pair with a codec at a strength.
+    """An observer of everything that passes from client to cloud, for a `pair` of networks with a codec at a strength.
 
     `options` go to the codec. `like` is an observer of the same pair, whose networks and protected pictures this one shares.
     Raises UsageError for a strength outside [0, 1].
@@ -180,8 +180,9 @@ class Observer:
     def protect(self, images: Tensor, view: str = "") -> Tensor:
         """Send float images N x 3 x H x W through the client's JPEG, and return the edge's protected images, on the CPU.
 
-        Repeated sends of one tensor differ in the generator's random component only, and reuse all else. The component follows
-        from the images, the `view` that they are sent for, and the number of earlier sends, so that an audit can be repeated.
+        Repeated sends of one tensor differ in the generator's random component only, and all else is computed once. The
+        component is determined by the images, the `view` that they are sent for, and the number of earlier sends, so that an
+        audit can be repeated.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])
@@ -261,8 +262,8 @@ def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: st
     """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
     The source `same` is random pictures of the data set's training split, `other` is other data of the same kind, `noise` is
-    smoothed noise. The last protected sets are cached for other views and codecs. Raises UsageError for an unknown source, and
-    DataError if the training split has fewer than `n` pictures.
+    smoothed noise. The last `KEPT` sets of protected pictures are cached for other views and codecs. Raises UsageError for an
+    unknown source, and DataError if the training split has fewer than `n` pictures.
     """
     quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 
