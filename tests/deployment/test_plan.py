@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from workbench.__main__ import main
+from workbench.certs import issue
 from workbench.deployment.plan import TEMPLATE, Deployment
 from workbench.errors import UsageError
 
@@ -96,6 +99,19 @@ def test_a_cloud_with_a_confidential_gpu_is_only_planned(
     assert "it has never run" in capsys.readouterr().err
     assert main(["manifests", str(plan.path), "edge"]) == 2
     assert "is no container" in capsys.readouterr().err
+
+
+def test_manifests_of_a_development_edge_have_its_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    plan = read(tmp_path, re.sub("(?m)^(kbs|secrets) = .*\n", "", CONTAINER.replace("confidential", "development")))
+    assert main(["manifests", str(plan.path)]) == 2
+    assert "not issued yet: `workbench launch" in capsys.readouterr().err
+    issue(plan.certs)
+    assert main(["manifests", str(plan.path)]) == 0
+    (secret,) = (each for each in yaml.safe_load_all(capsys.readouterr().out) if each["kind"] == "Secret")
+    assert base64.b64decode(secret["data"]["edge.pem"]) == (plan.certs / "edge" / "edge.pem").read_bytes()
 
 
 def test_the_policy_is_found_beside_the_plan(tmp_path: Path) -> None:

@@ -46,12 +46,14 @@ def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | 
 
     Raises UsageError if no launch has issued them yet.
     """
+    from ..certs import folder_of
     from ..deployment.kubernetes.manifests import FILES
 
     if container.resource:
         return None
+    folder = folder_of(plan.certs, "edge")
     try:
-        return {name: (plan.certs / name).read_bytes() for name in FILES}
+        return {name: (folder / name).read_bytes() for name in FILES}
     except OSError:
         raise UsageError(
             f"the certificates of {plan.path.name} are not issued yet: `workbench launch {plan.path.name}`"
