@@ -80,10 +80,12 @@ def test_a_life_has_each_granted_request() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("hostile", HOSTILE, ids=str)
-def test_the_agent_refuses(hostile: Hostile, engine: str) -> None:
-    name, request = BASES[hostile.base]
-    assert not decide(policy_of(CONFIDENTIAL), name, with_change(request, hostile.path, hostile.value), engine), hostile.gain
+def test_the_agent_refuses_each_hostile_request(engine: str) -> None:
+    def granted(hostile: Hostile) -> bool:
+        name, request = BASES[hostile.base]
+        return decide(policy_of(CONFIDENTIAL), name, with_change(request, hostile.path, hostile.value), engine)
+
+    assert not [f"{hostile}: {hostile.gain}" for hostile in HOSTILE if granted(hostile)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
