@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -14,16 +15,21 @@ LONGEST = 60
 MAKEFILE = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
 
 
+@functools.lru_cache(1)
+def nodes(text: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(text)))
+
+
 def long_names(text: str) -> list[str]:
     """Return the names of tests that are too long."""
-    names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    names = [node.name for node in nodes(text) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     return [name for name in names if name.startswith("test_") and len(name) > LONGEST]
 
 
 def borrowed(text: str) -> list[str]:
     """Return the modules of tests and fixtures from which a file imports."""
     modules: list[str] = []
-    for node in ast.walk(ast.parse(text)):
+    for node in nodes(text):
         if isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -34,8 +40,8 @@ def borrowed(text: str) -> list[str]:
 
 def test_names_are_short_and_helpers_come_from_support() -> None:
     texts = {path.relative_to(TESTS).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
-    assert not {path: names for path, text in texts.items() if (names := long_names(text))}, f"at most {LONGEST} characters"
-    assert not {path: names for path, text in texts.items() if (names := borrowed(text))}, "use tests/support"
+    wrong = {path: [*long_names(text), *borrowed(text)] for path, text in texts.items()}
+    assert not {path: names for path, names in wrong.items() if names}, f"at most {LONGEST} characters; use tests/support"
 
 
 def test_a_long_name_and_an_import_from_a_test_are_seen() -> None:

@@ -111,7 +111,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_renders_as_png_and_svg_without_a_warning(name: str) -> None:
+def test_every_figure_renders_without_a_warning_and_is_labelled(name: str) -> None:
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
     png, svg = io.BytesIO(), io.BytesIO()
@@ -122,16 +122,10 @@ def test_every_figure_renders_as_png_and_svg_without_a_warning(name: str) -> Non
     assert pixels.shape[:2] == pytest.approx((height * 50, width * 50), abs=1)
     assert pixels.std() > 0, "it is blank"
     assert ET.fromstring(svg.getvalue()).tag == "{http://www.w3.org/2000/svg}svg"
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in FIGURES if not name.startswith(("gallery", "training_curves", "learning_curves"))]
-)
-def test_every_axis_says_what_it_shows(name: str) -> None:
-    figure = FIGURES[name]()
-    for axis in figure.axes:
-        assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
-        assert axis.get_ylabel()
+    if not name.startswith(("gallery", "training_curves", "learning_curves")):
+        for axis in figure.axes:
+            assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
+            assert axis.get_ylabel()
 
 
 def test_the_same_figure_is_the_same_svg() -> None:

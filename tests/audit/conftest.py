@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import Tensor
 
 from workbench.audit import Observer
+from workbench.audit.scores import Judge
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -36,3 +38,9 @@ def open_observer(networks: Pair) -> Observer:
 def images(digits: Dataset) -> Tensor:
     """40 test digits, float 40 x 3 x 32 x 32."""
     return to_float(digits.test.images[:40])
+
+
+@pytest.fixture(scope="session")
+def judge(digits: Dataset) -> Judge:
+    """A narrow judge, trained with 320 passes."""
+    return Judge(digits, 320, torch.device("cpu"), width=8)

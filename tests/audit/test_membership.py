@@ -66,8 +66,7 @@ def test_a_shadows_classifiers_see_no_picture_of_its_generator(digits: Dataset) 
         Shadow(digits.train.head(2), 10, EFFORT, 0, CPU)
 
 
-def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: Dataset) -> None:
-    judge = Judge(digits, 64, CPU, width=8)
+def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
     found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
@@ -80,8 +79,8 @@ def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: 
         whole.linkage.members_by_rmia("perturbed")
 
 
-def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset) -> None:
-    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU, width=8))
+def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=judge)
     result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)
     assert set(result["membership_rmia"]) == {"perturbed"}
     assert made.counted == made.total > 2 * Shadow.cost(EFFORT)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workbench.audit import ATTACKERS, SOURCES, VIEWS, Audit, Effort, privacy_report
+from workbench.audit.scores import Judge
 from workbench.audit.verdict import verdict
 from workbench.data import Dataset
 from workbench.errors import StorageError
@@ -209,9 +210,10 @@ def test_every_attacker_view_and_source_has_its_words() -> None:
     ids=["all views", "no verdict", "png"],
 )
 def test_a_real_audit_whole_or_in_part_becomes_a_page(
-    views: tuple[str, ...], attackers: tuple[str, ...], codec: str, networks: Pair, digits: Dataset
+    views: tuple[str, ...], attackers: tuple[str, ...], codec: str, networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
-    audit = Audit(networks, digits, codec=codec, n=24, seeds=1, effort=Effort(pairs=48, passes=64, width=4, steps=2, reader=8))
+    effort = Effort(pairs=48, passes=64, width=4, steps=2, reader=8)
+    audit = Audit(networks, digits, codec=codec, n=24, seeds=1, effort=effort, judge=judge)
     made = plain(audit.result(views, attackers))
     text = words(privacy_report.render(made))
     assert f"on 24 test pictures of {digits.title}" in text

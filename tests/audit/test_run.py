@@ -31,14 +31,9 @@ EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
-def judge(digits: Dataset) -> Judge:
-    return Judge(digits, 320, torch.device("cpu"), width=8)
-
-
-@pytest.fixture(scope="module")
-def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
+def audited(networks: Pair, digits: Dataset, judge: Judge) -> tuple[Counted, dict[str, Any]]:
     """The complete audit of the tiny pair, and its result."""
-    made = Counted(networks, digits, n=N, seeds=2, effort=EFFORT)
+    made = Counted(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
     return made, made.result()
 
 
@@ -124,10 +119,10 @@ def test_what_is_kept_to_look_at_is_of_every_attacker_who_draws(audited: tuple[C
 
 
 def test_a_row_alone_is_that_of_the_whole_audit(
-    audited: tuple[Counted, dict[str, Any]], networks: Pair, digits: Dataset
+    audited: tuple[Counted, dict[str, Any]], networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
-    made, result = audited
-    alone = Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=made.judge)
+    _, result = audited
+    alone = Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
     for view, name in (("perturbed", "prior"), ("payload", "invert"), ("label", "replay")):
         assert alone.attack(view, name) == row_of(result, view, name)
 
@@ -381,10 +376,7 @@ def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Count
     ("views", "attackers", "judged"),
     [
         (("perturbed",), ("invert",), False),
-        (("perturbed",), ("prior",), True),
-        (("perturbed", "payload"), ("optimise",), True),
         (("perturbed", "label"), ("prior", "optimise", "retrain"), True),
-        (("decoded",), ("invert", "prior", "read"), True),
     ],
 )
 def test_the_bar_ends_at_its_end_whatever_is_asked_for(

@@ -23,8 +23,8 @@ SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge trained with 1,600 passes."""
-    return Judge(digits, 1600, torch.device("cpu"))
+    """A narrow judge, trained with 1,600 passes."""
+    return Judge(digits, 1600, torch.device("cpu"), width=8)
 
 
 # --- one picture -----------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_one_pass_over_the_guesses_gives_the_figures_of_two(judge: Judge, images
 
 
 def test_a_judge_is_the_same_each_time(digits: Dataset, images: Tensor) -> None:
-    first, second = (Judge(digits, 64, torch.device("cpu")) for _ in range(2))
+    first, second = (Judge(digits, 64, torch.device("cpu"), width=8) for _ in range(2))
     assert torch.equal(first.distance(images, images.flip(0)), second.distance(images, images.flip(0)))
 
 

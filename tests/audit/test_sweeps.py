@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from tests.support.audits import Counted, noisy, with_train
 from workbench import metrics
@@ -29,8 +28,7 @@ EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
-def audit(networks: Pair, digits: Dataset) -> Audit:
-    judge = Judge(digits, 64, torch.device("cpu"), width=8)
+def audit(networks: Pair, digits: Dataset, judge: Judge) -> Audit:
     return Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
 
 
@@ -61,8 +59,8 @@ def test_each_codec_over_bits_has_its_rate_and_its_gain(audit: Audit) -> None:
         assert row["noise"] == 0
 
 
-def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, digits: Dataset) -> None:
-    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=Judge(digits, 64, torch.device("cpu"), width=8))
+def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge)
     result = made.result(("decoded",), ("undo", "invert", "prior"))
     own, other = of_rate(made, ("neural", "PNG"))
     best = max((row for row in result["rows"]), key=lambda row: row["psnr"].value)
@@ -71,7 +69,7 @@ def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, dig
 
 
 def test_no_curve_runs_an_attacker_that_has_run_already(
-    networks: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+    networks: Pair, digits: Dataset, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []
     fit = Inversion.fit
@@ -81,7 +79,7 @@ def test_no_curve_runs_an_attacker_that_has_run_already(
         fit(self, pairs)
 
     monkeypatch.setattr(Inversion, "fit", counted)
-    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=Judge(digits, 64, torch.device("cpu"), width=8))
+    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge)
     result = made.result(("perturbed", "decoded"), ("undo", "invert"))
     assert fitted.count("perturbed") == 2, "the table's, and the one at strength 0"
     fitted.clear()
@@ -98,8 +96,8 @@ def test_no_curve_runs_an_attacker_that_has_run_already(
     assert fitted == ["perturbed"] * 2, "another strength and another effort are run"
 
 
-def test_noise_protects_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset) -> None:
-    made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=EFFORT)
+def test_noise_protects_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
     rows = of_sends(made, (1, 8))
     assert [row["sends"] for row in rows] == [1, 8]
     assert rows[1]["identified"].value > rows[0]["identified"].value
@@ -122,9 +120,9 @@ def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:
         assert len(audit.observer_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
 
 
-def test_each_source_over_pairs_has_no_more_pairs_than_exist(networks: Pair, digits: Dataset) -> None:
+def test_each_source_over_pairs_has_no_more_pairs_than_exist(networks: Pair, digits: Dataset, judge: Judge) -> None:
     few = with_train(digits, digits.train.head(40))
-    audit = Audit(networks, few, n=N, seeds=2, effort=EFFORT, pairs=20, judge=Judge(few, 64, torch.device("cpu"), width=8))
+    audit = Audit(networks, few, n=N, seeds=2, effort=EFFORT, pairs=20, judge=judge)
     found = of_pairs(audit, (20, 5000, 6000), ("same",))
     assert [(row["point"], row["pairs"], row["source"]) for row in found["same"]] == [(20, 20, "same"), (40, 40, "same")]
     other = of_pairs(audit, (20, 30), ("noise", "other"))

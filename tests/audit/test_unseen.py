@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from tests.support.audits import TINY, Counted
 from workbench.audit import Audit
@@ -14,8 +13,6 @@ from workbench.audit.unseen import ALLOWED_UNSEEN, unseen_cost, unseen_rows
 from workbench.classifiers import CLASSIFIER_NAMES
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-CPU = torch.device("cpu")
 
 
 @pytest.mark.system
@@ -28,8 +25,8 @@ def test_an_unseen_classifier_reads_open_pictures(networks: Pair, digits: Datase
     assert row["perturbed"].n == 60
 
 
-def test_the_result_has_unseen_classifiers_on_request(networks: Pair, digits: Dataset) -> None:
-    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=TINY, judge=Judge(digits, 64, CPU))
+def test_the_result_has_unseen_classifiers_on_request(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=TINY, judge=judge)
     result = made.result(("perturbed",), ("undo",), unseen=1)
     (row,) = result["unseen"]
     assert set(row) == {"classifier", "width", "originals", "perturbed", "decoded", "holds"}

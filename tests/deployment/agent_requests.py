@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import tomllib
 from functools import cache
 from typing import Any, Literal
@@ -72,23 +73,24 @@ def decide(policy: str, name: str, request: Request, engine: str = "regopy") -> 
 
 
 def _by_regopy(policy: str, name: str, request: Request) -> bool:
-    interpreter, bundle = _regopy_bundle(policy, name)
+    interpreter, bundle = _regopy_bundle(policy)
     interpreter.set_input(request)
-    answer = str(interpreter.query_bundle(bundle))
+    answer = str(interpreter.query_bundle_entrypoint(bundle, f"agent_policy/{name}"))
     if answer == "undefined":
         return False
-    allowed = json.loads(answer)["bindings"]["allowed"]
+    (allowed,) = json.loads(answer)["expressions"]
     assert isinstance(allowed, bool)
     return allowed
 
 
 @cache
-def _regopy_bundle(policy: str, name: str) -> tuple[Any, Any]:
-    """Compile a policy once. An evaluation alone takes a tenth of the time of a query that compiles first."""
+def _regopy_bundle(policy: str) -> tuple[Any, Any]:
+    """Compile all rules of a policy once: a bundle takes 10 MB, and an evaluation a tenth of the time of its compilation."""
     regopy = pytest.importorskip("regopy", reason="the Rego engine regopy is not installed")
     interpreter = regopy.Interpreter()
     interpreter.add_module("policy.rego", policy)
-    return interpreter, interpreter.build(f"allowed = data.agent_policy.{name}", [])
+    rules = re.findall(r"^default (\w+) :=", policy, re.MULTILINE)
+    return interpreter, interpreter.build(None, [f"agent_policy/{rule}" for rule in rules])
 
 
 def _by_regorus(policy: str, name: str, request: Request) -> bool:

@@ -276,8 +276,8 @@ def test_a_complete_interpreter_needs_no_installation(there: Far) -> None:
     [
         ("raise ImportError('no libcudart')", {}, "does not run the package: ImportError: no libcudart"),
         ("", {"python": "/nowhere/python"}, "cannot be run"),
-        ("", {"python": "", "locks": {"base": "0" * 64}}, "is missing: launch again"),
-        ("", {"device": "cuda"}, "GPU"),
+        pytest.param("", {"python": "", "locks": {"base": "0" * 64}}, "is missing: launch again", marks=pytest.mark.system),
+        pytest.param("", {"device": "cuda"}, "GPU", marks=pytest.mark.system),
     ],
 )
 def test_an_environment_that_cannot_be_made_is_not_kept(there: Far, content: str, options: dict[str, str], words: str) -> None:

@@ -80,10 +80,12 @@ def test_a_life_has_each_granted_request() -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("hostile", HOSTILE, ids=str)
-def test_the_agent_refuses(hostile: Hostile, engine: str) -> None:
-    name, request = BASES[hostile.base]
-    assert not decide(policy_of(CONFIDENTIAL), name, with_change(request, hostile.path, hostile.value), engine), hostile.gain
+def test_the_agent_refuses_each_hostile_request(engine: str) -> None:
+    def granted(hostile: Hostile) -> bool:
+        name, request = BASES[hostile.base]
+        return decide(policy_of(CONFIDENTIAL), name, with_change(request, hostile.path, hostile.value), engine)
+
+    assert not [f"{hostile}: {hostile.gain}" for hostile in HOSTILE if granted(hostile)]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -106,8 +108,11 @@ def test_the_policy_decides_exactly_the_agents_messages() -> None:
     assert [name for name, granted in named if granted == "true"] == ["DestroySandboxRequest"]
 
 
-@pytest.mark.parametrize("count", [None, pytest.param(5000, marks=pytest.mark.system)], ids=["few", "many"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("engine", "count"),  # regopy takes seven times as long as the agent's own engine
+    [(engine, None) for engine in ENGINES]
+    + [pytest.param(engine, count, marks=pytest.mark.system) for engine, count in (("regopy", 1000), ("regorus", 5000))],
+)
 def test_no_mutation_that_is_granted_does_anything_else(engine: str, count: int | None, request: pytest.FixtureRequest) -> None:
     chance = random.Random(20261130)
     originals = [

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.browsers import accessible, screenshot
+from tests.support.browsers import accessible, screenshot, watched
+from tests.support.fixtures import PROFILE
 from tests.support.stage_page import open_stage
 from workbench.panels.explore_stage import Stage, pack_frames, pack_seen
 from workbench.panels.methods import Captured, Seen
@@ -18,9 +19,12 @@ from workbench.panels.settings import Settings
 from workbench.pictures import residual, to_uint8
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
+
+    from tests.support.browsers import Parked
 
 CLASSES = ["airplane", "automobile", "bird", "cat"]
 SIDE = 32
@@ -79,9 +83,26 @@ def stage_of(n: int, strength: float = 1.0, guess: bool = False) -> tuple[Stage,
     return stage, pictures
 
 
+@pytest.fixture(scope="module")
+def shared(parked: Parked) -> Iterator[tuple[Page, list[str]]]:
+    """One page for the module's tests, with the forbidden events on it. A page for each would take four times as long."""
+    noted: list[str] = []
+    with parked.used() as browser:
+        page = watched(browser.new_context(**PROFILE).new_page(), noted)
+    yield page, noted
+    with parked.used():
+        page.context.close()
+
+
 @pytest.fixture
-def empty(page: Page) -> Page:
-    return page
+def empty(shared: tuple[Page, list[str]], browser: Browser) -> Iterator[Page]:
+    """The shared page, empty. A test that sets the page's clock needs a `page` of its own."""
+    page, noted = shared
+    noted.clear()
+    page.goto("about:blank")
+    page.set_viewport_size(PROFILE["viewport"])
+    yield page
+    assert not noted
 
 
 def pixels(page: Page, selector: str) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -105,19 +126,19 @@ def state(page: Page, name: str) -> Any:
     return page.evaluate("(name) => document.querySelector('.pmc2-explore').pmc2.state[name]", name)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.37, 1.0])
-def test_the_page_blends_each_strength_as_the_edge_does(empty: Page, strength: float) -> None:
+def test_the_page_blends_each_strength_as_the_edge_does(empty: Page) -> None:
     given, pictures = made(1)
     open_stage(empty, given)
-    pull(empty, "strength", strength)
     pull(empty, "gain", 4)
-    protected = pictures.protected(strength)[0]
-    drawn = pixels(empty, ".pmc2-protected .pmc2-over")
-    assert np.abs(drawn - levels(protected)).max() <= 1, "rounding may differ in the last level"
-    changed = levels(residual(pictures.original[0], protected, 4.0))
-    assert np.abs(pixels(empty, ".pmc2-residual .pmc2-over") - changed).max() <= 3, "4 / 2 levels, and rounding"
-    assert np.array_equal(pixels(empty, ".pmc2-original .pmc2-over"), levels(pictures.original[0]))
-    assert np.array_equal(pixels(empty, ".pmc2-protected .pmc2-under"), levels(pictures.original[0]))
+    for strength in (0.0, 0.37, 1.0):
+        pull(empty, "strength", strength)
+        protected = pictures.protected(strength)[0]
+        drawn = pixels(empty, ".pmc2-protected .pmc2-over")
+        assert np.abs(drawn - levels(protected)).max() <= 1, f"rounding may differ in the last level, strength {strength}"
+        changed = levels(residual(pictures.original[0], protected, 4.0))
+        assert np.abs(pixels(empty, ".pmc2-residual .pmc2-over") - changed).max() <= 3, "4 / 2 levels, and rounding"
+        assert np.array_equal(pixels(empty, ".pmc2-original .pmc2-over"), levels(pictures.original[0]))
+        assert np.array_equal(pixels(empty, ".pmc2-protected .pmc2-under"), levels(pictures.original[0]))
 
 
 def test_the_clouds_view_comes_from_the_table_without_kernel(empty: Page) -> None:
@@ -167,38 +188,38 @@ def test_a_sheet_frames_misread_pictures_and_opens_one(empty: Page) -> None:
     assert np.array_equal(pixels(empty, ".pmc2-original .pmc2-over"), levels(pictures.original[9])), "at once, from the sheet"
 
 
-def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(empty: Page) -> None:
+def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(page: Page) -> None:
     given, _ = made(1)
-    open_stage(empty, given)
-    empty.clock.install()
+    open_stage(page, given)
+    page.clock.install()
     for step in range(60):
-        pull(empty, "strength", step / 100)
-        empty.clock.fast_forward(500)
-    empty.locator(".pmc2-strength input[type=range]").focus()
+        pull(page, "strength", step / 100)
+        page.clock.fast_forward(500)
+    page.locator(".pmc2-strength input[type=range]").focus()
     for _ in range(55):
-        empty.keyboard.press("Control+z")
-    assert state(empty, "strength") == 0.09, "50 steps back"
-    assert empty.locator(".pmc2-undo").is_disabled()
-    empty.keyboard.press("Control+Shift+z")
-    assert state(empty, "strength") == 0.1
-    sent = empty.evaluate("model.sent.filter(([each]) => each.do === 'restore').length")
+        page.keyboard.press("Control+z")
+    assert state(page, "strength") == 0.09, "50 steps back"
+    assert page.locator(".pmc2-undo").is_disabled()
+    page.keyboard.press("Control+Shift+z")
+    assert state(page, "strength") == 0.1
+    sent = page.evaluate("model.sent.filter(([each]) => each.do === 'restore').length")
     assert sent == 51
-    assert empty.evaluate("model.sent.at(-1)[0].settings.strength") == 0.1
-    pull(empty, "strength", 0.7)
-    empty.clock.fast_forward(500)
-    assert empty.locator(".pmc2-redo").is_disabled(), "a new step ends the steps ahead"
+    assert page.evaluate("model.sent.at(-1)[0].settings.strength") == 0.1
+    pull(page, "strength", 0.7)
+    page.clock.fast_forward(500)
+    assert page.locator(".pmc2-redo").is_disabled(), "a new step ends the steps ahead"
 
 
-def test_what_is_undone_at_once_can_be_redone(empty: Page) -> None:
+def test_what_is_undone_at_once_can_be_redone(page: Page) -> None:
     given, _ = made(1)
-    open_stage(empty, given)
-    empty.clock.install()
-    pull(empty, "strength", 0.5)
-    empty.clock.fast_forward(500)
-    pull(empty, "strength", 0.7)
+    open_stage(page, given)
+    page.clock.install()
+    pull(page, "strength", 0.5)
+    page.clock.fast_forward(500)
+    pull(page, "strength", 0.7)
     for keys, strength in (("Control+z", 0.5), ("Control+Shift+z", 0.7)):
-        empty.locator(".pmc2-strength input[type=range]").press(keys)
-        assert state(empty, "strength") == strength
+        page.locator(".pmc2-strength input[type=range]").press(keys)
+        assert state(page, "strength") == strength
 
 
 def test_divider_swap_zoom_and_pan_are_linked_and_ask_nobody(empty: Page) -> None:
@@ -398,34 +419,34 @@ def test_a_saved_sheet_is_drawn_and_text_of_it_is_no_markup(empty: Page, tmp_pat
     assert (state(empty, "sheet"), empty.title()) == (16, "sheet")
 
 
-def test_without_an_answer_the_page_names_its_views_settings(empty: Page) -> None:
+def test_without_an_answer_the_page_names_its_views_settings(page: Page) -> None:
     given, _ = made(1)
-    empty.clock.install()
-    open_stage(empty, given)
-    pull(empty, "strength", 0.3)
-    empty.clock.fast_forward(1000)
-    assert empty.locator(".pmc2-message").inner_text().strip() == ""
-    empty.clock.fast_forward(5000)
-    assert "kernel has sent no other view" in empty.locator(".pmc2-message").inner_text()
-    assert "those of strength 1, rate 0, neural" in empty.locator(".pmc2-message").inner_text()
+    page.clock.install()
+    open_stage(page, given)
+    pull(page, "strength", 0.3)
+    page.clock.fast_forward(1000)
+    assert page.locator(".pmc2-message").inner_text().strip() == ""
+    page.clock.fast_forward(5000)
+    assert "kernel has sent no other view" in page.locator(".pmc2-message").inner_text()
+    assert "those of strength 1, rate 0, neural" in page.locator(".pmc2-message").inner_text()
     packed = encoded(pack_seen(7, Settings("digits", (0,), 0.3, 0.0, "neural", 89, "p"), seen(1, 0.2), {}, ""))
-    empty.evaluate("(seen) => model.arrive('seen', seen)", packed)
-    empty.clock.fast_forward(100)
-    assert empty.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
+    page.evaluate("(seen) => model.arrive('seen', seen)", packed)
+    page.clock.fast_forward(100)
+    assert page.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
 
 
 @pytest.mark.parametrize(
     ("program", "age", "moved"), [("jp-Notebook", 0, True), ("jp-Notebook", 3600, False), ("vscode", 0, False)]
 )
-def test_only_a_new_view_is_kept_in_sight(empty: Page, program: str, age: int, moved: bool) -> None:
+def test_only_a_new_view_is_kept_in_sight(page: Page, program: str, age: int, moved: bool) -> None:
     given, _ = made(1)
     given["options"]["began"] = time.time() - age
-    empty.clock.install()
-    open_stage(empty, given)
-    empty.evaluate("(name) => { document.body.className = name; }", program)
-    empty.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
-    empty.clock.fast_forward(1000)
-    assert empty.evaluate("scrollY > 1000") is moved, "a reopened notebook, and another program's page, stay as they are"
+    page.clock.install()
+    open_stage(page, given)
+    page.evaluate("(name) => { document.body.className = name; }", program)
+    page.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
+    page.clock.fast_forward(1000)
+    assert page.evaluate("scrollY > 1000") is moved, "a reopened notebook, and another program's page, stay as they are"
 
 
 def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> None:
@@ -441,8 +462,10 @@ def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> N
 SIZES = {1440: 1000, 1024: 768, 360: 780}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("n", [1, 16])
+@pytest.mark.parametrize(
+    ("n", "theme"),
+    [(1, "light"), (16, "dark"), *(pytest.param(*each, marks=pytest.mark.system) for each in ((1, "dark"), (16, "light")))],
+)
 def test_it_is_accessible_and_nothing_is_cut_off(empty: Page, theme: str, n: int, tmp_path: Path) -> None:
     given, _ = made(n, guess=True)
     given["pins"] = encoded(
