@@ -333,7 +333,8 @@ class BackgroundTasks:
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
         """Return the parameters of the notebook `explore` that reproduce a view.
 
-        Of uploaded pictures, the view's first one is written below `folder`, so that the parameters can name it."""
+        Of uploaded pictures, the view's first one is written below `folder`, so that the parameters can name it.
+        """
         explorer = self.explorer
         settings: Settings = view.settings
         source = explorer.picture_source.sources[settings.source]

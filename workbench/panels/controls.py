@@ -112,7 +112,7 @@ class Controls(ViewBase):
             self.picture_source.select(numbers)
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show pictures of the collection, by number, as a sheet. Raises UsageError for an unknown number."""
+        """Show pictures of the chosen collection, by number, all at once. Raises UsageError for an unknown number."""
         numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()

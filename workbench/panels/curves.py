@@ -31,7 +31,8 @@ class Paced(Evaluation):
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
     """Return the curves and the surface in the page's format, from rows of `Evaluation.curve`.
 
-    A curve is a list of [strength, value, low, high]. A point of the surface is [strength, rate, accuracy in %, bytes]."""
+    A curve is a list of [strength, value, low, high]. A point of the surface is [strength, rate, accuracy in %, bytes].
+    """
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:
         return [

@@ -201,7 +201,8 @@ class Explorer(LiveView):
     def fill_variants(self) -> None:
         """Update the list of the generator's variants. If the selected variant is missing, select the first one.
 
-        A missing variant that the caller requested stays selected, so that loading it reports the error."""
+        A missing variant that the caller requested stays selected, so that loading it reports the error.
+        """
         from .pipeline import variants_there
 
         variants = {name: text for text, name in variants_there(self.family, self.stage.pair).items()}

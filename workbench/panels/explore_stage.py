@@ -40,9 +40,7 @@ TOP = 5  # classes shown for a single picture; one for each picture of a sheet
 
 
 class Stage(anywidget.AnyWidget):
-    """The widget of `explore`: the settings as typed traits, and the data that the page draws.
-
-    A value out of range raises UsageError."""
+    """The widget: the settings as typed traits, and the data that its page draws. A value out of range raises UsageError."""
 
     _esm = HERE / "explore.js"
     _css = HERE / "explore.css"
@@ -104,7 +102,8 @@ def require_projection(name: str) -> None:
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
     """Return the value of the stage's trait `frames`, with `number` as its id.
 
-    It holds the pixels of the original, the received and the fully protected pictures. The page blends the last two."""
+    It holds the pixels of the original, the received and the fully protected pictures. The page blends the last two.
+    """
     original = captured.on_original
     return {
         "id": number,

@@ -72,7 +72,8 @@ def export(
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
     """Write a view's pictures as PNG files at their own resolution, and return the paths.
 
-    The files are original, protected, cloud, residual (amplified by `gain`) and, if trained, attacker. `only` selects one."""
+    The files are original, protected, cloud, residual (amplified by `gain`) and, if trained, attacker. `only` selects one.
+    """
     from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}

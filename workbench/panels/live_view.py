@@ -68,9 +68,7 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads, and wait for them up to `CLOSE_S` seconds. A long step (a training epoch) may take longer to end.
-
-        The last view stays on the page."""
+        """End the threads, and wait up to `CLOSE_S`: a training epoch may take longer. The last view stays on the page."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 

@@ -135,9 +135,7 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network: `guess` reconstructs the originals of decoded pictures.
-
-    It was trained on `pairs` pictures, `passes` images with repeats, at `strength`."""
+    """A trained inversion network (`guess`), and the pairs, images with repeats (`passes`) and strength of its training."""
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int

@@ -34,9 +34,7 @@ CHUNK = 32  # pictures in one step of a search; requests are handled between two
 
 @dataclass(frozen=True)
 class Scan:
-    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, and an attacker's PSNR (dB).
-
-    `psnr` is empty if no attacker was trained."""
+    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, an attacker's PSNR (dB), if any."""
 
     right: list[bool]
     ssim: list[float]
@@ -44,9 +42,7 @@ class Scan:
 
 
 class Pipeline(Method):
-    """The method with the networks of a pair (`target-X-auxiliary`, generator `variant`).
-
-    Raises WeightsError if target, auxiliary or generator is missing."""
+    """A method with a pair's networks (`target-X-auxiliary`, generator `variant`). Raises WeightsError if they are missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -137,9 +133,7 @@ class Pipeline(Method):
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Send the first `SCANNED` of N pictures (uint8, N x 3 x H x W) through edge and cloud, and return their figures.
-
-        `pace` is called between steps. It may wait, or raise to stop the work."""
+        """Send the first `SCANNED` pictures (uint8, N x 3 x H x W) through edge and cloud. Calls `pace` between steps."""
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -155,7 +149,8 @@ class Pipeline(Method):
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
         """Send pictures (uint8, N x 3 x H x W) through edge and cloud.
 
-        Return both results, and the target's features of the decoded pictures (N x F): the inputs of its last layer."""
+        Return both results, and the target's features of the decoded pictures (N x F): the inputs of its last layer.
+        """
         captured = self._capture(to_float(images))
         pace()
         seen = self._see(settings, captured, self.attack_of(settings), pace)
@@ -174,7 +169,8 @@ class Pipeline(Method):
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
         """Return {title: row of pictures}, and the columns' class names. A column has the first picture of one class.
 
-        The rows are the picture at increasing strength, the decoded picture, and the residual."""
+        The rows are the picture at increasing strength, the decoded picture, and the residual.
+        """
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
         captured = self._capture(to_float(split.images[there]))

@@ -1,4 +1,4 @@
-"""The map of `explore`: decoded pictures as points, the target's features of which are projected to a plane."""
+"""The map of `explore`: the target's features of the decoded pictures, projected to points in a plane."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def _umap(features: Tensor) -> Tensor:
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
-    """Return the value of the stage's trait `points`: positions, labels, the target's answers, and pixels.
-
-    With too few distinct features for UMAP, the projection is PCA."""
+    """Return the value of the stage's trait `points`: positions, labels, the target's answers, attacker's PSNR, pixels."""
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {

@@ -24,7 +24,8 @@ MOST = 5000  # pictures that are read from a folder
 class Source:
     """A collection of pictures. `dataset` is the name of its data set for `data.load`, `folder` the path of its folder.
 
-    Both are empty for uploads. `names` are the file names, empty for a data set."""
+    Both are empty for uploads. `names` are the file names, empty for a data set.
+    """
 
     split: Split
     dataset: str = ""
@@ -43,9 +44,7 @@ class Source:
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content) as squares of `side` pixels. Return the collection, and a line for each unreadable file.
-
-    The collection is None if no file is readable."""
+    """Read files (name, content) as squares of `side` pixels. Return the collection, if any is readable, and the errors."""
     return _read(files, side)
 
 

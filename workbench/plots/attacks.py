@@ -84,9 +84,10 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
 
 
 def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
-    """Draw the best attacker's PSNR over its training images (log scale), one line for each view of a protected picture.
+    """Draw the best attacker's PSNR over its training images (log scale), one line for each view.
 
-    `rows` come from `Audit.converge`. `control` is the row of the control, which guesses the class's mean image.
+    A view is what attackers observe of a picture, such as `decoded`. `rows` come from `Audit.converge`. `control` is the row of
+    the control, which guesses the class's mean image.
     """
     figure, axis = subplots(figsize=(6.4, 3.6))
     views = list(dict.fromkeys(row["view"] for row in rows))

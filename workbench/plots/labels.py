@@ -86,6 +86,6 @@ def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float,
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return for each of N boxes (N x 4: left, bottom, right, top) the summed area that each of `others` (M x 4) covers."""
+    """Return the summed areas of each box's overlaps with `others` (N), for boxes N x 4: left, bottom, right, top."""
     common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return common.clip(min=0).prod(axis=2).sum(axis=1)

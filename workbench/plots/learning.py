@@ -44,7 +44,7 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw validation accuracy, and bits, SSIM or loss, whichever the network has first, over steps: one column a network."""
+    """Draw validation accuracy, and bits (compressor), SSIM (generator) or loss (others), one column for each network."""
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         top, bottom = axes[0, column], axes[1, column]

@@ -14,9 +14,7 @@ __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracies, SSIM and payload bytes over the perturbation's strength, from the rows of `Evaluation.curve`.
-
-    `chance` is the accuracy of guessing, in [0, 1]."""
+    """Draw accuracies (and that of `chance`), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
@@ -41,7 +39,8 @@ def accuracy_bytes(
     """Draw the target's accuracy over JPEG quality, and over payload bytes (log scale).
 
     `curves` maps a JPEG mode to its rows of `Evaluation.curve` over quality. `points` maps another codec to its single row,
-    which only the second panel shows."""
+    which only the second panel shows.
+    """
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)

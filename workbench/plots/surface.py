@@ -1,6 +1,4 @@
-"""Figures over strength and rate: accuracy, SSIM and an attacker's gain over the control, as maps and over bytes.
-
-The control guesses the mean image of the picture's class, which needs the label only."""
+"""Figures over strength and rate: accuracy, SSIM, and an attacker's gain over guessing the class's mean image (control)."""
 
 from __future__ import annotations
 

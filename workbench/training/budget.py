@@ -133,7 +133,8 @@ def within(
 ) -> TrainingSettings:
     """Measure the speed, and return the plan's settings with a schedule that fits the network's share of the budget.
 
-    A resumed training keeps the settings of its first call."""
+    A resumed training keeps the settings of its first call.
+    """
     name = plan.names[-1]
     if (kept := budget.schedules.get(name)) is not None:
         return TrainingSettings.from_json(kept)
@@ -191,9 +192,10 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Measure the cost of training on a copy of the objective, for `at_least_s` seconds.
+    """Measure the cost of training on a copy of the objective, for at least `at_least_s` seconds.
 
-    With progressive sizes, an image's cost is the mean over the sizes, weighted by their shares of the steps."""
+    With progressive sizes, an image's cost is the mean over the sizes, weighted by their shares of the steps.
+    """
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
     starts = [start for start, _ in settings.sizes] or [0.0]

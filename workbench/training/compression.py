@@ -211,9 +211,7 @@ class CompressorObjective(Objective):
 
 
 class WithReader(nn.Module):
-    """A container of networks that are trained together with a reader: a linear classifier on the first latent channels.
-
-    The reader only serves training. It is not saved."""
+    """Networks that are trained together with a reader, a linear classifier on the first latent channels. It is not saved."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()

@@ -30,9 +30,7 @@ def on_gpu(device: str) -> bool:
 
 
 def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
-    """Start Fabric on `devices` devices of the kind `device`, one process each. Raises UsageError if there are fewer.
-
-    With `adversarial`, a step may leave parameters without a gradient."""
+    """Start Fabric on `devices` devices of a kind (`device`), one process each. Raises UsageError if there are fewer."""
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")

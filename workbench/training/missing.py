@@ -39,7 +39,7 @@ class _Wanted:
         self.present: dict[str, Manifest] = {}
 
     def usable(self, name: str) -> Manifest | None:
-        """Return a network's manifest if its weights are complete and were trained against the collected networks."""
+        """Return a network's manifest if its complete weights were trained against the collected networks, else None."""
         found = weights.find(name, self.dataset.family, self.shipped)
         shas = {manifest.sha256 for manifest in self.present.values()}
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None

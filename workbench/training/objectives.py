@@ -1,4 +1,4 @@
-"""Objectives, a loss with the networks that it trains: the interface, and the classifiers' loss."""
+"""The interface of an objective (a loss with the networks that it trains), and the classifiers' objective."""
 
 from __future__ import annotations
 

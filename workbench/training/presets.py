@@ -1,4 +1,4 @@
-"""The presets, named sets of settings and losses for every kind of training: `quick`, `hours` and `paper`."""
+"""The presets `quick`, `hours` and `paper`: settings and losses for each kind of training."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ LOSSES = {  # the default losses of each preset
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
     """Return a preset's settings for a kind of training (classifier, encoder, ...), with other `epochs` if given.
 
-    The variant `paper` of a generator has the papers' settings, at the preset's width and with as many epochs as the preset
-    allows (`PAPER_EPOCHS`). Raises UsageError if the preset is unknown or lacks the kind.
+    In the variant `paper`, generator and compressor train for `PAPER_EPOCHS`, and the generator has the papers' settings at the
+    preset's width. Raises UsageError if the preset is unknown or lacks the kind.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)

@@ -39,8 +39,8 @@ class GeneratorLoss:
     The papers have neither E nor L. SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to
     zero and leave the picture legible. E measures legibility: the excess over 0.015 of |SSIM| of single channels and edges,
     plus the excess over 0.08 of the best colour mix's correlation (see `legibility`). L is max(0, log((1 + b) / 3)), where b
-    bounds any attacker's information beyond the class in nats (see `leakage`). A generator that minimises L
-    draws one picture for each class.
+    bounds any attacker's information beyond the class in nats (see `leakage`). A generator that minimises L draws one picture
+    for each class.
 
     With `every_strength`, training shows the target x + a (x' - x). For half of the images a is 1, for the others it is drawn
     from [0, 1] at each step. All other terms use a = 1.
@@ -66,9 +66,7 @@ class GeneratorLoss:
 
 
 class ReadGenerator(nn.Module):
-    """A generator with a linear classifier on its U-Net's deepest features, for pretraining. The classifier is not saved.
-
-    With `unpadded`, smaller images are not padded, and pooling rounds up."""
+    """A generator with a linear classifier on its U-Net's deepest features, for pretraining. The classifier is not saved."""
 
     def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
@@ -118,8 +116,8 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 class EncoderObjective(Objective):
     """Pretraining of a generator: its contracting half learns to classify by cross-entropy.
 
-    Through a frozen target's loss, a generator would learn the classes slowly, at ten times the cost of an image. The
-    pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
+    Through a frozen target's loss, a generator would learn the classes slowly, and each image would cost ten times as much.
+    The pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
     training images (progressive sizes) are not padded to multiples of 16.
     """
 

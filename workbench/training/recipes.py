@@ -1,7 +1,8 @@
 """The training of each kind of network: load the networks that it needs, fit it by a preset, and save it.
 
 `epochs` replaces the preset's number. `run` are options of `train_and_keep`, such as the device. A variant is another generator
-or compressor of the same pair of target and auxiliary, saved under `name@variant`."""
+or compressor of the same pair of target and auxiliary, saved under `name@variant`.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +130,8 @@ def train_compressor(
 ) -> Manifest:
     """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`.
 
-    A compressor with the loss `rate-accuracy` has many rates, or only `rate` in [0, 1] if given."""
+    A compressor with the loss `rate-accuracy` has many rates, or only `rate` in [0, 1] if given.
+    """
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
     only = None if rate is None else stop_of(rate, STOPS)
@@ -173,7 +175,8 @@ def train_joint(
 ) -> list[Manifest]:
     """Train a pair's generator together with a new compressor, and save both as `variant`.
 
-    The generator starts from the variant `generator_variant`, which is kept. Raises UsageError if both variants are equal."""
+    The generator starts from the variant `generator_variant`, which is kept. Raises UsageError if both variants are equal.
+    """
     if variant == generator_variant:
         raise UsageError(
             f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"

@@ -96,7 +96,8 @@ class RunState:
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
         """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial.
 
-        `running` has the latest step's loss and figures, `means` those of the validation."""
+        `running` has the latest step's loss and figures, `means` those of the validation.
+        """
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
             self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}

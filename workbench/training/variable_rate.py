@@ -1,6 +1,7 @@
 """The loss of a variable-rate compressor, at every strength: rate 0 keeps the label, higher rates more of the picture.
 
-A stop is one of the S discrete rates (see `rates`). Stop 0 is rate 0, with the label's channels only."""
+A stop is one of the S discrete rates (see `rates`). Stop 0 is rate 0, with the label's channels only.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +74,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`: label channels to a deviation of `SPREAD` steps, the others to `PICTURE_SPREAD`."""
+        """Scale the latents of `images`: to a standard deviation of `SPREAD` steps (label) or of `PICTURE_SPREAD` (others)."""
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -88,7 +89,7 @@ class VariableRateObjective(CompressorObjective):
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a strength and a stop (rate index) for each of n images: random ones, in validation all pairs in turn."""
+        """Return n strengths and n stops (rate indices): random in training, all combinations in turn in validation."""
         stops = self.compressor.stops
         if self.training:
             strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
@@ -135,7 +136,7 @@ class VariableRateObjective(CompressorObjective):
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the bits of each image (N) and the latents, given each image's stop, its rate index (N).
+        """Return x_hat, the bits of each image (N) and the latents, given each image's stop (rate index; N).
 
         The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
         with uniform noise, as in CompressAI, except for the label's latents, which are rounded, because noise is misleading
