@@ -116,8 +116,8 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 class EncoderObjective(Objective):
     """Pretraining of a generator: its contracting half learns to classify by cross-entropy.
 
-    Through a frozen target's loss, a generator would learn the classes slowly, and each image would cost ten times as much.
-    The pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
+    Through a frozen target's loss, a generator would learn the classes slowly, and an image would cost ten times as much. The
+    pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
     training images (progressive sizes) are not padded to multiples of 16.
     """
 
