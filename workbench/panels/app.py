@@ -40,9 +40,9 @@ POLICY = (
 
 
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Return a copy of the notebook for the page: its code cells up to the first that ends in `.widget`, with `parameters` set.
+    """Return a copy of the notebook: its code cells up to the first that ends in `.widget`, with `parameters` set.
 
-    Raises UsageError for an undeclared parameter, and RunError if no cell shows a view.
+    Raises UsageError for a parameter that the notebook does not declare, and RunError if no cell ends in `.widget`.
     """
     cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
     shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)
@@ -69,7 +69,7 @@ def _names(source: str) -> list[str]:
 
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
-    """Return Voilà's configuration for a notebook's view: loopback only, no files served, with a token (None: a new one)."""
+    """Return Voilà's configuration for a notebook's view: on loopback, without files, behind `token` (None: a new one)."""
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
     try:
@@ -106,7 +106,7 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a notebook's view until Ctrl-C or SIGTERM, and return the exit status."""
+    """Serve a notebook's view as a web page until Ctrl-C or SIGTERM, and return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         return _serve(options)
@@ -136,7 +136,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a parameter's value, parsed as YAML like in papermill. Raises UsageError if it is no YAML."""
+    """Return a parameter's value from its text, parsed as YAML like in papermill. Raises UsageError if it is not YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

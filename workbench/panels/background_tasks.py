@@ -1,6 +1,7 @@
-"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, and prefetched views.
+"""The longer tasks of the view `explore`: curves, searches, attackers, the map, exports, and prefetched views.
 
-They run one after another in their own thread, and pause while the user moves a control.
+They run one after another in their own thread, and pause while the user moves a control. Curves are accuracy, SSIM and bytes
+over strength, the surface is accuracy and bytes over strength and rate.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """Runs requested tasks in order. When none waits, it measures the curves, then the surface, then prefetches views.
+    """A queue of requested tasks. When it is empty, curves are measured, then the surface, then views are prefetched.
 
-    A prefetched view is the cloud's view at another strength or rate, sent to the page before the user selects it. `curves`,
-    `surfaces` and `scans` cache the measurements.
+    A prefetched view is the cloud's result at another strength or rate, sent to the page before the user selects it.
+    `self.curves`, `self.surfaces` and `self.scans` (the results of searches) cache the measurements by settings.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -54,19 +55,19 @@ class BackgroundTasks:
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
-        """Queue a task behind all earlier ones."""
+        """Append a task to the queue."""
         with self.explorer.worker.changed:
             self._queue.append(task)
             self.explorer.worker.changed.notify_all()
 
     def refresh(self) -> None:
-        """Schedule the curves of the present settings. Measured curves are taken from the cache."""
+        """Schedule the curves of the present settings, from the cache if they were measured."""
         with self.explorer.worker.changed:
             self._stale = True
             self.explorer.worker.changed.notify_all()
 
     def look_ahead(self) -> None:
-        """Schedule prefetching around the present settings."""
+        """Schedule prefetching of views at other strengths and rates than the present ones."""
         with self.explorer.worker.changed:
             self._ahead = True
             self.explorer.worker.changed.notify_all()
@@ -118,7 +119,7 @@ class BackgroundTasks:
         self._around = around
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the views at all prefetched strengths and rates, packed for the page (see `pack_seen`)."""
+        """Return the cloud's results at all strengths and rates that are prefetched, packed for the page (see `pack_seen`)."""
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
         captured = explorer.capture(method, settings)
@@ -137,7 +138,7 @@ class BackgroundTasks:
 
     @staticmethod
     def key(settings: Settings) -> Key:
-        """Return the cache key of a curve over strength: the settings that it depends on."""
+        """Return the cache key of a curve over strength: the settings that the curve depends on."""
         return settings.pair, settings.variant, settings.codec, settings.graded, settings.rate
 
     def _measure(self) -> None:
@@ -169,7 +170,7 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return an evaluation of at most `limit` test images. It pauses for the user; a newer request raises Superseded."""
+        """Return an evaluation of up to `limit` test images. It pauses for the user. A newer request raises Superseded."""
         from .curves import Paced
 
         def pace() -> None:
@@ -229,7 +230,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter and sort the collection by the cloud's labels, SSIM or an attacker's PSNR at the present settings."""
+        """Filter or sort the collection's first pictures by the cloud's labels, SSIM or an attacker's PSNR."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -258,7 +259,7 @@ class BackgroundTasks:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Plot the first `MAPPED` pictures of the collection: the target's features at the cloud, projected to a plane."""
+        """Draw the map: the target's features of the collection's first `MAPPED` decoded pictures, projected to a plane."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -304,7 +305,7 @@ class BackgroundTasks:
     # --- exports -------------------------------------------------------------------------------------------------------------
 
     def export(self, kind: str) -> None:
-        """Write the present view as `kind` and report the files. A figure also contains the pinned views."""
+        """Write the present view as `kind` (of `exports.KINDS`) and report the files. A figure also shows the pinned views."""
         explorer, view = self.explorer, self.explorer.view
         if view is None:
             return
@@ -330,7 +331,10 @@ class BackgroundTasks:
             explorer.stage.send(content, [paths[0].read_bytes()])
 
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
-        """Return the notebook parameters that reproduce a view. Uploaded pictures are first written below `folder`."""
+        """Return the parameters of the notebook `explore` that reproduce a view.
+
+        Of uploaded pictures, the view's first one is written below `folder`, so that the parameters can name it.
+        """
         explorer = self.explorer
         settings: Settings = view.settings
         source = explorer.picture_source.sources[settings.source]

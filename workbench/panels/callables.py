@@ -1,4 +1,4 @@
-"""User-defined methods in `explore`: three callables in place of a pair's networks."""
+"""User-defined methods in `explore`: three callables in place of the networks for protection and compression."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ STOPS = tuple(k / 10 for k in range(11))  # selectable values of a continuous ra
 
 
 class CallableMethod(Method):
-    """A method of three callables. They get and return images N x 3 x H x W in [0, 1], as numpy or torch like the given images.
+    """A method of three callables `protect`, `encode` and `decode`, and optionally `recognise`.
+
+    Images are N x 3 x H x W in [0, 1]. The callables get numpy arrays if `numpy`, else torch tensors.
 
     `protect(images)` returns the images at full strength. `encode(images)` or `encode(images, rate)`, with a rate in [0, 1],
-    returns N byte strings, or one for the whole batch. `decode(payload)` returns the images. `recognise(images)` returns N x K
-    scores.
+    returns N byte strings, or one for the whole batch. `decode(payload)` gets this result and returns the images.
+    `recognise(images)` returns N x K scores (probabilities or logits).
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -46,7 +48,7 @@ class CallableMethod(Method):
         return (self.name,)
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates, or none if `encode` takes no rate."""
+        """Return the selectable rates, 0 to 1, or none if `encode` takes no rate."""
         return STOPS if self._rated else ()
 
     def _capture(self, original: Tensor) -> Captured:
@@ -103,7 +105,7 @@ class CallableMethod(Method):
 
 
 def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
-    """Return the methods by name. Raises UsageError if there are none, or if one is not three callables."""
+    """Return the methods by name. Raises UsageError if there is no method, or if one is not a tuple of three callables."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
     return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}

@@ -17,7 +17,7 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A live view of user-defined callables (see `Explorer.compare`). The setting `pair` is the method's name."""
+    """A live view of user-defined methods (see `Explorer.compare`). The setting `pair` selects a method by its name."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Comparison(LiveView):
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin for a figure. It names no weights, because no network of the workbench was used."""
+        """Return the origin of a figure: data, versions, commit. The weights are "none": a method has no manifest."""
         from ..evaluation import provenance
 
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}

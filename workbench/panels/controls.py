@@ -21,7 +21,7 @@ MOST_PINS = 12
 
 
 class Controls(ViewBase):
-    """The settings of the stage as attributes to read and set. An invalid value raises UsageError."""
+    """The part of a live view that gives its settings as attributes to read and set. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -37,7 +37,7 @@ class Controls(ViewBase):
 
     @property
     def rate(self) -> float:
-        """The rate of the codec, 0 (the fewest bits) to 1. It is 0 for a codec with one rate."""
+        """The rate of the codec, 0 (the fewest bits) to 1 (the most). A codec with one rate has rate 0."""
         return float(self.stage.rate)
 
     @rate.setter
@@ -77,7 +77,7 @@ class Controls(ViewBase):
 
     @property
     def variant(self) -> str:
-        """The variant of the pair's generator. Empty means the pair's own generator."""
+        """The name of the variant, another generator of the same pair. Empty selects the pair's own generator."""
         return str(self.stage.variant)
 
     @variant.setter
@@ -112,14 +112,14 @@ class Controls(ViewBase):
             self.picture_source.select(numbers)
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show pictures of the collection, by number, as a sheet. Raises UsageError for an unknown number."""
+        """Show pictures of the chosen collection, by number, all at once. Raises UsageError for an unknown number."""
         numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
 
     def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """Call `handler` at every change of the named attributes. For "view" it is called in the worker's thread."""
+        """Call `handler(change)` at every change of the named attributes. For "view" the call is in the worker's thread."""
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
@@ -155,7 +155,7 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several of the stage's traits by name in one step, and show the result. The page's undo uses it."""
+        """Set several of the settings in `SETTINGS` by name in one step, and show the result. The page's undo uses this."""
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -181,7 +181,8 @@ class Controls(ViewBase):
     def save(self, path: str | Path) -> Path:
         """Write the view as one HTML file that works without a kernel, and return its path.
 
-        In the file, the pictures on the screen still follow both sliders. Raises StorageError if it cannot be written.
+        In the file, the sliders for strength and rate still work, for the pictures on the screen. Raises StorageError if the
+        file cannot be written.
         """
         from .saved_page import write
 
@@ -189,7 +190,7 @@ class Controls(ViewBase):
         return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
 
     def link(self) -> dict[str, str]:
-        """Return the Python call and the papermill command that reproduce the present settings, as `python` and `command`."""
+        """Return the Python call and the papermill command that reproduce the view, as `python` and `command`."""
         from ..notebook import default_output
 
         self._require_shown()
@@ -212,7 +213,7 @@ class Controls(ViewBase):
     # --- the page's controls -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Subscribe to the stage's changes and messages."""
+        """Subscribe to changes of the stage (the widget of the page) and to messages from the page."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
@@ -251,7 +252,7 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Keep the present view for comparison. The oldest pin beyond `MOST_PINS` is dropped."""
+        """Pin the present view, to keep it for comparison. Of more than `MOST_PINS` pins, the oldest is dropped."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()
@@ -261,7 +262,7 @@ class Controls(ViewBase):
         self._show_pins()
 
     def show_again(self, at: int) -> None:
-        """Apply the settings of the pin at an index."""
+        """Apply the settings of the pinned view number `at`."""
         settings = self.pinned[at].settings
         source = self.picture_source.sources.get(settings.source)
         if source is None or settings.index >= len(source.split):

@@ -1,4 +1,4 @@
-"""The curves over strength, and the surface over strength and rate, in the page's format. Measuring pauses for the user."""
+"""Accuracy, SSIM and bytes over strength (curves) and over strength and rate (surface), for the page of `explore`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation that calls `pace` before each batch. `pace` may raise to stop the evaluation."""
+    """An evaluation that calls `pace` before each batch. `pace` may wait while the user is active, or raise to stop."""
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:
         super().__init__(pair, dataset, limit=limit, batch=CHUNK)
@@ -29,7 +29,10 @@ class Paced(Evaluation):
 
 
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
-    """Return the page's plot: each curve as (strength, value, low, high) from rows of `Evaluation.curve`, and the surface."""
+    """Return the curves and the surface in the page's format, from rows of `Evaluation.curve`.
+
+    A curve is a list of [strength, value, low, high]. A point of the surface is [strength, rate, accuracy in %, bytes].
+    """
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:
         return [

@@ -1,4 +1,4 @@
-"""The view of `deploy`: buttons that launch and stop edge and cloud, their states, and their logs."""
+"""The view of the notebook `deploy`: buttons that launch and stop edge and cloud, and the states and logs of both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 
 
 class DeployPanel:
-    """A deployment with buttons: display `panel.widget`. Actions run in a thread, so that the notebook stays responsive.
+    """A panel with buttons for the deployment in a plan file: display `panel.widget`. Actions run in a thread.
 
     `launch` and `stop` do the same as the buttons. The panel shows a failure in one line, and `wait` raises it.
     """
@@ -54,15 +54,15 @@ class DeployPanel:
         self._watcher.start()
 
     def launch(self) -> None:
-        """Launch both stages in the background."""
+        """Launch both stages, edge and cloud, in the background."""
         self._do("launching", self.deployed.launch)
 
     def stop(self, purge: bool = False) -> None:
-        """Stop and remove both stages in the background. `purge` also removes the files that speed up the next launch."""
+        """Stop and remove both stages in the background. `purge` also removes files that speed up the next launch."""
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
-        """Wait for the running action, at most `timeout` seconds. Raises its error, or RemoteError at the timeout."""
+        """Wait up to `timeout` seconds for the running action. Raises the action's error, or RemoteError at the timeout."""
         deadline = time.monotonic() + timeout
         while self._busy.is_set():
             if time.monotonic() > deadline:
@@ -72,7 +72,7 @@ class DeployPanel:
             raise self.error
 
     def close(self) -> None:
-        """Stop polling and disconnect. The stages keep running."""
+        """Stop polling and disconnect from the hosts. The stages keep running."""
         self._closed.set()
         self._watcher.join(30)
         self.deployed.close()

@@ -31,9 +31,9 @@ class Explorer(LiveView):
     """The interactive view of pictures on their way through a pair's networks: display `explorer.widget`.
 
     The parameters are those of the notebook `explore`. The controls appear at once. Networks are loaded in the background, and
-    missing ones are trained. Code reads and sets the settings as attributes: `strength`, `rate`, `codec`, `quality`, `pair`,
-    `variant`, `source`, `pictures`. A new explorer closes an open one of the same `name`. Raises UsageError for an invalid
-    parameter.
+    missing ones are trained if the data set has training images. Code reads and sets the settings as attributes: `strength`,
+    `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`. A new explorer closes an open one of the same `name`.
+    Raises UsageError for an invalid parameter.
     """
 
     def __init__(
@@ -90,9 +90,9 @@ class Explorer(LiveView):
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
-        """Wait for the curves at the present settings, and return their rows over strength (see `Evaluation.curve`).
+        """Wait for the curves at the present settings, and return the rows over strength (see `Evaluation.curve`).
 
-        Raises the error that prevented the measurement, or RunError if it took too long.
+        Raises the error that prevented the measurement, or RunError if the curves were not measured in time.
         """
         self.rest()
         rows = self.tasks.curves.get(self.tasks.key(self.settings()))
@@ -107,21 +107,21 @@ class Explorer(LiveView):
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return rows of pictures and their captions for `plots.gallery`: one picture of each class at increasing strength."""
+        """Return the rows and captions for `plots.gallery`: the first picture of each class, at increasing strength."""
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
     @property
     def pipeline(self) -> Pipeline:
-        """The networks that the present settings select."""
+        """The pipeline with the networks that the present settings select."""
         return self.pipeline_of(self.settings())
 
     # --- the pictures and the networks ---------------------------------------------------------------------------------------
 
     def _glance(self) -> None:
-        """Show the first picture together with the controls, if it is a file of the samples.
+        """Show the first picture together with the controls, if it is one of the samples, which are image files.
 
-        Other data sets take seconds to load, with torch.
+        Other data sets need torch and take seconds to load.
         """
         from ..samples import SAMPLES, sample_files
 
@@ -199,7 +199,10 @@ class Explorer(LiveView):
         return load(self.dataset, self.data_dir or None)
 
     def fill_variants(self) -> None:
-        """Update the list of the pair's generators. If the selected variant is not among them, select the first."""
+        """Update the list of the generator's variants. If the selected variant is missing, select the first one.
+
+        A missing variant that the caller requested stays selected, so that loading it reports the error.
+        """
         from .pipeline import variants_there
 
         variants = {name: text for text, name in variants_there(self.family, self.stage.pair).items()}
@@ -211,7 +214,7 @@ class Explorer(LiveView):
         self.offer(variants=[[name, text] for name, text in variants.items()])
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks for the settings from a cache of `KEPT` pairs, or load them."""
+        """Return the pipeline with the networks for the settings, from a cache of `KEPT` pipelines, or load it."""
         key = (settings.pair, settings.variant)
         with self._loading:  # the worker's thread and the tasks' thread both load
             if key not in self._pipelines:
@@ -234,7 +237,7 @@ class Explorer(LiveView):
 
     @property
     def attacked(self) -> bool:
-        """Whether an attacker was trained for the present pair."""
+        """Whether an attacker was trained in this explorer for the present pair and variant."""
         made = self._pipelines.get((self.stage.pair, self.stage.variant))
         return made is not None and bool(made.attacks)
 

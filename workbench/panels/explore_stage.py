@@ -1,4 +1,4 @@
-"""The stage of `explore`: one anywidget whose page draws every strength, and the binary format of its data.
+"""The stage, the widget of `explore` (an anywidget), and the binary format of its data. Its JavaScript part is the page.
 
 ::
 
@@ -100,7 +100,10 @@ def require_projection(name: str) -> None:
 
 
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
-    """Return the value of `frames`: the originals, received and fully protected pictures, which the page blends."""
+    """Return the value of the stage's trait `frames`, with `number` as its id.
+
+    It holds the pixels of the original, the received and the fully protected pictures. The page blends the last two.
+    """
     original = captured.on_original
     return {
         "id": number,
@@ -118,9 +121,10 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 
 
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
-    """Return the value of `seen`: the decoded pictures, labels and figures for the pictures of the frames with id `number`.
+    """Return the value of the stage's trait `seen`: the cloud's result for the pictures of the frames with id `number`.
 
-    `blob` holds the D distinct decoded pictures, then an attacker's guesses of them if one was trained.
+    `meta` has the labels and figures, `spent` (milliseconds by step) and `note` (on the attacker). `blob` holds the pixels of
+    the distinct decoded pictures, then of an attacker's guesses if one was trained.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())
@@ -146,7 +150,7 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
 
 
 def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
-    """Return for each row the `count` most likely classes, as [class index, probability]."""
+    """Return for each row of probabilities the `count` most likely classes, as [class index, probability]."""
     values, order = shares.topk(min(count, shares.shape[1]), dim=1)
     return [
         [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]

@@ -1,4 +1,4 @@
-"""Exports of `explore`: a figure, the pictures at their own resolution, or the settings with a command that reproduces them."""
+"""Exports of the view `explore`: a figure, PNG files of the pictures, or the settings with a command to reproduce the view."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/jso
 
 
 def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return pictures ... x 3 x H x W in [0, 1] as uint8, ... x H x W x 3."""
+    """Convert pictures ... x 3 x H x W in [0, 1] to uint8 pixels, ... x H x W x 3."""
     from ..pictures import to_uint8
 
     out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images.detach().cpu()).movedim(-3, -1).contiguous().numpy()
@@ -42,7 +42,7 @@ def system_text(settings: Settings) -> str:
 
 
 def settings_text(view: Any) -> str:
-    """Return a view's picture, strength and codec as short text."""
+    """Return a short text with a view's collection, picture number, strength and codec."""
     settings = view.settings
     return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
 
@@ -52,7 +52,7 @@ def export(
 ) -> list[Path]:
     """Write views to a folder as `kind` (one of `KINDS` except `PAGE`), and return the files.
 
-    A figure shows all `views`. Pictures and settings are those of the last view only.
+    A figure shows all `views`, any other kind only the last one. `parameters` reproduce the view, `gain` amplifies residuals.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -70,7 +70,10 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write a view's pictures as PNG files at their own resolution, and return the paths. `only` selects one by name."""
+    """Write a view's pictures as PNG files at their own resolution, and return the paths.
+
+    The files are original, protected, cloud, residual (amplified by `gain`) and, if trained, attacker. `only` selects one.
+    """
     from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}

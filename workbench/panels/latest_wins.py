@@ -20,14 +20,14 @@ class Closed(Exception):  # noqa: N818 - not an error
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
-    """Raised in a callback or task after a newer request replaced the one it works on."""
+    """Raised in a callback or task after a newer request has replaced the request that it handles."""
 
 
 class LatestWinsWorker(Generic[Request]):
-    """A thread that runs `begin` once, then `handle` on the newest request, and `end` after `close`.
+    """A thread that calls `begin` once, then `handle` with the newest request, and `end` after `close`.
 
-    The callbacks must not raise. The condition `changed` is notified of every change of state. The worker counts as busy from
-    its construction until `begin` has returned.
+    The callbacks must not raise. The condition `self.changed` is notified of every request, and of every change between idle,
+    busy and closed. The worker counts as busy from its construction until `begin` has returned.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LatestWinsWorker(Generic[Request]):
         self.run_along(self._run, self._name)
 
     def run_along(self, target: Callable[[], None], name: str) -> None:
-        """Start a further thread. It must end once `closed` is set and `changed` is notified. `join` also waits for it."""
+        """Start a further thread, which must end once `self.closed` is set. `join` also waits for this thread."""
         self.threads.append(threads.start(target, name, self.close))
 
     def join(self, timeout: float) -> bool:
@@ -52,7 +52,7 @@ class LatestWinsWorker(Generic[Request]):
         return threads.join(self.threads, timeout)
 
     def close(self) -> None:
-        """Make all threads end after their present step."""
+        """Request that all threads end after their present step, without waiting."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
@@ -69,19 +69,19 @@ class LatestWinsWorker(Generic[Request]):
         return self._wanted is None and not self._busy
 
     def proceed(self) -> None:
-        """Raise Superseded if a newer request waits, or Closed after `close`. `handle` calls this between its steps."""
+        """Raise Superseded if a newer request waits, or Closed after `close`. `handle` calls this between steps."""
         if self.closed:
             raise Closed
         if self._wanted is not None:
             raise Superseded
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `condition()` holds, tested whenever `changed` is notified. Return False after a timeout or `close`."""
+        """Wait until `condition()` holds, tested when `self.changed` is notified. Return False at the timeout or `close`."""
         with self.changed:
             return self.changed.wait_for(lambda: self.closed or condition(), timeout) and not self.closed
 
     def wait_for_rest(self, seconds: float) -> None:
-        """Wait until the worker is idle and the last request is at least `seconds` old. Raises Closed."""
+        """Wait until the worker is idle and the last request is at least `seconds` old. Raises Closed after `close`."""
         with self.changed:
             while not self.closed:
                 left = self._requested_at + seconds - time.monotonic()

@@ -6,8 +6,8 @@
     stdout    {"bar": ...} progress   {"epoch": ...} the history so far   {"line": ...} other output
               {"known": ...} existing networks   {"error": ...} the reason of a failure
 
-A training can only be interrupted between two steps in the main thread of a process. No other code may draw random numbers in
-that process. Then a resumed training ends with the same weights as an uninterrupted one.
+A training needs a process of its own: it can only be interrupted in the main thread, and no other code may draw random numbers.
+Otherwise a resumed training would not end with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Reporter(io.TextIOBase):
 
 
 def main() -> int:
-    """Run the training that standard input requests. Return 0, 1 after an error, or STOPPED after an interrupt."""
+    """Run the training that standard input describes. Return 0, 1 after an error, or STOPPED after an interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     reporter = Reporter(sys.stdout)
     request = json.loads(sys.stdin.readline())
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def _stop_on_request(reporter: Reporter, requests: TextIO) -> None:
-    """Send SIGINT to this process for each line of input, and at the end of the input."""
+    """Send SIGINT to this process for each further line of input, and at the end of the input."""
     for _ in requests:
         reporter.stopping = True
         _interrupt()
@@ -109,7 +109,7 @@ def _train(
     compressor: bool,
     device: str,
 ) -> None:
-    """Train the missing networks of a pair. Report all of its networks before and after."""
+    """Train the missing networks of a pair. Report the state of all the pair's networks before and after."""
     from .. import data, training, weights
 
     if preset not in training.PRESETS:

@@ -1,4 +1,4 @@
-"""The part of `explore` that needs no networks of the workbench: it computes the view of the newest settings for the page.
+"""The part of `explore` that needs no networks of the workbench. It computes what the page shows for the newest settings.
 
 ::
 
@@ -68,7 +68,7 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads, and wait up to `CLOSE_S`. The last view stays on the page. A long step (an epoch) may run on."""
+        """End the threads, and wait up to `CLOSE_S`: a training epoch may take longer. The last view stays on the page."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
@@ -82,7 +82,7 @@ class LiveView(Controls):
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def wait(self, timeout: float = 600.0) -> bool:
-        """Wait until the view matches the settings. Return False after `timeout` seconds.
+        """Wait until the view shows the present settings. Return False after `timeout` seconds.
 
         Raises the error that prevented the first view.
         """
@@ -92,14 +92,14 @@ class LiveView(Controls):
         return done
 
     def rest(self, timeout: float = 1200.0) -> bool:
-        """Wait until the view matches the settings and all requested tasks are done. Return False after `timeout` seconds."""
+        """Wait until the view is up to date and all requested tasks are done. Return False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         return self.wait(timeout) and self.worker.wait(
             lambda: self.tasks.idle and self.worker.idle, deadline - time.monotonic()
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure: one picture with its measurements, or the first pictures of a sheet."""
+        """Return the view as a figure: a single picture with its measurements, or the first of several pictures without."""
         from .. import plots
 
         captured, seen = self._last
@@ -115,7 +115,7 @@ class LiveView(Controls):
     # --- the worker ----------------------------------------------------------------------------------------------------------
 
     def request(self) -> None:
-        """Request the view of the present settings from the worker, unless code is changing several controls at once."""
+        """Request the view of the present settings from the worker, except inside `programmatic_update`."""
         if not self.by_program and self.picture_source.sources:
             self.worker.request(self.settings())
 
@@ -123,12 +123,12 @@ class LiveView(Controls):
         self.guard(lambda: self.show(settings, *self.compute(settings)))
 
     def _release(self) -> None:
-        """Drop the pictures. The widgets of a closed view live as long as the kernel, and would keep them in memory."""
+        """Drop the pictures of a closed view. Its widgets live as long as the kernel, and would keep the pictures in memory."""
         self.picture_source.sources.clear()
         self._last = (None, None)
 
     def compute(self, settings: Settings) -> tuple[Captured, Seen]:
-        """Send the pictures through edge and cloud, and return both results. Raises Superseded after a newer request."""
+        """Send the settings' pictures through edge and cloud, and return both results. Raises Superseded on a newer request."""
         method = self.method_of(settings)
         settings = self._possible(settings, method)
         captured = self.capture(method, settings)
@@ -136,7 +136,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return settings that the method supports, with its first codec or its nearest rate if needed. Update the controls."""
+        """Return the settings, with the method's first codec or nearest rate if it lacks the given one. Update the controls."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)
@@ -155,7 +155,7 @@ class LiveView(Controls):
         return settings
 
     def _bring(self, settings: Settings, captured: Captured) -> None:
-        """Send the pictures to the page, unless it already has them."""
+        """Send the original and protected pictures to the page, unless the page already has them."""
         frames = (*self.key(settings), settings.pair, settings.variant, self._renewed)
         if frames == self._frames:
             return
@@ -167,7 +167,7 @@ class LiveView(Controls):
             self.stage.frames = pack_frames(self.shown, captured, settings, labels, names)
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
-        """Display a view on the page."""
+        """Send the cloud's result to the page, and update the kernel's `View` for observers."""
         from .methods import View
 
         fresh = self._last

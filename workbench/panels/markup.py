@@ -1,4 +1,4 @@
-"""The common style of the panels that use plain ipywidgets: `train` and the grid of pairs."""
+"""The common style of the views that use plain ipywidgets: `trainer` and `pairs`."""
 
 from __future__ import annotations
 

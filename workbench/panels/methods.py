@@ -1,11 +1,12 @@
-"""The interface of a method that protects, encodes and decodes, its results, and their cache.
+"""Methods that protect, encode and decode pictures: the interface, its results, and a cache of results.
 
 ::
 
     original --JPEG (S1)--> received --protect--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
               `capture`, once for the pictures               `see`, once for each setting
 
-`pipeline` implements the interface with the networks of a pair, `callables` with user-defined functions.
+`pipeline` implements the interface with the networks of a pair, `callables` with user-defined functions. S1 is what the client
+sends to the edge, S2 what the edge sends to the cloud.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Captured:
-    """N pictures at the edge, each N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`, at full strength.
+    """N pictures at the edge as tensors N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`.
 
-    `s1` has the size of each JPEG in bytes. `on_original`, set for a single picture only, has the target's probabilities for
-    the original (1 x K).
+    `full` are the protected pictures at strength 1, `s1` the size of each JPEG in bytes. `on_original` has the target's class
+    probabilities for the original. The networks of a pair set it for a single picture only (1 x K).
     """
 
     original: Tensor
@@ -47,16 +48,18 @@ class Captured:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def protected(self, strength: float) -> Tensor:
-        """Return the protected pictures at a strength in [0, 1]."""
+        """Return the protected pictures at a strength in [0, 1], blended from `received` and `full`."""
         return torch.lerp(self.received, self.full, strength)
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Seen:
-    """The cloud's result for N pictures in one payload: `cloud` has the D distinct decoded pictures, `which` (N) their indices.
+    """The cloud's result for N pictures in one payload.
 
-    `target` and `auxiliary` are probabilities N x K. `bits` is the information in each picture's code, `payload` the payload's
-    bytes. `guess` (D x 3 x H x W) and `psnr` (N, dB) belong to an attacker, if one was trained. `codec` describes the codec.
+    `cloud` has the D distinct decoded pictures, `which` (N) each picture's index in `cloud`. `ssim` (N) compares protected and
+    original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
+    and `auxiliary` are class probabilities N x K. `guess` (D x 3 x H x W) are an attacker's reconstructions, `psnr` (N, dB)
+    compares them with the originals. Both are None if no attacker was trained. `codec` describes the codec.
     """
 
     cloud: Tensor
@@ -74,10 +77,10 @@ class Seen:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class View:
-    """The displayed result for one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
+    """The displayed result for one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by step.
 
-    `guess` is an attacker's, if one was trained. `code_bits` is the information in the code: the payload is longer, because the
-    coder rounds up and the container adds a header and a tag.
+    `guess` is an attacker's reconstruction, if one was trained. `code_bits` is the information in the code. The payload is
+    longer, because the coder rounds up and the container adds a header and a tag.
     """
 
     settings: Settings
@@ -99,7 +102,7 @@ class View:
 
     @classmethod
     def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
-        """Return the view of picture `row` of a sheet. Its S2 bytes are an equal share of the common payload."""
+        """Return the view of picture `row` of several in one payload. Its S2 bytes are an equal share of the payload."""
         alone = len(seen.which) == 1
         which = int(seen.which[row])
         return cls(
@@ -132,7 +135,7 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network, with the number of pairs, the passes and the strength of its training."""
+    """A trained inversion network (`guess`), and the pairs, images with repeats (`passes`) and strength of its training."""
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int
@@ -141,7 +144,7 @@ class Attack:
 
 
 class Cache:
-    """A thread-safe cache of results. The least recently used ones are dropped when their pixels exceed `CACHED_PIXELS`."""
+    """A thread-safe cache of results. Above `CACHED_PIXELS` pixels, the least recently used results are dropped."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -153,7 +156,7 @@ class Cache:
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the result of a key, computed by `make` if it is missing. `pixels` returns the size of a result."""
+        """Return the result for a key, computed by `make` if it is missing. `pixels` counts the pixels of a result."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
@@ -169,7 +172,7 @@ class Cache:
 
 
 class Method(ABC):
-    """The interface of a method. `capture` and `see` cache their results."""
+    """The interface of a method that protects, encodes and decodes pictures. `capture` and `see` cache their results."""
 
     def __init__(self) -> None:
         self.cache = Cache()
@@ -181,7 +184,7 @@ class Method(ABC):
 
     @abstractmethod
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates of a codec in [0, 1], or none for a codec with a single rate."""
+        """Return the selectable rates of a codec, in [0, 1], or an empty tuple for a codec with a single rate."""
 
     def attack_of(self, settings: Settings) -> Attack | None:
         """Return the attacker that was trained at the settings' codec, quality and rate, or None."""
@@ -202,7 +205,7 @@ class Method(ABC):
     def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
         """Return the cloud's result for captured pictures, cached by `key` and settings.
 
-        `proceed` is called between the stages. It may raise to stop the work.
+        `proceed` is called between encoding, decoding and classification. It may raise to stop the work.
         """
         attack = self.attack_of(settings)
         known = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)

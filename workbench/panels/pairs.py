@@ -20,9 +20,9 @@ LIGHT = 0.5  # brightness above which a cell's text is black
 
 
 class PairGrid:
-    """A grid of the target's accuracy on protected images, by (target, auxiliary). Display `widget`. Missing pairs stay blank.
+    """A grid of buttons with the target's accuracy on protected images, by (target, auxiliary). Display `grid.widget`.
 
-    Pressing a pair opens it in an `Explorer`, which gets `dataset` and the further parameters.
+    Pairs without a value stay blank. Pressing a pair opens it in an `Explorer`, which gets `dataset` and further parameters.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PairGrid:
         return cell
 
     def open(self, target: str, auxiliary: str) -> None:
-        """Open a pair below the grid, in place of the previous one."""
+        """Open a pair in an `Explorer` below the grid, in place of the previous pair."""
         from .explore import Explorer
 
         self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)
@@ -79,7 +79,7 @@ class PairGrid:
 
 
 def shade(share: float) -> tuple[str, bool]:
-    """Return the cell colour of a share in [0, 1], as in `plots.heatmap`, and whether text on it must be dark."""
+    """Return the cell colour for an accuracy in [0, 1], as in `plots.heatmap`, and whether text on it must be dark."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,4 +1,4 @@
-"""The pictures that `explore` shows: the collections, and the filter, the order and the position in the chosen one."""
+"""The choice of the pictures that `explore` shows: a collection, its filter and order, and the position in that order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 
 
 class PictureSource:
-    """The collections of pictures, and the order of the chosen one. The screen shows a section of this order."""
+    """The collections of pictures, and the filtered order of the chosen one. The screen shows a section of this order."""
 
     def __init__(self, explorer: ViewBase) -> None:
         self.explorer, self.stage = explorer, explorer.stage
@@ -68,12 +68,12 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Go to a position in the order, limited to the last picture."""
+        """Go to a position in the filtered order, or to the last picture if there are fewer."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show pictures of the collection, by number, in the given order. Raises UsageError for an unknown number."""
+        """Show pictures of the chosen collection, by number, in the given order. Raises UsageError for an unknown number."""
         there = len(self.sources[self.stage.source].split)
         for number in numbers:
             if not 0 <= number < there:
@@ -92,7 +92,7 @@ class PictureSource:
         self.stage.source = name
 
     def random(self) -> None:
-        """Go to a random position."""
+        """Go to a random position in the filtered order."""
         self.stage.number = random.randrange(self._count())
 
     def take_folder(self, path: str) -> None:
@@ -102,7 +102,7 @@ class PictureSource:
         self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
 
     def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
-        """Add uploaded pictures as a collection, and choose it. It replaces the previous upload."""
+        """Add uploaded pictures as a collection, in place of the previous upload, and choose it."""
         if sum(map(len, contents)) > MOST_UPLOADED:
             self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
             return
@@ -111,12 +111,12 @@ class PictureSource:
         self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
 
     def repeat_search(self) -> None:
-        """Filter and sort again after a change of the networks, if the order depends on them."""
+        """Filter and sort again after a change of networks or codec, if filter or order depend on these."""
         if self._searched():
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply the filter and the order that code has set. The position stays, unless a search is needed."""
+        """Apply the filter and the order that code has set. The position stays, unless the pictures must be scanned."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
@@ -126,7 +126,7 @@ class PictureSource:
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Apply the chosen filter and order to the pictures that were scanned."""
+        """Apply the chosen filter and order to the collection, using the figures of its scanned pictures."""
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT
@@ -182,7 +182,7 @@ class PictureSource:
             self._run_over(self._filtered())
 
     def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add the collection that `read` returns, choose it, and report its unreadable files."""
+        """Add the collection that `read` returns, choose it, and report the unreadable files."""
         try:
             source, wrong = read()
         except WorkbenchError as error:

@@ -1,4 +1,4 @@
-"""Client, edge and cloud of one pair in this process: views of up to 256 pictures, and the time of each stage."""
+"""Client, edge and cloud with the networks of one pair, run in this process on up to 256 pictures, with times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CHUNK = 32  # pictures in one step of a search; requests are handled between two
 
 @dataclass(frozen=True)
 class Scan:
-    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, and an attacker's PSNR (dB)."""
+    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, an attacker's PSNR (dB), if any."""
 
     right: list[bool]
     ssim: list[float]
@@ -42,7 +42,7 @@ class Scan:
 
 
 class Pipeline(Method):
-    """A method with the networks of a pair (`target-X-auxiliary`, generator `variant`). Raises WeightsError without them."""
+    """A method with a pair's networks (`target-X-auxiliary`, generator `variant`). Raises WeightsError if they are missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -70,7 +70,7 @@ class Pipeline(Method):
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the settings' codec, at their rate, for images of `size` (H, W)."""
+        """Return the codec that the settings name, at the settings' rate, for images of `size` (H, W)."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -133,7 +133,7 @@ class Pipeline(Method):
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Send the first `SCANNED` pictures (uint8, N x 3 x H x W) through edge and cloud. `pace` is called between steps."""
+        """Send the first `SCANNED` pictures (uint8, N x 3 x H x W) through edge and cloud. Calls `pace` between steps."""
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -147,7 +147,10 @@ class Pipeline(Method):
         return Scan(right, ssim, psnr)
 
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
-        """Send pictures (uint8, N x 3 x H x W). Return both results, and the target's features at the cloud (N x F)."""
+        """Send pictures (uint8, N x 3 x H x W) through edge and cloud.
+
+        Return both results, and the target's features of the decoded pictures (N x F): the inputs of its last layer.
+        """
         captured = self._capture(to_float(images))
         pace()
         seen = self._see(settings, captured, self.attack_of(settings), pace)
@@ -164,7 +167,10 @@ class Pipeline(Method):
         return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return rows of pictures by title, the first of each class at increasing strength, and the columns' class names."""
+        """Return {title: row of pictures}, and the columns' class names. A column has the first picture of one class.
+
+        The rows are the picture at increasing strength, the decoded picture, and the residual.
+        """
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
         captured = self._capture(to_float(split.images[there]))
@@ -175,10 +181,10 @@ class Pipeline(Method):
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train an inversion network on decoded training pictures at the settings, store it, and return it.
+        """Train an inversion network on `pairs` training pictures, decoded at the settings. Store and return the attacker.
 
-        `tick` gets the number of images of each training step. Raises DataError without training pictures, and UsageError
-        unless they are 32 x 32.
+        `passes` is the number of training images with repeats. `tick` gets the number of images of each step. Raises DataError
+        without training pictures, and UsageError unless they are 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -203,13 +209,13 @@ class Pipeline(Method):
 
 
 def pairs_there(family: str) -> list[str]:
-    """Return the names of the pairs whose target, auxiliary and generator are available."""
+    """Return the names of the pairs whose target, auxiliary and generator have weights in a data set's family."""
     names = {name.partition("@")[0] for name in _generators(family)}
     return sorted(name for name in names if all(weights.find(each, family) for each in weights.pair_of(name)))
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the variants of a pair's generator, by a text that describes the variant and its loss."""
+    """Return the variants of a pair's generator in a data set's family: {description with the loss: variant name}."""
     from ..notebook import loss_text
 
     found = {}
@@ -221,6 +227,6 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training record of each complete pair's generator in a data set's family, by the generator's name."""
+    """Return the training records of a family's completely trained generators: {generator's name: record}."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

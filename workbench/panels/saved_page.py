@@ -1,4 +1,4 @@
-"""Save a view of `explore` as one HTML file with the stage's ES module, style and state. It works without a kernel."""
+"""Save a view of `explore` as one HTML file with the widget's ES module, style and state. It works without a kernel."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["encoded", "state_of", "write"]
 
 
 def state_of(stage: Stage) -> dict[str, Any]:
-    """Return the traits that a stage synchronises with its page, as JSON values."""
+    """Return the traits that a stage (the widget of `explore`) synchronises with its page, as JSON values by name."""
     names = [name for name in stage.keys if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")]
     return {name: encoded(getattr(stage, name)) for name in names}
 
 
 def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
-    """Write a stage's page to `path` and return it. `ahead` are the views at other settings (see `pack_seen`)."""
+    """Write a stage's page to `path`, and return it. `ahead` are the cloud's results at other settings (see `pack_seen`)."""
     traits = state_of(stage)
     traits["options"] |= {"saved": True}
     traits["message"] = {}
@@ -40,7 +40,7 @@ def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str)
 
 
 def encoded(value: Any) -> Any:
-    """Return a trait's value as JSON. Bytes become `{"base64": text}`."""
+    """Return a trait's value with JSON types only. Bytes become `{"base64": text}`."""
     if isinstance(value, bytes | memoryview):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dict):

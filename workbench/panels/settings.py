@@ -1,4 +1,4 @@
-"""The settings of `explore`: their ranges, and their forms as a Python call, JSON or a papermill command."""
+"""The settings of a view of `explore`: their ranges, and conversion to and from a Python call, JSON or papermill command."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Settings:
 
     @property
     def graded(self) -> int:
-        """The quality, or 0 if the codec has none."""
+        """The quality if the codec uses it (JPEG, WebP), else 0."""
         return self.quality if self.codec in GRADED else 0
 
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` for these settings. `folder`, if given, is the pictures' folder."""
+        """Return the parameters of the notebook `explore` for these settings. `folder` is the pictures' folder, if any."""
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}
         own = {key: getattr(self, key) for key in ("variant", "strength", "rate", "codec", "quality")}
@@ -96,7 +96,7 @@ def parse(text: str, dataset: str) -> dict[str, Any]:
 
 
 def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """Convert parameters of the notebook to settings of a view."""
+    """Convert parameters of the notebook `explore`, or settings, to arguments of `Explorer.apply`."""
     other = given.get("dataset", dataset)
     if other != dataset:
         raise UsageError(f"these settings are of the data set {other!r}, this view shows {dataset!r}: run the command instead")
@@ -115,7 +115,7 @@ def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def check(**values: Any) -> None:
-    """Raise UsageError if one of the given settings is out of range."""
+    """Raise UsageError if one of the given settings, or of the explorer's parameters, is out of range."""
     for name in ("strength", "rate"):
         if name in values and not _share(values[name]):
             raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")

@@ -1,4 +1,4 @@
-"""The collections of pictures for `explore`: a data set's test images, a folder, or uploaded files."""
+"""A collection of pictures for `explore`: a data set's test images, a folder, or uploaded files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ MOST = 5000  # pictures that are read from a folder
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures. `dataset` is its name for `data.load`, `folder` its path, if it comes from one."""
+    """A collection of pictures. `dataset` is the name of its data set for `data.load`, `folder` the path of its folder.
+
+    Both are empty for uploads. `names` are the file names, empty for a data set.
+    """
 
     split: Split
     dataset: str = ""
@@ -30,7 +33,7 @@ class Source:
     names: tuple[str, ...] = ()
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Return the filters: "all", each class that occurs and, if any does, "recognised" and "misclassified"."""
+        """Return the filters: "all", each class with a picture and, with labels, "recognised" and "misclassified"."""
         there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
         return ["all", *there, *(["recognised", "misclassified"] if there else [])]
 
@@ -41,12 +44,12 @@ class Source:
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content) as squares of `side` pixels. Return the collection, and a line for each unreadable file."""
+    """Read files (name, content) as squares of `side` pixels. Return the collection, if any is readable, and the errors."""
     return _read(files, side)
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures by name, as `from_files` does. Raises DataError for a missing or empty folder."""
+    """Read a folder's pictures, ordered by name, as `from_files` does. Raises DataError for a missing or empty folder."""
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
@@ -73,7 +76,7 @@ def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = ""
 
 
 def named(name: str, limit: int = 0, data_dir: str = "") -> tuple[Source, tuple[str, ...], str, str]:
-    """Return a data set's test pictures, class names, title and family. `limit` takes the first ones (0: all)."""
+    """Return a data set's test pictures, class names, title and family. `limit` is the number of pictures (0: all)."""
     from ..data import load
 
     dataset = load(name, data_dir or None)

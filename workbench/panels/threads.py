@@ -1,7 +1,7 @@
 """Background threads that end before Python exits.
 
-A daemon thread that is inside torch while the interpreter shuts down aborts the process ("terminate called"). So each thread
-has a callback that requests its end. At exit all callbacks are called, and the threads are joined.
+A daemon thread inside torch would abort the process ("terminate called") while the interpreter shuts down. So each thread comes
+with a callback that requests its end. At exit all callbacks are called, and the threads are joined.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _RUNNING: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
-    """Start and return a daemon thread. The callback `end` makes it end, and may be called more than once."""
+    """Start and return a daemon thread. The callback `end` requests the thread's end. It may be called more than once."""
 
     def run() -> None:
         try:

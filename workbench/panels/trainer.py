@@ -1,4 +1,4 @@
-"""The view of `train`: live curves while a pair's networks are trained, with buttons that interrupt and resume.
+"""The view of the notebook `train`: live curves while a pair's networks are trained, and buttons to interrupt and resume.
 
 ::
 
@@ -45,8 +45,8 @@ STYLE = """<style>
 class NamedImage(widgets.Image):  # type: ignore[misc]
     """An image whose `tooltip` is its name for screen readers.
 
-    ipywidgets' page reads the length of `description` before it sets a tooltip. `Image` lacks that trait, and its view would
-    fail.
+    The front end of ipywidgets reads the length of the trait `description` before it sets a tooltip. `Image` lacks this trait,
+    so the front end would fail.
     """
 
     description = traitlets.Unicode("").tag(sync=True)
@@ -94,7 +94,7 @@ class Trainer:
     # --- the buttons' actions ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start or resume the training. Does nothing while it runs."""
+        """Start or resume the training. Does nothing while a training runs."""
         with self._changed:
             if self.state in (TRAINING, STOPPING):
                 return
@@ -117,7 +117,7 @@ class Trainer:
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Stop after the running step and write a checkpoint. A second call stops at once: the previous checkpoint stays."""
+        """Stop after the running step and write a checkpoint. A second call stops at once and keeps the previous checkpoint."""
         with self._changed:
             if self.state not in (TRAINING, STOPPING) or self._process is None:
                 return
@@ -146,7 +146,7 @@ class Trainer:
         self._require_done()
 
     async def trained(self) -> None:
-        """Wait like `wait`, for `await` in a notebook's cell: the kernel handles the buttons while the cell waits."""
+        """Wait like `wait`, but with `await` in a notebook's cell: the kernel handles the buttons while the cell waits."""
         try:
             while self.state in (TRAINING, STOPPING):
                 await asyncio.sleep(LOOK_S)
@@ -202,7 +202,7 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Set the state, show it with `text` in the status line, and enable the matching buttons."""
+        """Set the state, show it with `text` in the status line, and enable the buttons that the state allows."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
@@ -242,7 +242,7 @@ class Trainer:
         return buffer.getvalue()
 
     def _title(self, label: str) -> str:
-        """Return the title of a network's column: its role and its architecture."""
+        """Return a column's title from a network's label "kind name": its role and, for a classifier, the architecture."""
         kinds, _, name = label.rpartition(" ")
         roles = {self._settings["auxiliary"]: "auxiliary", self._settings["target"]: "target"}
         if name in roles:
@@ -254,7 +254,7 @@ class Trainer:
         return self._title(label).replace(":", "")
 
     def _paper(self) -> dict[str, float]:
-        """Return the paper's accuracy of the target on protected images (%), by column, or nothing for other data sets."""
+        """Return the paper's accuracies of the target on protected CIFAR-10 (%), by column title. Other data sets have none."""
         if self._settings["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER

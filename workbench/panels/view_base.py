@@ -1,4 +1,4 @@
-"""The state and the status line of a live view, and the interface that its parts (controls, tasks, pictures) use."""
+"""The state and the status line of a live view, and the interface for its parts (controls, tasks, choice of pictures)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["ViewBase"]
 
 
 class ViewBase(ABC):
-    """The interface of a live view for its controls, its background tasks and its picture source."""
+    """The state of a live view, and the interface for its controls, its background tasks and its picture source."""
 
     stage: Stage
     worker: LatestWinsWorker[Settings]
@@ -45,7 +45,7 @@ class ViewBase(ABC):
 
     @property
     def view(self) -> View | None:
-        """The displayed view of the first picture, or None before there is one."""
+        """The displayed result for the first picture on the screen, or None before there is one."""
         shown: View | None = self.stage.view
         return shown
 
@@ -55,21 +55,21 @@ class ViewBase(ABC):
         return Settings(stage.source, self.picture_source.pictures, *system)
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a cache key of the pictures on the screen. It hashes their pixels, since uploads may reuse names."""
+        """Return a cache key of the settings' pictures. It includes a hash of their pixels, because uploads may reuse names."""
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
 
     def capture(self, method: Method, settings: Settings) -> Captured:
-        """Return the pictures on the screen as the edge receives and protects them."""
+        """Return the settings' pictures as the edge receives and protects them with a method."""
         split = self.picture_source.sources[settings.source].split
         return method.capture(self.key(settings), split.images[list(settings.pictures)])
 
     def renew(self) -> None:
-        """Force new frames at the next view, so that the page drops its prefetched views."""
+        """Send the pictures again with the next view, so that the page drops its prefetched results."""
         self._renewed += 1
 
     def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
-        """Return the cloud's result for the frames with id `number`, packed for the page (see `pack_seen`)."""
+        """Return the cloud's result for the pictures (frames) with id `number`, packed for the page (see `pack_seen`)."""
         count = len(seen.which)
         spent = {stage: round(statistics.median(times), 3) for (stage, n), times in self._spent.items() if n == count}
         return pack_seen(number, settings, seen, spent, self.note_of(settings))
@@ -93,7 +93,7 @@ class ViewBase(ABC):
         """Return the origin of a figure: data, seed, weights, device, versions, commit."""
 
     def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
-        """Update the list of the pair's generators. Does nothing by default."""
+        """Update the list of the generator's variants. Does nothing by default."""
 
     @property
     def measurable(self) -> bool:
@@ -106,11 +106,11 @@ class ViewBase(ABC):
         return False
 
     def load(self) -> Dataset:
-        """Return the data set. Raises RunError if the view has none."""
+        """Return the view's data set. Raises RunError if the view has no data set."""
         raise self._not_a_pair()
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks for the settings. Raises RunError if the view has none."""
+        """Return the pipeline with the networks for the settings. Raises RunError if the view has no networks."""
         raise self._not_a_pair()
 
     def _not_a_pair(self) -> RunError:
@@ -124,7 +124,7 @@ class ViewBase(ABC):
 
     @property
     def by_program(self) -> bool:
-        """Whether code in this thread is setting controls, so that no change requests a view."""
+        """Whether this thread is inside `programmatic_update`, so that changes of controls request no view."""
         return getattr(self._program, "depth", 0) > 0
 
     @contextmanager
@@ -137,7 +137,7 @@ class ViewBase(ABC):
             self._program.depth -= 1
 
     def offer(self, **choices: Any) -> None:
-        """Update the page's available choices by name."""
+        """Update the choices that the page offers: {kind of choice: values}."""
         with self._drawing:
             self.stage.options = {**self.stage.options, **choices}
 

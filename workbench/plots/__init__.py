@@ -1,4 +1,4 @@
-"""The figures, with one visual language for notebooks, report and papers. The colours are those of Okabe and Ito.
+"""The figures, in one style for notebooks, reports and papers, with the colour-blind-safe palette of Okabe and Ito.
 
 ::
 

@@ -23,8 +23,8 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
-    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the class's mean image. `recognisable` has the
-    thresholds from which a reconstruction counts as recognisable.
+    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the control, which guesses the class's mean image.
+    `recognisable` has the values of `psnr` and `ssim` from which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]
@@ -41,7 +41,8 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
 def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM and the target's accuracy over bits an image (log scale), labelled by codec.
 
-    `rows` come from `audit.sweeps.of_rate`: the attacker holds the cloud's decoded images.
+    `rows` come from `audit.sweeps.of_rate`: the attacker holds the cloud's decoded images. `control` and `recognisable` are as
+    in `attack_curves`.
     """
     figure, axes = subplots(1, 3, figsize=(12, 4.2))
     rows = sorted(rows, key=lambda row: row["bits"].value)
@@ -64,7 +65,8 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source of pairs.
 
-    `sources` come from `audit.sweeps.of_pairs`: same, other, noise.
+    `sources` come from `audit.sweeps.of_pairs`: {same, other or noise: rows}. `control` and `recognisable` are as in
+    `attack_curves`.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
     for axis, key in zip(axes, AXIS_LABELS, strict=True):
@@ -82,9 +84,10 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
 
 
 def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
-    """Draw the best attacker's PSNR over its effort (training images, log scale), one line for each view.
+    """Draw the best attacker's PSNR over its training images (log scale), one line for each view.
 
-    `rows` come from `Audit.converge`. `control` is the row of the class's mean image.
+    A view is what attackers observe of a picture, such as `decoded`. `rows` come from `Audit.converge`. `control` is the row of
+    the control, which guesses the class's mean image.
     """
     figure, axis = subplots(figsize=(6.4, 3.6))
     views = list(dict.fromkeys(row["view"] for row in rows))
@@ -103,8 +106,8 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
 def front(points: Sequence[Row]) -> list[bool]:
     """Return for each point whether it is on the Pareto front.
 
-    A point has `answered` (accuracy, higher is better) and `bits` (lower is better), both Estimates, and `over` (dB, lower is
-    better).
+    A point has the keys `answered` (accuracy, higher is better) and `bits` (lower is better), both Estimates, and `over` (an
+    attacker's gain in dB, lower is better).
     """
     costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
     return [
@@ -113,10 +116,10 @@ def front(points: Sequence[Row]) -> list[bool]:
 
 
 def pareto(points: Sequence[Row], title: str) -> Figure:
-    """Draw accuracy at the cloud over bits an image (log scale). The colour is an attacker's gain over the control (dB).
+    """Draw the target's accuracy over bits an image (log scale), coloured by an attacker's gain in PSNR over the control.
 
-    A point is a row of `audit.sweeps.of_rate` with the generator's `variant` ("" for the default), which selects its marker.
-    Points on the Pareto front have a ring.
+    The control guesses the class's mean image. A point is a row of `audit.sweeps.of_rate`, plus the key `variant` for the
+    generator's variant ("": the pair's own), which selects the marker. Points on the Pareto front have a ring.
     """
     figure, axis = subplots(figsize=(8.6, 4.6))
     overs = [point["over"] for point in points]
@@ -154,7 +157,7 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
 
 
 def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
-    """Draw the control with its interval, and the recognisability thresholds, as horizontal lines."""
+    """Draw the control (the class's mean image) with its interval, and the recognisability thresholds, as lines."""
     for axis, key in zip(axes, AXIS_LABELS, strict=False):
         level: Estimate = control[key]
         axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")

@@ -1,4 +1,4 @@
-"""Figures of the phone's energy for a picture."""
+"""Figures of the phone's energy for a picture, by arrangement (no protection, the baseline PP, or PMC²)."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's in a second panel.
+    """Draw the energy of a picture by arrangement (mJ): ours as a sum of parts, and the paper's in a second panel.
 
-    A row of `ours` is a result of `energy_model.energy`. Thin bars show the range over the assumptions, thick bars the 95 %
-    interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no second panel.
+    `ours` maps an arrangement's name to a result of `bench.energy_model.energy`. Thin bars show the range over the assumptions,
+    thick bars the 95 % interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no
+    second panel. `meter` is that panel's title.
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]
@@ -63,7 +64,8 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
     """Draw each arrangement's energy in percent of the baseline's: ours with range and interval, and the paper's.
 
-    A row of `ours` comes from `bench.energy_model.shares`. `paper` has percent by the same names.
+    The baseline is PP. `ours` maps an arrangement's name to a row of `bench.energy_model.shares`. `paper` has percent by the
+    same names. The range is that over the model's assumptions.
     """
     figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
     names = list(ours)
@@ -87,7 +89,7 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value to the right of its end, and not left of the position `right`."""
+    """Write each bar's value to the right of its end, or of the position in `right` if that is farther right."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 

@@ -37,9 +37,9 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 
 
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
-    """Draw each attacker's best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
+    """Draw each attacker's `each` best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
 
-    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to its guesses of the first of these.
+    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to guesses of the first originals.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
@@ -78,9 +78,10 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw a row for each view of `explore`: original, protected, at the cloud, signed residual, and a column of text.
+    """Draw a row for each view of `explore`: original, protected, at the cloud, residual, and a column of text.
 
-    A view has the images `original`, `protected` and `cloud` (3 x H x W in [0, 1]), and `guess` if an attacker was trained.
+    A view is a `panels.methods.View`. The residual is protected minus original, amplified by `gain`, on mid-grey. If an
+    attacker was trained, its guess is drawn, too.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

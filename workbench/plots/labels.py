@@ -1,4 +1,4 @@
-"""Place labels next to points, so that they cover nothing."""
+"""Place labels next to points of a figure, so that they cover neither points nor lines nor each other."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ PLACES = [
 def label_points(
     axis: Axes, points: Sequence[Point], names: Sequence[str], strokes: Sequence[tuple[Point, Point]] = (), clear: float = 4
 ) -> None:
-    """Write the name of each point (x, y) next to it, so that it covers no point, no stroke and no other name.
+    """Write the name of each point (x, y) next to the point, so that the name covers no point, stroke or other name.
 
-    `strokes` are straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this last, because
-    it fixes the figure's layout.
+    `strokes` are the ends of straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this
+    last, because it fixes the figure's layout.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
@@ -65,7 +65,7 @@ def label_points(
 
 
 def _along(ends: Any) -> Any:
-    """Return points on a stroke from end to end, two pixels apart (N x 2)."""
+    """Return points on a straight line between two ends (pixels), about two pixels apart (N x 2)."""
     count = 2 + int(np.hypot(*(ends[1] - ends[0])) / 2)
     return np.linspace(ends[0], ends[1], count)
 
@@ -79,13 +79,13 @@ def _side(right: float) -> Literal["left", "center", "right"]:
 
 
 def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float, float, float]:
-    """Return the bounding box (pixels) of a text next to a place: left, bottom, right and top."""
+    """Return the bounding box (pixels) of a text, offset from a point by `right` and `up`: left, bottom, right and top."""
     left = place[0] + right - {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)] * size.width
     bottom = place[1] + up - size.height / 2
     return left, bottom, left + size.width, bottom + size.height
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return the area of each box (N x 4: left, bottom, right, top) that the other boxes (M x 4) cover (N)."""
+    """Return the summed areas of each box's overlaps with `others` (N), for boxes N x 4: left, bottom, right, top."""
     common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return common.clip(min=0).prod(axis=2).sum(axis=1)

@@ -1,4 +1,4 @@
-"""Learning curves over steps, during and after training."""
+"""Learning curves of networks over training steps, during and after training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def learning_curves(
 ) -> Figure:
     """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
 
-    `histories` come from `training.fit`. `totals` has the planned numbers of steps, if known. `paper` has the paper's accuracy
-    (%) of some networks, drawn as a line. A mark shows the best epoch, whose weights are kept.
+    `histories` maps a network's name to its history from `training.fit`. `totals` has the planned numbers of steps, if known.
+    `paper` has the paper's accuracy (%) of some networks, drawn as a line. A ring marks the lowest validation loss.
     """
     columns = max(1, len(histories))
     figure, axes = subplots(2, columns, figsize=(0.6 + 2.7 * max(LEAST, columns), 4.0), squeeze=False)
@@ -44,7 +44,7 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw validation accuracy, and each network's own figure of merit, over its steps, one column for each network."""
+    """Draw validation accuracy, and bits (compressor), SSIM (generator) or loss (others), one column for each network."""
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         top, bottom = axes[0, column], axes[1, column]

@@ -14,7 +14,7 @@ __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracy, SSIM and bytes over the perturbation's strength, from the rows of `Evaluation.curve`."""
+    """Draw accuracies (and that of `chance`), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
@@ -36,7 +36,11 @@ def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Fi
 def accuracy_bytes(
     curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
 ) -> Figure:
-    """Draw accuracy over bytes (log scale): curves for codecs of variable quality, and `points` for the other codecs."""
+    """Draw the target's accuracy over JPEG quality, and over payload bytes (log scale).
+
+    `curves` maps a JPEG mode to its rows of `Evaluation.curve` over quality. `points` maps another codec to its single row,
+    which only the second panel shows.
+    """
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
@@ -57,10 +61,10 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw accuracy over bytes with the theoretical bound for codecs, and the accuracy of an edge that sends only the label.
+    """Draw accuracy over bytes, the least bytes that any codec needs for an accuracy (`label_bits`), and a label-only edge.
 
-    `label` is the accuracy of an edge that classifies locally and sends the class in log2 K bits. `curves` and `points` are as
-    in `accuracy_bytes`.
+    `label` is the accuracy of an edge that classifies locally and sends only the class, in log2(`classes`) bits. `curves` maps
+    a codec to its rows of `Evaluation.curve` over quality or rate, `points` a codec with a single row to that row.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)
@@ -81,7 +85,7 @@ def rate_accuracy(
 
 
 def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
-    """Draw the target x auxiliary grid of accuracies. Pairs without a value stay blank."""
+    """Draw the grid of the accuracies in `values`, {(target, auxiliary): accuracy}. Pairs without a value stay blank."""
     grid = np.full((len(targets), len(auxiliaries)), np.nan)
     for (target, auxiliary), value in values.items():
         grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value

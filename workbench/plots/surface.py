@@ -1,4 +1,4 @@
-"""Figures over strength and rate: accuracy, similarity and an attacker's gain, as maps and over bytes."""
+"""Figures over strength and rate: accuracy, SSIM, and an attacker's gain over guessing the class's mean image (control)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 
 
 def surface(rows: Sequence[Row], title: str) -> Figure:
-    """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain.
+    """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain in PSNR.
 
-    `rows` come from `Evaluation.surface`, with `over` (dB) from `audit.sweeps.of_surface`. Without `over`, the map of the gain
+    `rows` come from `Evaluation.surface`, with the gain (dB) from `audit.sweeps.of_surface` as `over`. Without `over`, its map
     is left out.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [
@@ -48,8 +48,8 @@ def surface(rows: Sequence[Row], title: str) -> Figure:
 def surface_front(rows: Sequence[Row], title: str) -> Figure:
     """Draw accuracy, SSIM and an attacker's gain over bytes an image (log scale), one line for each strength.
 
-    Points on the Pareto front of accuracy, bytes and the attacker's gain (dB) have a ring: no other point is at least as good
-    in all three and better in one. `rows` are those of `surface`.
+    `rows` are those of `surface`. Points on the Pareto front of accuracy, bytes and the attacker's gain (dB) have a ring: no
+    other point is at least as good in all three and better in one.
     """
     attacked = all("over" in row for row in rows)
     figure, axes = subplots(1, 2 + attacked, (4.4 * (2 + attacked), 3.7), squeeze=False)

@@ -1,4 +1,4 @@
-"""Figures of a picture's latency and its components."""
+"""Figures of a picture's latency and its components, by arrangement of phone, edge and cloud (see `bench.latency`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#C
 
 
 def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate], axis_title: str, title: str) -> Figure:
-    """Draw each arrangement's nine components (ms an image) as a stacked bar, and the total `whole` with its interval."""
+    """Draw the nine components of each arrangement's latency (ms an image) as a stacked bar, and the measured total `whole`."""
     figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
@@ -50,7 +50,7 @@ def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate]
 
 
 def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
-    """Draw each arrangement's end-to-end latency (ms, log scale) over several kinds of link: medians with intervals."""
+    """Draw each arrangement's end-to-end latency (ms) over several kinds of link: medians with intervals."""
     figure, axis = subplots(figsize=(9.4, 3.6))
     kinds = list(next(iter(measured.values())))
     width = 0.8 / len(measured)

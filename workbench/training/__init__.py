@@ -2,12 +2,12 @@
 
 ::
 
-    objectives   the interface of a loss, and the classifiers' loss
+    objectives   the interface of a loss (objective), and the classifiers' loss
     protection   the generator's losses; leakage: a bound on the information for every attacker
     adversary    the generator's loss against an inversion network
-    compression  the compressor's losses; variable_rate: for many rates
+    compression  the compressor's losses; variable_rate: for one compressor of many rates
     batches      the images of each step
-    loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
+    loop         `fit`, the training loop; schedules, devices, resume: what it needs
     fitting      fit an objective, and save its networks as weights with their manifests
     presets      the settings and losses by name
     recipes      the training of each kind of network

@@ -27,11 +27,11 @@ TURNS = 3  # steps in a cycle, one of which trains the generator: a slow adversa
 
 @dataclass(frozen=True)
 class Defence:
-    """The adversarial term of a generator's loss: `weight` times the share that an inversion network recovers beyond the label.
+    """The options of a generator's training against an inversion network, the adversary.
 
-    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`; None: unchanged).
-    `strength` is the strength at which the generator will be used, `width` the inversion network's width. A weight of 0 trains
-    without the adversary.
+    The loss gets the term `weight` times the share that the adversary recovers (see `AdversarialObjective`). A weight of 0
+    trains without an adversary. `noise` is the standard deviation of the generator's random component (None: the preset's).
+    `strength` is the one at which the generator will be used, `width` the width of the adversary's U-Net.
     """
 
     weight: float = 0.0
@@ -48,12 +48,12 @@ class Defence:
 
 
 def class_means(split: Split, classes: int) -> Tensor:
-    """Return the mean image of each class, K x 3 x H x W in [0, 1]. It is the best guess of a picture from its label."""
+    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the guess with the least MSE from a label alone."""
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net with one further input channel for each class (see `with_labels`)."""
+    """Return a U-Net with one further input channel for each class, for the label (see `with_labels`)."""
     unet = UNet(width)
     first = unet.inc.f[0]
     assert isinstance(first, nn.Conv2d)
@@ -82,10 +82,10 @@ class AdversarialObjective(Objective):
 
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''       R = 1 - MSE(x'', x) / MSE(m, x)
 
-    m is the mean image of x's class y. I knows the label, as every attacker does, and predicts the residual over m. So R counts
-    only what I recovers beyond the label. Of three steps, two train I on the generator's output, and one trains the generator
-    against the present I. A negative R counts as zero: I has then learnt nothing, and a larger error of this one network would
-    not protect against another (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
+    m is the mean image of x's class y. I gets the label, which every attacker knows, and predicts the difference between x and
+    m. So R counts only what I recovers beyond the label. Of three steps, two train I on the generator's output, and one trains
+    the generator against the present I. A negative R counts as zero: I is then no better than m, and a still larger error of
+    I would not protect against another attacker (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
     """
 
     adversarial = True
@@ -120,21 +120,21 @@ class AdversarialObjective(Objective):
         ]
 
     def at(self, step: int, total: int) -> None:
-        """Select the network that this step trains."""
+        """Select the network that this step trains, and increase the adversarial term's weight gradually."""
         self.protection.at(step, total)
         self.attacks = step % TURNS != 0
         self.turn = "adversary" if self.attacks else "generator"
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return R of a batch, the share recovered beyond the label: a scalar of at most 1."""
+        """Return R of a batch (see the class), the share recovered beyond the label: a scalar of at most 1."""
         means = self.means[labels]
         residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):
             return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and figures of the network that this step trains. In evaluation it is the generator."""
+        """Return loss and figures of the network that this step trains, or of the generator in evaluation."""
         if self.training and self.attacks:
             with torch.no_grad():
                 protected, _ = self.protection.protect(images)

@@ -24,7 +24,7 @@ def seed_step(seed: int, step: int) -> int:
 
 
 def rows_of(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the row indices of one step in the training split. An epoch is one permutation of all rows."""
+    """Return the row indices of step `step` in a split of `n` rows. Each epoch permutes all rows and cuts them into batches."""
     epoch, position = divmod(step, math.ceil(n / batch))
     return _order(n, epoch, seed)[position * batch : (position + 1) * batch]
 
@@ -36,7 +36,7 @@ def _order(n: int, epoch: int, seed: int) -> Tensor:
 class Feed:
     """The training images on the device, and the augmented batch of each step.
 
-    `sizes` are pairs of a share of the `total` steps and the images' side in pixels from that step on (progressive sizes).
+    `sizes` are pairs (share of the `total` steps, side of the images in pixels from there on): progressive sizes.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Feed:
         return len(self.labels)
 
     def rows(self, step: int) -> Tensor:
-        """Return the row indices of a step, on the device. The permutation of an epoch is transferred once."""
+        """Return the row indices of a step, on the device. Each epoch's permutation is copied to the device once."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, _order(len(self), epoch, self.seed).to(self.device)
@@ -74,7 +74,7 @@ class Feed:
 
 
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
-    """Return the images' side in pixels after a share `progress` of the steps, or None for the original size."""
+    """Return the images' side in pixels after the share `progress` of the steps (see `Feed`), or None for the original size."""
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
 
@@ -86,7 +86,7 @@ def resize(images: Tensor, side: int | None) -> Tensor:
 
 
 def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images in [0, 1] and labels of a split in order, `batch` at a time, on a device."""
+    """Yield the images (in [0, 1]) and labels of a split in order, `batch` at a time, on `device`."""
     for start in range(0, len(split), batch):
         images = to_float(split.images[start : start + batch].to(device))
         yield images.contiguous(memory_format=torch.channels_last), split.labels[start : start + batch].to(device)
@@ -95,8 +95,7 @@ def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Te
 def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
     """Return the papers' augmentation: a random crop after zero padding and, with `mirror`, a random horizontal flip.
 
-    With `erase`, pixels less than `erase / 2` from a random pixel in both directions become grey (cutout). The papers do not
-    use this.
+    With `erase`, a square of about `erase` pixels around a random pixel becomes grey (cutout). The papers do not use this.
     """
 
     def augment(images: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
 """A time budget for several networks: each trains as long as its share allows, at this machine's measured speed.
 
-A network's share of the remaining time is its weight over the weights of all networks still to be trained:
+A network gets the share weight / (sum of the weights of all networks still to be trained) of the remaining time:
 
 ========== ====== =======================================================
 network    weight
 ========== ====== =======================================================
 classifier 5      times the square root of its cost over a resnet18's
-encoder    2      the start of all generators of a data set
+encoder    2      pretrained U-Net from which all generators start
 generator  3
 compressor 2
 ========== ====== =======================================================
 
-Two classifiers and their pair get 59 %, 12 %, 18 % and 12 %. Time that a network does not use goes to the next networks.
+With two classifiers like resnet18, these together get 59 % of the time, the encoder 12 %, the generator 18 % and the compressor
+12 %. Time that a network does not use goes to the next networks.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class Cost:
 
 
 class Budget:
-    """A budget of seconds for several networks. A file stores its state, so that a second call continues with the rest.
+    """A time budget (s) for training several networks. A file stores its state, so that a second call continues with the rest.
 
-    `weights` maps the names of the networks to be trained to their weights. A file with another number of seconds is ignored.
+    `weights` maps each network's name to its relative share of the time. A file for another number of seconds is ignored.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
@@ -87,7 +88,7 @@ class Budget:
         return max(0.0, self.seconds - self.used - (time.monotonic() - self._since))
 
     def share(self, name: str) -> float:
-        """Return the seconds for one network, from its weight and the remaining time."""
+        """Return the seconds for training one network: its share of the remaining time."""
         weight = self.weights.get(name, SHARES["generator"])
         return self.left * weight / sum({**self.weights, name: weight}.values())
 
@@ -98,18 +99,18 @@ class Budget:
         write_json(self.path, {"seconds": self.seconds, "used": self.used, "schedules": self.schedules})
 
     def done(self, name: str) -> None:
-        """Remove a trained network, so that its unused time goes to the others."""
+        """Remove a trained network from the budget, so that its unused time goes to the other networks."""
         known = self.weights.pop(name, None) is not None
         if self.schedules.pop(name, None) is not None or known:
             self.note()
 
     def close(self) -> None:
-        """Delete the budget's file, once all networks are trained."""
+        """Delete the budget's file. Called once all networks are trained."""
         self.path.unlink(missing_ok=True)
 
 
 def classifier_weight(name: str, num_classes: int = 10) -> float:
-    """Return a classifier's weight in the budget, which grows with the square root of its operations."""
+    """Return a classifier's relative share of the budget, which grows with the square root of its FLOP."""
     return SHARES["classifier"] * math.sqrt(_flops(name, num_classes) / _flops("resnet18", num_classes))
 
 
@@ -130,7 +131,10 @@ def within(
     augment: Callable[[Tensor], Tensor],
     device: str,
 ) -> TrainingSettings:
-    """Return the settings that fit a training into its share of a budget. A resumed training keeps its first settings."""
+    """Measure the speed, and return the plan's settings with a schedule that fits the network's share of the budget.
+
+    A resumed training keeps the settings of its first call.
+    """
     name = plan.names[-1]
     if (kept := budget.schedules.get(name)) is not None:
         return TrainingSettings.from_json(kept)
@@ -156,19 +160,19 @@ def within(
 
 
 def for_gpu(settings: TrainingSettings) -> TrainingSettings:
-    """Return settings with larger batches, and with the learning rate scaled to match: linearly for SGD (Goyal et al. 2017).
+    """Return settings with batches `GPU_BATCH` times as large, and the learning rate scaled to match.
 
-    For AdamW the factor is the square root.
+    The rate grows linearly with the batch for SGD (Goyal et al. 2017), with its square root for AdamW.
     """
     rate = GPU_BATCH if settings.optimizer == "sgd" else math.sqrt(GPU_BATCH)
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
 
 
 def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> TrainingSettings:
-    """Return settings whose steps and validations on a split of `n` images take `seconds` at a measured cost.
+    """Return settings whose steps and validations on a split of `n` images take at most `seconds`, given the measured cost.
 
-    The number of steps is at least one, and at most `LONGEST` times the preset's. Validations take at most a tenth of the time,
-    unless there is only one.
+    The number of steps is at least one, and at most `LONGEST` times that of `settings`. Validations take at most a tenth of the
+    time, unless there is only one.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
@@ -188,7 +192,10 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Measure the cost of training on a copy of the objective. With progressive sizes, an image's cost is a weighted mean."""
+    """Measure the cost of training on a copy of the objective, for at least `at_least_s` seconds.
+
+    With progressive sizes, an image's cost is the mean over the sizes, weighted by their shares of the steps.
+    """
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
     starts = [start for start, _ in settings.sizes] or [0.0]
@@ -202,7 +209,7 @@ def measured(
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
-    """Return the seconds for one image, measured over some steps that start at `first`."""
+    """Return the seconds for one training image, measured for at least `at_least_s` seconds from step `first` on."""
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
     float(loss.detach())  # synchronises with the GPU
@@ -220,7 +227,7 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
 def _compiled(
     settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
 ) -> tuple[TrainingSettings, Cost]:
-    """Return settings with torch.compile and their cost if that saves more than `COMPILE_S`, else the given ones."""
+    """Return settings with torch.compile and their cost, if that saves more than `COMPILE_S`, else the given ones."""
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)

@@ -26,11 +26,11 @@ __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObject
 
 @dataclass(frozen=True)
 class CompressorLoss:
-    """bits per pixel + weight * distortion.
+    """bits per pixel + weight * distortion. `kind` selects the distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
     paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's,
-    which is bounded. The paper proposes this loss but does not evaluate it. A weight of None selects each kind's default.
+    limited to 2.5 nats. The paper proposes this loss but does not evaluate it. A weight of None selects the kind's default.
     """
 
     kind: str = "rate-distortion"
@@ -54,8 +54,8 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 class CompressorObjective(Objective):
     """Rate + distortion, or rate + the target's cross-entropy, on images that the frozen generator protects.
 
-    The second loss requires that the target recognises the decoded image, not that it resembles the generator's output. With an
-    `auxiliary` it also requires that the auxiliary fails on the decoded image, like the generator's bounded loss.
+    The second loss (`rate-accuracy`) makes the target recognise the decoded image, which need not resemble the generator's
+    output. With an `auxiliary` it also makes the auxiliary fail on the decoded image, like the generator's bounded loss.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class CompressorObjective(Objective):
     def initialise(self, images: Tensor) -> None:
         """Scale the latents of `images`, which would otherwise all round to zero, and fit the entropy model to them.
 
-        `ACTIVE` channels start with a spread of several rounding steps. The others are zero and stay so. A label needs a few
-        bits. Hundreds of latents, each active once in a hundred images, would cost more than the few that carry it.
+        `ACTIVE` channels start with a standard deviation of 1.5 rounding steps. The other channels are zero and stay so: a
+        label needs a few bits only, and many rarely active latents would cost more than a few that carry the label.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
@@ -91,11 +91,11 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def at(self, step: int, total: int) -> None:
-        """Increase the rate's influence gradually: fine steps and a large distortion weight, until 60 % of the steps are done.
+        """For `rate-accuracy`, increase the rate's influence during the first 60 % of the steps.
 
-        With the full rate from the start, all latents become zero before the decoder has learnt to use them. The quantisation
-        step is relative to the latents' scale. So coarser steps are a smaller last layer of g_a and a larger first layer of
-        g_s.
+        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its value. With
+        the full rate from the start, all latents become zero before the decoder has learnt to use them. The quantisation step
+        itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s multiplies them.
         """
         if self.loss.kind != "rate-accuracy":
             return
@@ -115,18 +115,18 @@ class CompressorObjective(Objective):
             return torch.cat([self.compressor.g_a(self._protect(part)) for part in torch.split(images, 256)])
 
     def _protect(self, images: Tensor) -> Tensor:
-        """Return protected images. The random component is from torch's generator, so that a seed determines the compressor."""
+        """Return protected images. Their random component is from torch's generator, so that a seed determines it."""
         return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups: the entropy model learns twenty times as fast as the rest. Its quantiles are not trained."""
+        """Return parameter groups: the entropy model, without its quantiles, learns twenty times as fast as the rest."""
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
-        """Update the integer tables. For rate-accuracy, first fit the entropy model to the rounded latents of `images`."""
+        """Update the coder's integer tables. For `rate-accuracy`, first fit the entropy model to latents of `images`."""
         if self.loss.kind == "rate-distortion":
             self.compressor.update(force=True, update_quantiles=True)
             return
@@ -134,10 +134,10 @@ class CompressorObjective(Objective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest latents of `images` and their counts in the compressor (see `entropy`).
+        """Store the commonest patterns, the quantised latents of whole images, and their counts (see `entropy`).
 
-        For rate-accuracy, also store the tables for choosing patterns (see `NeuralCompressor.choose`), and return the bits and
-        the accuracy of the chosen patterns. They are in-sample figures, because the tables were fitted to these images.
+        For `rate-accuracy`, also store the tables for choosing patterns (see `NeuralCompressor.choose`), and return the bits
+        and the accuracy of the chosen patterns. These figures are in-sample, because the tables were fitted to `images`.
         """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
@@ -145,7 +145,7 @@ class CompressorObjective(Objective):
         return self._choose_patterns(torch.cat(parts), labels.to(device))
 
     def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest quantised latents of y (n x M x h x w), and the tables to choose them (see `finish`)."""
+        """Store the commonest patterns of latents y (n x M x h x w), and the tables for choosing them (see `finish`)."""
         compressor = self.compressor
         chooses = self.loss.kind == "rate-accuracy"
         compressor.reader = compressor.reader.new_zeros(0, 0)  # without a reader, `quantise` rounds
@@ -170,7 +170,7 @@ class CompressorObjective(Objective):
         return {"accuracy_in_sample": float(accuracy), "bits_in_sample": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
+        """Return the loss, and as figures bits an image by the entropy model, MSE and accuracies on the reconstruction."""
         task = self.loss.kind == "rate-accuracy"
         with torch.no_grad():
             images = self._protect(images)
@@ -197,9 +197,9 @@ class CompressorObjective(Objective):
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return x_hat, the likelihoods of y_hat and, if `straight`, y (else None).
 
-        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: shifts far below a rounding
-        step, spread over hundreds of latents, carry the label through the noise, but rounding later removes them. With
-        `straight`, rate and reconstruction use rounded latents, and the gradient passes straight through the rounding.
+        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: tiny shifts of hundreds of
+        latents carry the label through the noise, but rounding removes them after the training. With `straight`, rate and
+        reconstruction use rounded latents, and the gradient passes straight through the rounding.
         """
         if not straight:
             out = self.compressor(images)
@@ -211,7 +211,7 @@ class CompressorObjective(Objective):
 
 
 class WithReader(nn.Module):
-    """Networks that are trained together, with a linear reader of the first latent channels. The reader is not saved."""
+    """Networks that are trained together with a reader, a linear classifier on the first latent channels. It is not saved."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -223,14 +223,14 @@ class WithReader(nn.Module):
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load each network by its own method, because the compressor's resizes its tables."""
+        """Load each network by its own `load_state_dict`, because the compressor's resizes tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
 
 
 class JointNetwork(WithReader):
-    """A generator and its compressor, with a reader of the compressor's active latents."""
+    """A generator and its compressor, with a linear classifier (reader) on the compressor's active latent channels."""
 
     def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(ACTIVE, classes)
@@ -240,13 +240,12 @@ class JointNetwork(WithReader):
 class JointObjective(CompressorObjective):
     """The joint loss of generator and compressor, on the protected image and on the decoded one. The paper has no such loss.
 
-    generator's loss(x') + generator's loss(x_hat) without its SSIM term + bits per pixel / weight. x' is the edge's protected
-    image, x_hat the cloud's decoded one. The U-Net, far larger than the encoder, learns to write latents that the encoder
-    keeps. The gradient of an untrained decoder has little information. So a linear reader of the latents also predicts the
-    label, like the reader that later chooses patterns (see `NeuralCompressor.choose`).
+    generator's loss(x') + its terms of target and auxiliary on x_hat + bits per pixel / weight + CE(reader(y), label). x' is
+    the protected image, y its latents, x_hat the decoded image. The reader is a linear classifier on the active latents. It
+    trains the encoder from the start, when the gradient through the untrained decoder has little information.
 
     The generator's batch norms keep their statistics. With `keep_encoder` its contracting half stays unchanged. In training the
-    auxiliary gets every second picture, because it costs as much as the rest and learns sooner.
+    auxiliary gets every second picture only, because it is expensive.
     """
 
     def __init__(
@@ -289,14 +288,14 @@ class JointObjective(CompressorObjective):
         return [self.generator, self.compressor]
 
     def train(self, mode: bool = True) -> JointObjective:
-        """Set the mode of the compressor. The other networks stay in eval mode."""
+        """Set the mode of the compressor and the reader. The other networks stay in eval mode."""
         super().train(mode)
         self.protection.eval()
         self.protection.training = mode  # its training mode only draws strengths and noise
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
+        """Return the loss, and as figures bits an image, accuracies of target and auxiliary at the cloud, SSIM and |SSIM|."""
         protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)
@@ -317,7 +316,7 @@ def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
 
 
 def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-4) -> Tensor:
-    """Return the weights of a logistic regression of labels (n) on latents (n x D): C x (D + 1), the biases last."""
+    """Fit a logistic regression of labels (n) on latents (n x D). Return its weights: classes x (D + 1), the biases last."""
     with torch.inference_mode(False), torch.enable_grad():
         x, labels = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).detach().clone(), labels.clone()
         weights = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
@@ -334,11 +333,10 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-
 
 
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
-    """Fit the learnt distributions to rounded latents (N x M x H x W), and update the integer tables.
+    """Fit the entropy model to rounded latents (N x M x h x w) by L-BFGS, and update the integer tables.
 
-    Each channel's distribution depends only on its histogram. So this takes a fraction of a second. It changes no
-    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in range keeps a small weight, for
-    unseen images. The method is L-BFGS, which ends when the loss no longer improves.
+    This takes a fraction of a second, because the fit only needs each channel's histogram. Reconstructions do not change,
+    because the medians stay at zero. Every symbol in range keeps a small probability, for unseen images.
     """
     symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
     reach = int(symbols.abs().max()) + 2

@@ -1,4 +1,4 @@
-"""The devices of a training, its precision, and agreement between its processes."""
+"""The devices and the precision of a training, and agreement between its processes (one for each device)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def on_gpu(device: str) -> bool:
 
 
 def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
-    """Start Fabric on `devices` devices, one process each. Raises UsageError if there are fewer."""
+    """Start Fabric on `devices` devices of a kind (`device`), one process each. Raises UsageError if there are fewer."""
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")
@@ -60,7 +60,7 @@ def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return for each flag whether any process has set it. Clocks and signals differ by process, decisions must not."""
+    """Return for each flag whether any process has set it, so that all processes decide alike."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
@@ -69,7 +69,7 @@ def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
 
 
 def own_rows(rows: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's part of a batch's rows: at least one row, since a last batch may be too small to divide."""
+    """Return this process's part of a batch's rows, at least one: processes share a row if the last batch is too small."""
     return rows[fabric.global_rank % len(rows) :: fabric.world_size]
 
 

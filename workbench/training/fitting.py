@@ -44,10 +44,10 @@ def train_and_keep(
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     budget: Budget | None = None,
 ) -> list[Manifest]:
-    """Fit an objective, save each of its parts as weights, and return their manifests.
+    """Fit an objective, save each of its parts (networks) as weights, and return their manifests.
 
-    With a `budget` the schedule depends on the network's share and this machine's speed. An interrupted training never replaces
-    complete weights.
+    With a `budget` the schedule fits the network's share of the time, at this machine's speed. An interrupted training never
+    replaces complete weights. `on_epoch` gets the history of validations after each of them.
     """
     gpu = on_gpu(device)
     parts = objective.parts()
@@ -101,7 +101,7 @@ def train_and_keep(
 
 
 def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome, device: str) -> list[Manifest]:
-    """Write the networks and their manifests. Each manifest names the hashes of the earlier parts."""
+    """Write the networks and their manifests. `depends` in a manifest includes the SHA-256 of the parts written before."""
     settings = plan.settings
     training = {
         "preset": plan.preset,
@@ -141,7 +141,7 @@ class _Splits:
 
     @classmethod
     def of(cls, dataset: Dataset, settings: TrainingSettings) -> _Splits:
-        """Return the splits of a data set. Images through JPEG are computed once in a process."""
+        """Return a data set's splits, as the edge receives them if `settings.captured` (cached for the process)."""
         if not settings.captured:
             return cls(dataset.train, dataset.validation)
         kept = _captures.setdefault(dataset, {})
@@ -153,8 +153,8 @@ class _Splits:
     def tabulated(self) -> Split:
         """Return images for counting a compressor's commonest latents: the validation split, plus training images if needed.
 
-        An encoder is more certain on its training images. Counts from these would make rare latents too expensive for new
-        images.
+        An encoder is more certain on its training images, so that counts from them make rare latents too expensive for new
+        images. Training images only fill up to `TABULATED` images.
         """
         rest = self.train.head(max(0, TABULATED - len(self.validation)))
         return Split(torch.cat([self.validation.images, rest.images]), torch.cat([self.validation.labels, rest.labels]))

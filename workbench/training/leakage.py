@@ -16,10 +16,10 @@ def leakage(noiseless: Tensor, labels: Tensor, noise: float) -> Tensor:
 
         x' = clamp(z + noise * n)      I(x; x' | y) <= I(z; z + noise * n | y) <= sum over values of log(1 + V / noise^2) / 2
 
-    `noiseless` are the pictures z before their random component, N x 3 x H x W. V is the variance of each value within a class,
-    pooled over the classes in the batch. Among signals of equal variance, a Gaussian one carries most information through
-    Gaussian noise. Correlated values carry less than independent ones (Cover and Thomas 2006, chapter 9). Clamping and rounding
-    only lose information. The bound is 0 if the class alone determines z. It is differentiable.
+    `noiseless` are the protected pictures z before the random component `noise` * n is added, N x 3 x H x W. V is the variance
+    of each of the 3 H W values within a class, pooled over the classes in the batch. The bound holds because a Gaussian signal
+    carries most information at a given variance, and independent values carry most (Cover and Thomas 2006, chapter 9).
+    Clamping and rounding only lose information. The bound is 0 if the class alone determines z. It is differentiable.
     """
     member = F.one_hot(labels).to(noiseless)
     member = member[:, member.sum(0) > 0]

@@ -1,4 +1,4 @@
-"""One training loop for every objective. It is deterministic by seed, and resumable after a kill at any moment.
+"""The training loop for every objective (loss with its networks), deterministic by seed and resumable after a kill.
 
 Every random choice follows from (seed, step) alone, so that a resumed run repeats the steps of an uninterrupted one.
 """
@@ -52,12 +52,12 @@ def fit(
     devices: int = 1,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Outcome:
-    """Train `objective.network` in place, and restore its state of the best validation loss at the end.
+    """Train `objective.network` in place. At the end, restore its state of lowest validation loss (adversarial: the last).
 
-    A checkpoint is written every half minute and at every interrupt. A later call with the same `identity` (settings, seed,
-    data) resumes from it. Ctrl-C ends the training after the running step: the best state so far is kept and `complete` is
-    False. A second Ctrl-C raises at once. A progress bar shows loss, figures and time left. `on_epoch` gets the growing
-    history. Several `devices` split each batch between them, one process each, and only the first process writes files.
+    A checkpoint is written every half minute and at every interrupt. A later call with equal `identity`, `settings` and `seed`
+    resumes from it. Ctrl-C ends the training after the running step, and the outcome's `complete` is then False. A second
+    Ctrl-C raises at once. `label` names the training in the progress bar. `on_epoch` gets the history after each validation.
+    Several `devices` split each batch between them, one process each, and only the first process writes files.
     """
     trainer = Trainer(objective, train, settings, seed=seed, augment=augment, device=device, devices=devices)
     identity = {**identity, "seed": seed, "settings": settings.as_json(), "precision": trainer.precision}
@@ -127,7 +127,7 @@ class Trainer:
         return compiled  # type: ignore[no-any-return]
 
     def validate(self, split: Split) -> dict[str, float]:
-        """Return the means of loss and figures over a split."""
+        """Return the means of loss and figures over a split: {name: mean}."""
         self.module.eval()
         self.objective.before_validation(to_float(self.feed.images[:1024]))
         sums: dict[str, Tensor] = {}
@@ -225,7 +225,7 @@ class _Run:
 
 
 def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
-    """Raise RunError for a figure that is not finite, because further steps would be useless."""
+    """Raise RunError if a figure is not finite, because further steps would be useless."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise RunError(

@@ -32,20 +32,20 @@ PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
 
 
 class _Wanted:
-    """Collects a pair's networks that match each other, and trains the missing ones."""
+    """Collects a pair's networks, which must have been trained against each other, and trains the missing ones."""
 
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
         self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
         self.present: dict[str, Manifest] = {}
 
     def usable(self, name: str) -> Manifest | None:
-        """Return the manifest of complete weights that were trained against the present networks, or None."""
+        """Return a network's manifest if its complete weights were trained against the collected networks, else None."""
         found = weights.find(name, self.dataset.family, self.shipped)
         shas = {manifest.sha256 for manifest in self.present.values()}
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
     def need(self, name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
-        """Add a network, and train it unless usable weights exist. Raises KeyboardInterrupt after an interrupted training."""
+        """Add a network, after `train` if it has no usable weights. Raises KeyboardInterrupt if training is interrupted."""
         found: Manifest | list[Manifest] | None = self.usable(name)
         if found is None:
             if rank() == 0:
@@ -84,8 +84,9 @@ def ensure(
     """Train the missing or interrupted networks of a pair. Return the manifests of classifiers, generator and compressor.
 
     Existing networks are reused, whatever their preset, unless they were trained against other networks than the present ones.
-    With `shipped` False, shipped weights count as missing. With the `variant` `paper`, generator and compressor have the
-    papers' settings and losses, and are saved next to the pair's own. Trainings are reported on standard error.
+    With `shipped` False, weights that ship with the workbench count as missing. The `variant` `paper` of generator and
+    compressor has the papers' settings and losses, and is saved next to the pair's default ones. `run` are further options of
+    `train_and_keep`. Trainings are reported on standard error.
     """
     wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
@@ -116,8 +117,8 @@ def train_all(
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    A repeated call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError for
-    a budget over several devices.
+    A repeated call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError if
+    both `minutes` and several devices are given.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
@@ -151,7 +152,7 @@ def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budg
 
 
 def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
-    """Return the names of the networks that `train_all` will train, with their weights in the budget."""
+    """Return the networks that `train_all` will train: {name: relative share of the budget}."""
     wanted = _Wanted(dataset, preset, None)
     missing: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""The interface of a loss, and the classifiers' loss. A new loss is a new subclass of `Objective`."""
+"""The interface of an objective (a loss with the networks that it trains), and the classifiers' objective."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart",
 class Objective(nn.Module):
     """The interface of a loss: forward(images, labels) -> (loss, figures by name). `network` is trained and saved.
 
-    `adversarial` means that two networks learn in turns, one against the other, so that a step leaves some parameters
-    unchanged. Then a lower loss may only mean a weaker adversary, so the last network is kept, not the one with the lowest
-    loss.
+    A new loss is a new subclass. `adversarial` means that two networks learn in turns, one against the other, so that a step
+    leaves some parameters unchanged. Then the last state is kept, not the one with the lowest loss, because a low loss may only
+    mean a weak adversary.
     """
 
     network: nn.Module
@@ -39,17 +39,17 @@ class Objective(nn.Module):
         return [self.network]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups. `scale` multiplies the learning rate."""
+        """Return the optimiser's parameter groups. Their key `scale` multiplies the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
     def at(self, step: int, total: int) -> None:
         """Prepare the objective for a training step. The loop calls this before each step."""
 
     def before_validation(self, images: Tensor) -> None:
-        """Update whatever the network needs for inference, such as tables. `images` are some of the training split."""
+        """Update what the network's inference needs, such as tables, from `images` of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit tables to the best network on `images`. Return in-sample figures, named `..._in_sample`."""
+        """Fit the trained network's tables, if any, to `images`. Return figures on these images, `..._in_sample`."""
         return {}
 
 
@@ -59,8 +59,8 @@ class ClassifierObjective(Objective):
     Decay of a batch norm's scale regularises nothing, because the next layer's scale compensates for it (He et al. 2019, Bag of
     Tricks, section 3.1).
 
-    With `unpadded`, smaller training images (progressive sizes) get no border. Then 2 x 2 pooling rounds up: a VGG halves 24
-    pixels to 12, 6, 3, 2, 1. For multiples of 32, rounding changes nothing.
+    With `unpadded`, training images smaller than the classifier's input (progressive sizes) are not padded. Then 2 x 2 pooling
+    rounds up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. For multiples of 32, rounding changes nothing.
     """
 
     def __init__(self, classifier: Classifier, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -71,7 +71,7 @@ class ClassifierObjective(Objective):
                 pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return two parameter groups: kernels, and norms and biases without weight decay."""
+        """Return two parameter groups: kernels with weight decay, and norms and biases without."""
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,7 +85,7 @@ class ClassifierObjective(Objective):
 
 
 def _settle(module: nn.Module) -> None:
-    """Set the largest subtrees of frozen modules to eval mode."""
+    """Set every part of a module whose parameters are all frozen to eval mode."""
     parameters = list(module.parameters())
     if parameters and not any(each.requires_grad for each in parameters):
         module.eval()
@@ -95,7 +95,7 @@ def _settle(module: nn.Module) -> None:
 
 
 def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
-    """Return two parameter groups: matrices and kernels, and vectors (norms, biases) without weight decay."""
+    """Return two parameter groups: matrices and kernels with weight decay, and vectors (norms, biases) without."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
@@ -121,6 +121,6 @@ class _Inwards(torch.autograd.Function):
 
 
 def clamp_inwards(x: Tensor) -> Tensor:
-    """Clamp to [0, 1]. Outside, only gradients towards the interval pass, so that black and white pixels can still change."""
+    """Clamp to [0, 1]. Outside, only gradients towards the interval pass, so that clamped pixels can still change."""
     clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
     return clamped

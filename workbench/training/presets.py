@@ -1,4 +1,4 @@
-"""The presets: settings and losses of every training, by name."""
+"""The presets `quick`, `hours` and `paper`: settings and losses for each kind of training."""
 
 from __future__ import annotations
 
@@ -90,9 +90,10 @@ LOSSES = {  # the default losses of each preset
 
 
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
-    """Return a preset's settings for a kind of training, with other `epochs` if given. Raises UsageError if it has none.
+    """Return a preset's settings for a kind of training (classifier, encoder, ...), with other `epochs` if given.
 
-    A generator of the variant `paper` has the papers' settings, with the preset's widths and its own number of epochs.
+    In the variant `paper`, generator and compressor train for `PAPER_EPOCHS`, and the generator has the papers' settings at the
+    preset's width. Raises UsageError if the preset is unknown or lacks the kind.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -105,7 +106,7 @@ def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str 
 
 
 def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return a preset's losses of generator and compressor, or the papers' losses for the variant `paper`."""
+    """Return a preset's losses of generator and compressor. For the variant `paper` they are the papers' losses."""
     return LOSSES[PAPER if variant == PAPER else preset]
 
 

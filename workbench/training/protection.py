@@ -1,4 +1,4 @@
-"""The generator's losses: the papers' loss, terms that hide a picture, and the pretraining of the U-Net's encoder."""
+"""The generator's losses: the loss of PP (MMSys '22), terms that hide a picture, and the U-Net's pretraining."""
 
 from __future__ import annotations
 
@@ -30,19 +30,20 @@ FIRST = 0.1  # initial share of the leakage term's weight, which grows to 1 duri
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target, y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * log(1 + L).
+    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * L.
 
-    The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
-    bound and competes with the target's term. `bounded` limits it to 2.5 nats an image (a uniform guess over ten classes has
-    2.30). `ssim`: `signed` is the paper's, which rewards inverted contrast. `absolute` takes the magnitude.
+    The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which can grow
+    without limit and outweigh the target's term. `bounded` limits it to `cap` nats an image (a uniform guess over ten classes
+    has 2.30). `ssim`: `signed` is the paper's term, which rewards inverted contrast. `absolute` takes its magnitude.
 
     The papers have neither E nor L. SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to
-    zero and leave the picture legible. E measures legibility: |SSIM| of single channels and edges, each beyond 0.015, plus the
-    correlation of the best colour mix beyond 0.08 (see `legibility`). L bounds any attacker's information beyond the class, in
-    nats beyond 2 (see `leakage`). A generator that minimises it draws one pattern for each class.
+    zero and leave the picture legible. E measures legibility: the excess over 0.015 of |SSIM| of single channels and edges,
+    plus the excess over 0.08 of the best colour mix's correlation (see `legibility`). L is max(0, log((1 + b) / 3)), where b
+    bounds any attacker's information beyond the class in nats (see `leakage`). A generator that minimises L draws one picture
+    for each class.
 
-    With `every_strength` the target gets x + a (x' - x), with a = 1 for half of the images and uniform in [0, 1] for the
-    others, drawn at each step. The other terms use a = 1.
+    With `every_strength`, training shows the target x + a (x' - x). For half of the images a is 1, for the others it is drawn
+    from [0, 1] at each step. All other terms use a = 1.
     """
 
     auxiliary: str = "unbounded"
@@ -65,7 +66,7 @@ class GeneratorLoss:
 
 
 class ReadGenerator(nn.Module):
-    """A generator with a linear classifier on its U-Net's deepest features. The classifier is not saved."""
+    """A generator with a linear classifier on its U-Net's deepest features, for pretraining. The classifier is not saved."""
 
     def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class ReadGenerator(nn.Module):
 
 
 def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Freeze a generator's contracting half, so that it does not forget the classes. Return the generator."""
+    """Freeze a U-Net's pretrained contracting half, and unfreeze the rest of the generator. Return the generator."""
     unet = generator.requires_grad_(True).unet
     for part in (unet.inc, unet.d1, unet.d2, unet.d3, unet.d4):
         part.requires_grad_(False)
@@ -92,8 +93,8 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
 def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
     """Cut the skip connections of a generator's U-Net, so that its expanding half only gets the deepest features.
 
-    Through skip connections every pixel would reach the output. Their weights are set to zero and frozen, so that the
-    architecture does not change. Return the generator.
+    Through skip connections every pixel would reach the output. The architecture does not change: the weights that read the
+    skipped features are set to zero and stay zero. Return the generator.
     """
     unet = generator.unet
     for up in (unet.u1, unet.u2, unet.u3, unet.u4):
@@ -115,9 +116,9 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 class EncoderObjective(Objective):
     """Pretraining of a generator: its contracting half learns to classify by cross-entropy.
 
-    Generator and encoder together must write the class into a few bits. Through a frozen target's loss they learn this slowly,
-    at ten times the cost of an image. The pretraining depends on no classifier, so that all pairs share one result. With
-    `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
+    Through a frozen target's loss, a generator would learn the classes slowly, and an image would cost ten times as much. The
+    pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
+    training images (progressive sizes) are not padded to multiples of 16.
     """
 
     def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -143,8 +144,8 @@ class EncoderObjective(Objective):
 class GeneratorObjective(Objective):
     """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
-    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the strength at
-    which the generator will be used. A loss with `every_strength` ignores it. The papers only use 1.
+    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
+    the generator will be used. All terms except the leakage use it. For a loss with `every_strength` and in the papers it is 1.
     """
 
     network: PerturbationGenerator
@@ -167,20 +168,20 @@ class GeneratorObjective(Objective):
         self.ramp = 1.0
 
     def at(self, step: int, total: int) -> None:
-        """Increase the leakage term's weight with the step."""
+        """Increase the leakage term's weight linearly with the step, up to its full value at the last step."""
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, the accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
+        """Return the loss, and as figures the accuracy of target and auxiliary on protected images, SSIM, |SSIM| and others."""
         images = images.float()  # mixed precision passes bfloat16, which has fewer bits than a pixel
         protected, noiseless = self.protect(images)
         every = 2 if self.training and self.loss.leakage_weight else 1  # the papers' auxiliary gets every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return protected images and, if they have a random component, the same images without it (else None).
+        """Return protected images at `self.strength` and, if they have a random component, those at strength 1 without it.
 
-        The component comes from torch's generator, also in validation, so that equal seeds select equal checkpoints.
+        The random component comes from torch's generator, also in validation, so that equal seeds select equal checkpoints.
         """
         if not self.network.noise:
             return self.network(images, self.strength), None
@@ -197,10 +198,11 @@ class GeneratorObjective(Objective):
         every: int = 1,
         noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the losses on protected and on `decoded` images, and figures on the decoded ones if given.
+        """Return the loss and figures, with accuracies on the `decoded` images if given, else on the protected ones.
 
-        The auxiliary and |SSIM| by view use every `every`-th picture. `noiseless` are the protected images without their random
-        component.
+        The terms of target and auxiliary are summed over protected and decoded images, the others use protected images only.
+        The auxiliary and the |SSIM| of channels and edges use every `every`-th picture. `noiseless` are the protected images
+        without their random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)
@@ -223,7 +225,7 @@ class GeneratorObjective(Objective):
     def _recognised(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the target's cross-entropy and accuracy and, with `every_strength`, its accuracy at strength 1/2."""
+        """Return the target's cross-entropy, and as figures its accuracy and, with `every_strength`, that at strength 1/2."""
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
             protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
@@ -239,7 +241,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
     def _shown(self, images: Tensor, protected: Tensor, every: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the legibility terms of the loss, and their values."""
+        """Return the sum of the loss's SSIM and legibility terms, and SSIM and legibility as figures."""
         loss, figures = images.new_zeros(()), {}
         with torch.autocast(images.device.type, enabled=False):
             images, protected = images.float(), protected.float()

@@ -1,4 +1,8 @@
-"""The training of each kind of network: load its inputs, fit it by a preset, and save it."""
+"""The training of each kind of network: load the networks that it needs, fit it by a preset, and save it.
+
+`epochs` replaces the preset's number. `run` are options of `train_and_keep`, such as the device. A variant is another generator
+or compressor of the same pair of target and auxiliary, saved under `name@variant`.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,7 @@ __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_gener
 def train_classifier(
     dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, epochs: int | None = None, **run: Any
 ) -> Manifest:
-    """Train a classifier on a data set, save it under its name, and return its manifest. `epochs` replaces the preset's."""
+    """Train a classifier on a data set, save it under its name, and return its manifest."""
     settings = settings_of(preset, "classifier", epochs)
     torch.manual_seed(seed_step(seed, -1))
     weights.classifier_name(name)  # raises UsageError for an unknown name
@@ -72,8 +76,9 @@ def train_generator(
 ) -> Manifest:
     """Train the perturbation generator of a pair whose classifiers exist, and save it as `target-X-auxiliary`.
 
-    The training starts from the generator named `start`, if given. A `defence` adds an adversary (an inversion network),
-    another random component, or another strength than 1. The variant `paper` has the papers' loss and settings, from scratch.
+    The training starts from the generator named `start`, if given, else from the pretrained U-Net if the preset has one. A
+    `defence` sets the strength in training (default 1) and the noise of the generator, and can add an inversion network as the
+    adversary. The variant `paper` trains from scratch with the papers' loss and settings.
     """
     settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
     encoded = ENCODER in PRESETS[preset] and variant != PAPER
@@ -123,7 +128,10 @@ def train_compressor(
     rate: float | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`."""
+    """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`.
+
+    A compressor with the loss `rate-accuracy` has many rates, or only `rate` in [0, 1] if given.
+    """
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
     only = None if rate is None else stop_of(rate, STOPS)
@@ -165,7 +173,10 @@ def train_joint(
     epochs: int | None = None,
     **run: Any,
 ) -> list[Manifest]:
-    """Train a pair's generator, starting from `generator_variant`, together with a new compressor. Save both as `variant`."""
+    """Train a pair's generator together with a new compressor, and save both as `variant`.
+
+    The generator starts from the variant `generator_variant`, which is kept. Raises UsageError if both variants are equal.
+    """
     if variant == generator_variant:
         raise UsageError(
             f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"

@@ -1,4 +1,4 @@
-"""The state of a training, in memory and as a checkpoint: the next step, and the best network so far."""
+"""The state of a training, in memory and in a checkpoint file: the next step, and the best network so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """A training's state and checkpoint file. Only a training with the same `identity` (settings, seed, data) resumes."""
+    """A training's state and checkpoint file. Only a training with equal `identity` (settings, seed, data) loads it."""
 
     def __init__(
         self,
@@ -94,14 +94,17 @@ class RunState:
         self.fabric.barrier()
 
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
-        """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial."""
+        """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial.
+
+        `running` has the latest step's loss and figures, `means` those of the validation.
+        """
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
             self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
             self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
 
     def restore_best(self) -> None:
-        """Load the best state into the network."""
+        """Load the best state, if there is one, into the network, and set eval mode."""
         if self.best is not None:
             self.objective.network.load_state_dict(self.best)
         self.objective.network.eval()

@@ -17,9 +17,9 @@ __all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"
 class TrainingSettings:
     """The schedule and the options of one training.
 
-    It lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning rate
-    rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` limits the split
-    that selects the best checkpoint, every `validate_every` epochs and at the end.
+    The training lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning
+    rate rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. Every `validate_every` epochs and
+    at the end, the network is measured on the first `validation_images` of the validation split (None: all).
     """
 
     epochs: int
@@ -61,7 +61,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings and metadata of a training, and the names under which its parts are saved.
+    """The settings and metadata of a training, and the names under which its networks are saved.
 
     `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses to its SHA-256.
     """
@@ -81,9 +81,9 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """The result of `fit`: the best checkpoint's figures, the curves, the cost, and whether training was `complete`.
+    """The result of `fit`: the kept network's figures, the history of validations, the cost, and whether training was complete.
 
-    `pflop` counts multiplications and additions in all forward and backward passes, in 10^15.
+    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15.
     """
 
     best: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,7 @@
-"""The loss of a variable-rate compressor: the label at rate 0, more of the picture at higher rates, at every strength."""
+"""The loss of a variable-rate compressor, at every strength: rate 0 keeps the label, higher rates more of the picture.
+
+A stop is one of the S discrete rates (see `rates`). Stop 0 is rate 0, with the label's channels only.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ MARGIN = 1.5  # range of the tables, as a multiple of the observed latents
 
 
 class LabelledCompressor(WithReader):
-    """A compressor with a linear reader of the latents that carry the label."""
+    """A compressor with a linear classifier (reader) on the latents that carry the label, for training."""
 
     def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(LABEL_CHANNELS, classes)
@@ -43,10 +46,11 @@ class VariableRateObjective(CompressorObjective):
         x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
-    The weight of the squared error is 0 at stop 0. Above, it grows with the square of the gain, because finer steps have
-    smaller errors (Kamisli et al. 2024). The error is measured against the image without the generator's random component,
-    which would cost bits for no use. The auxiliary's term is weighted by the strength. `only` trains a network for a single
-    stop, for comparison with the network for all stops.
+    A stop is one of the S discrete rates. Its gain is the inverse of its quantisation step (see `rates`). The squared error has
+    weight 0 at stop 0. At higher stops the weight grows with the square of the gain, because finer steps have smaller errors
+    (Kamisli et al. 2024). The error is measured against the image without the generator's random component, because coding
+    that noise would waste bits. The auxiliary's term is weighted by the strength. `only` trains a network for a single stop,
+    for comparison with the network for all stops.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`: the label's to some steps of stop 0, the others to some steps of the last stop."""
+        """Scale the latents of `images`: to a standard deviation of `SPREAD` steps (label) or of `PICTURE_SPREAD` (others)."""
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -81,11 +85,11 @@ class VariableRateObjective(CompressorObjective):
         compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
 
     def at(self, step: int, total: int) -> None:
-        """Increase the rate's influence gradually, as in `CompressorObjective`, but with constant steps."""
+        """Increase the rate's influence gradually, as in `CompressorObjective`, but with constant quantisation steps."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return strengths and stops for n images (n each): random ones in training, all combinations in turn in validation."""
+        """Return n strengths and n stops (rate indices): random in training, all combinations in turn in validation."""
         stops = self.compressor.stops
         if self.training:
             strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
@@ -103,7 +107,7 @@ class VariableRateObjective(CompressorObjective):
         """Do nothing, because `finish` computes the tables once."""
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
+        """Return the loss, and as figures bits an image, MSE, and the accuracies on the reconstruction."""
         images = images.float()  # mixed precision passes bfloat16; the entropy model's logits need 32 bits
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
@@ -126,17 +130,17 @@ class VariableRateObjective(CompressorObjective):
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
 
     def _seen(self, images: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images protected at `strengths`, with and without the generator's random component."""
+        """Return images protected at `strengths` (N x 1 x 1 x 1), with and without the generator's random component."""
         noiseless = self.generator.noiseless(images)
         protected = self.generator.add_noise(noiseless, unforeseeable=False)
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the bits of each image (N) and the latents, given each image's stop (N).
+        """Return x_hat, the bits of each image (N) and the latents, given each image's stop (rate index; N).
 
-        The decoder gets rounded latents, with the gradient passed straight through. The rate is that of latents with uniform
-        noise, as in CompressAI. Only the label's latents are rounded there, too, because noise is misleading (see
-        `CompressorObjective`).
+        The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
+        with uniform noise, as in CompressAI, except for the label's latents, which are rounded, because noise is misleading
+        there (see `CompressorObjective._code`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
@@ -153,7 +157,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Compute the tables of every stop, and the patterns of stop 0 (see `CompressorObjective.finish`)."""
+        """Compute the integer tables of every stop (rate index), and the patterns of stop 0 (see `CompressorObjective`)."""
         bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
         parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
         y = torch.cat(parts)
@@ -163,13 +167,13 @@ class VariableRateObjective(CompressorObjective):
         return self._choose_patterns(y, labels.to(device))
 
     def _at_strengths(self, images: Tensor) -> Tensor:
-        """Return images protected at the strengths 0, 1/4, 1/2, 3/4 and 1 in turn."""
+        """Return each image protected at one strength: 0, 1/4, 1/2, 3/4 and 1 in turn."""
         strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
         return torch.lerp(images, self._protect(images), strengths[:, None, None, None])
 
 
 def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
-    """Return the probability of each value's quantisation interval (N x M x h x w). Each image has its own `step`."""
+    """Return the probability of each value's quantisation interval (N x M x h x w), given the quantisation steps."""
     steps = step.expand(values.shape).transpose(0, 1).flatten(1)[:, None]
     flat = values.transpose(0, 1).flatten(1)[:, None]
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood_variable(flat, qs=steps)[0])
