@@ -8,8 +8,6 @@ import os
 import random
 import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +25,7 @@ from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
-from workbench.services.batching import BATCH_MULTIPLE, BATCHES, TASKS, Batcher, ComputePool, Job
+from workbench.services.batching import BATCHES, TASKS, Batcher, ComputePool, Job
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
@@ -409,10 +407,10 @@ def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: ComputePool, work: s
     asyncio.run(main())
 
 
-def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
+def placed(count: int, threads: int) -> list[set[int]]:
     """Return the cores of each thread of new lanes."""
     others = set(TASKS.iterdir())
-    lanes = ComputePool(count, threads, split)
+    lanes = ComputePool(count, threads)
     lanes.warm(lambda _: torch.zeros(threads << 15).add_(1))
     found = [os.sched_getaffinity(int(each.name)) for each in set(TASKS.iterdir()) - others]
     lanes.close()
@@ -426,98 +424,7 @@ def test_the_threads_of_a_whole_lane_are_pinned_to_a_core_each() -> None:
     assert sorted(found, key=min) == [{core} for core in sorted(cores)]
     assert os.sched_getaffinity(0) == cores, "other threads may use all cores"
     for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
-        assert all(each == cores for each in placed(count, threads, split=True))
-
-
-CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-several = pytest.mark.skipif(CORES < 2, reason="a lane is only split with several cores, on Linux")
-ENOUGH, PLENTY = BATCH_MULTIPLE * (CORES + 1), 1 << 24  # images, on any number of cores
-
-
-class Placed(Joined):
-    """A batcher that also records the kind of lane of each batch, and fails if both kinds compute at once."""
-
-    def __init__(self, lanes: ComputePool, **options: Any) -> None:
-        super().__init__(lanes, **options)
-        self.kinds: list[str] = []
-        self._lock, self._at_once = threading.Lock(), Counter[str]()
-        self.most_at_once = 0
-
-    def compute(self, jobs: Sequence[Job[Any]]) -> list[Any]:
-        kind = threading.current_thread().name.split("_")[0]
-        with self._lock:
-            self.kinds.append(kind)
-            self._at_once[kind] += 1
-            assert sum(count > 0 for count in self._at_once.values()) == 1
-            self.most_at_once = max(self.most_at_once, self._at_once[kind])
-        try:
-            time.sleep(0.001)  # lets other jobs arrive
-            return super().compute(jobs)
-        finally:
-            with self._lock:
-                self._at_once[kind] -= 1
-
-
-@pytest.fixture
-def split() -> Iterator[ComputePool]:
-    lanes = ComputePool(1, CORES, split=True)
-    yield lanes
-    lanes.close()
-
-
-@several
-def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> None:
-    async def main() -> None:
-        joined = Placed(split, capacity=PLENTY)
-        assert await asyncio.gather(*map(joined.submit, range(ENOUGH - 1))) == list(range(ENOUGH - 1))
-        assert set(joined.kinds) == {"lane"}
-        before = len(joined.batches)
-        joined.gate.clear()
-        answers = [joined.submit(number) for number in range(ENOUGH)]
-        await joined.started(before + CORES)
-        joined.gate.set()
-        assert await asyncio.gather(*answers) == list(range(ENOUGH))
-        assert joined.kinds[before:] == ["part"] * (CORES + 1)
-        # one batch is in transit meanwhile
-        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (CORES + 1)
-        assert joined.most_at_once == CORES
-
-    asyncio.run(main())
-
-
-@several
-def test_few_requests_use_the_whole_lane(split: ComputePool) -> None:
-    async def main() -> None:
-        joined = Placed(split, capacity=PLENTY)
-        await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES - 1)))
-        assert set(joined.kinds) == {"lane"}
-        await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES)))
-        assert joined.kinds[-CORES:] == ["part"] * CORES
-
-    asyncio.run(main())
-
-
-@several
-def test_a_lane_and_its_parts_take_turns(split: ComputePool) -> None:
-    async def main() -> None:
-        joined = Placed(split, capacity=PLENTY)
-        for count in (1, 4 * ENOUGH, 3, 2 * ENOUGH, 1):
-            pause = 0.0 if count > 3 else 0.01
-            answers = [joined.submit(number, 1 + number % 5) for number in range(count)]
-            await asyncio.sleep(pause)
-            first = joined.submit("while others run")
-            assert await asyncio.gather(*answers, first) == [*range(count), "while others run"]
-        assert set(joined.kinds) == {"lane", "part"}
-        assert joined.batcher.accepted == 0
-
-    asyncio.run(main())
-
-
-@several
-def test_a_lane_is_warmed_for_few_images_and_its_parts_for_many(split: ComputePool) -> None:
-    warmed = set[tuple[str, int]]()
-    split.warm(lambda n: warmed.add((threading.current_thread().name.split("_")[0], n)))
-    assert warmed == {("lane", n) for n in BATCHES if n < ENOUGH} | {("part", n) for n in BATCHES if n >= BATCH_MULTIPLE}
+        assert all(each == cores for each in placed(count, threads))
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (11, [*range(1, 9)]), (16, [*range(1, 9), 16]), (256, [*BATCHES])])
@@ -526,12 +433,6 @@ def test_it_is_warmed_for_no_larger_batches_than_there_will_be(most: int, sizes:
     lanes.warm(warmed.append, most)
     lanes.close()
     assert warmed == sizes
-
-
-@several
-def test_the_parts_of_a_lane_keep_to_a_core_each() -> None:
-    cores = os.sched_getaffinity(0)
-    assert sorted(placed(1, CORES, split=True), key=min) == [{core} for core in sorted(cores) for _ in ("lane", "part")]
 
 
 def test_lanes_compute_side_by_side() -> None:

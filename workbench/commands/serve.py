@@ -86,13 +86,7 @@ def add(commands: Commands) -> None:
 
 def _add_limits(made: argparse.ArgumentParser) -> None:
     """Declare the options that bound computation, queues and time."""
-    made.add_argument(
-        "--lanes",
-        type=positive,
-        default=0,
-        metavar="N",
-        help="batches computed at once (default: by cores, and at an edge by how much waits)",
-    )
+    made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
     made.add_argument(
@@ -252,8 +246,7 @@ def _service(options: argparse.Namespace) -> Service:
         logging.getLogger("workbench.services").warning(
             "this processor has no bfloat16 of its own: it takes longer than float32"
         )
-    split = options.what == "edge" and not (options.lanes or options.threads)
-    shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
+    shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads))
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # existing objects stay alive, so later collections skip them

@@ -7,9 +7,6 @@
 A lane is a thread of the pool. A batch starts as soon as a lane is free, and requests that arrive meanwhile form the next
 batch. A batch waits, for a short time, only if further requests are known to be arriving. Slow preparation, such as decoding
 large pictures, happens before a job is queued, so that it delays no other job.
-
-A few pictures are computed on all cores, for low latency. With many in flight, each core runs its own batch. Cores then do not
-wait for each other at every layer, and other work of the process delays only one of them.
 """
 
 from __future__ import annotations
@@ -65,64 +62,41 @@ class ComputePool:
     A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two of them on one
     core after a pause, where each waits for the other at every layer. A single picture then takes three times as long. Several
     lanes are not pinned, because another process could be pinned to the same cores.
-
-    With `split`, a single lane can also run as several narrow lanes of one thread and one core each. The whole lane and the
-    narrow lanes never compute at the same time.
     """
 
-    def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
+    def __init__(self, count: int = 1, threads: int = 1) -> None:
         torch.set_num_threads(1)
-        whole = count == 1 and threads == len(allowed_cores())
-        start = _pin_team if whole else torch.set_num_threads
+        start = _pin_team if count == 1 and threads == len(allowed_cores()) else torch.set_num_threads
         self.pool = ThreadPoolExecutor(count, "lane", initializer=start, initargs=(threads,))
-        self._counts = {self.pool: count}  # of running batches
-        self._narrow: ThreadPoolExecutor | None = None
-        if split and whole and threads > 1:
-            cores = iter(allowed_cores())
-            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
-            self._counts[self._narrow] = threads
-        # splitting pays from this number of images on: a batch for each narrow lane, and one in transit
-        self._least = BATCH_MULTIPLE * (threads + 1)
-        self._busy, self._used = 0, self.pool
+        self._count, self._busy = count, 0
 
-    def parts(self, requests: int, images: int) -> int:
-        """Return the number of narrow lanes to use for `requests` with `images` in flight, or 0 to use the whole lane."""
-        count = self._counts[self._narrow] if self._narrow is not None else 0
-        return count if requests >= count and images >= self._least else 0
-
-    def take(self, parts: int) -> ThreadPoolExecutor | None:
-        """Reserve a narrow lane (a whole one if `parts` is 0). Return its executor, or None if none is free."""
-        pool = self._narrow if self._narrow is not None and parts else self.pool
-        if self._busy and (pool is not self._used or self._busy == self._counts[pool]):
-            return None
-        self._busy, self._used = self._busy + 1, pool
-        return pool
+    def take(self) -> bool:
+        """Reserve a lane and return True, or return False if none is free. Call `free` after the batch."""
+        if self._busy == self._count:
+            return False
+        self._busy += 1
+        return True
 
     def free(self) -> None:
-        """Release the lane that `take` reserved, after its batch was computed."""
+        """Release a lane that `take` reserved, after its batch was computed."""
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
         """Call `function(n)` for all batch sizes up to `most` images, because the first batch of each size is slow."""
-        count, narrow = self._counts[self.pool], self._narrow
-        together = threading.Barrier(count)
-        sizes = [n for n in BATCHES if n <= most]
-        whole = sizes if narrow is None else [n for n in sizes if n < self._least]
+        together = threading.Barrier(self._count)
 
         def every() -> None:
             together.wait()
-            for n in whole:
-                function(n)
+            for n in BATCHES:
+                if n <= most:
+                    function(n)
 
-        for done in [self.pool.submit(every) for _ in range(count)]:
+        for done in [self.pool.submit(every) for _ in range(self._count)]:
             done.result()
-        if narrow is not None:  # all lanes share compiled code
-            list(narrow.map(function, [n for n in sizes if n >= BATCH_MULTIPLE]))
 
     def close(self) -> None:
         """Finish running batches, and end the threads."""
-        for pool in self._counts:
-            pool.shutdown()
+        self.pool.shutdown()
 
 
 def _pin_team(threads: int) -> None:
@@ -134,13 +108,6 @@ def _pin_team(threads: int) -> None:
     for thread, core in zip(team, allowed_cores(), strict=False):
         with contextlib.suppress(OSError):  # the thread has ended, or pinning is not permitted
             os.sched_setaffinity(thread, {core})
-
-
-def _pin_one(core: int) -> None:
-    """Make the calling thread compute single-threaded, and pin it to `core`."""
-    torch.set_num_threads(1)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, {core})
 
 
 class Batcher(Generic[Part]):
@@ -164,7 +131,6 @@ class Batcher(Generic[Part]):
         self.compute, self.forward = compute, forward
         self.most, self.capacity, self.wait_s = most, capacity, wait_s
         self.accepted = 0  # images in flight
-        self._requests = 0  # requests in flight
         self.arriving = 0  # requests whose body is arriving
         self._lanes = lanes
         self._waiting: deque[Job[Part]] = deque()
@@ -183,7 +149,6 @@ class Batcher(Generic[Part]):
         loop = asyncio.get_running_loop()
         job: Job[Part] = Job(work, size, kind, loop.create_future(), deadline)
         self.accepted += size
-        self._requests += 1
         try:
             self._waiting.append(job)
             loop.call_soon(self._dispatch)  # after all requests that arrive in this iteration of the loop
@@ -195,7 +160,6 @@ class Batcher(Generic[Part]):
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         finally:
             self.accepted -= size
-            self._requests -= 1
 
     def settled(self) -> None:
         """Called when a request's body has arrived or failed. A batch that waited for it may start."""
@@ -210,8 +174,8 @@ class Batcher(Generic[Part]):
 
     def _dispatch(self, ripe: bool = False) -> None:
         """Start batches while a lane is free. `ripe` means that the first job has waited long enough."""
-        while self._waiting and (pool := self._lanes.take(self._parts())) is not None:
-            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._batch_limit():
+        while self._waiting and self._lanes.take():
+            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self.most:
                 self._lanes.free()
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._ripe)
@@ -220,7 +184,7 @@ class Batcher(Generic[Part]):
                 self._timer.cancel()
                 self._timer = None
             if batch := self._take():
-                task = asyncio.create_task(self._run(batch, pool))
+                task = asyncio.create_task(self._run(batch))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
             else:
@@ -231,24 +195,16 @@ class Batcher(Generic[Part]):
         self._timer = None
         self._dispatch(ripe=True)
 
-    def _parts(self) -> int:
-        return self._lanes.parts(self._requests, self.accepted)
-
-    def _batch_limit(self) -> int:
-        """Return the most images of a batch: with n narrow lanes 1/(n + 1) of those in flight, as one batch is in `forward`."""
-        parts = self._parts()
-        return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
-
     def _take(self) -> list[Job[Part]]:
         """Remove and return the next batch: the oldest job, and jobs of its kind that fit. Cancelled jobs are dropped."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
-        size, most = 0, self._batch_limit()
-        while self._waiting and size < most:
+        size = 0
+        while self._waiting and size < self.most:
             job = self._waiting.popleft()
             if job.answer.done():
                 continue
-            if batch and (job.kind != batch[0].kind or size + job.size > most):
+            if batch and (job.kind != batch[0].kind or size + job.size > self.most):
                 later.append(job)
                 continue
             batch.append(job)
@@ -256,11 +212,11 @@ class Batcher(Generic[Part]):
         self._waiting.extendleft(reversed(_trim_to_multiple(batch, size) + later))
         return batch
 
-    async def _run(self, batch: list[Job[Part]], pool: ThreadPoolExecutor) -> None:
+    async def _run(self, batch: list[Job[Part]]) -> None:
         start = time.perf_counter()
         try:
             try:
-                computed = await asyncio.get_running_loop().run_in_executor(pool, self.compute, batch)
+                computed = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, self.compute, batch)
             finally:
                 pace = (time.perf_counter() - start) / sum(job.size for job in batch)
                 self._pace = pace if not self._pace else 0.8 * self._pace + 0.2 * pace
@@ -276,7 +232,7 @@ class Batcher(Generic[Part]):
 def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
     """Remove the last jobs of a batch beyond a multiple of `BATCH_MULTIPLE` images, and return them.
 
-    torch compiles and caches convolutions for each batch size. A cache for all sizes would take half a gigabyte.
+    torch compiles and caches convolutions for each batch size. With a cache for all sizes the edge took 100 MiB more on 2 cores.
     """
     left = size
     for kept in range(len(batch), 0, -1):
