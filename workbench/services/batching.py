@@ -232,7 +232,7 @@ class Batcher(Generic[Part]):
 def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
     """Remove the last jobs of a batch beyond a multiple of `BATCH_MULTIPLE` images, and return them.
 
-    torch compiles and caches convolutions for each batch size. With a cache for all sizes the edge took 100 MiB more on 2 cores.
+    torch compiles and caches convolutions for each batch size. With all sizes cached, an edge took 100 MiB more on 2 cores.
     """
     left = size
     for kept in range(len(batch), 0, -1):
