@@ -1,4 +1,4 @@
-"""Interactive views for Jupyter. Views and torch are imported on first use, so that the controls appear first."""
+"""Interactive views for Jupyter. Views and torch are imported on first use, so that controls appear before torch is loaded."""
 
 from __future__ import annotations
 

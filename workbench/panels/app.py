@@ -1,8 +1,8 @@
-"""`make app`: serve a notebook's view as a web page without its code, by Voilà (extra `app`).
+"""`make app`: serve a notebook's view (interactive widget) as a web page without code, by Voilà (pip extra `app`).
 
 ::
 
-    browser --token--> Voilà on loopback --> one kernel for each page: the notebook's cells, up to the one with a view
+    browser --token--> Voilà on loopback --> one kernel for each page: the notebook's cells, up to the first with a view
 
 Cells after the view (figures, results) are not run, so that the page appears at once. Closing the page ends its kernel. If the
 connection is lost, the kernel ends after `CULL_S` idle seconds.
@@ -69,7 +69,10 @@ def _names(source: str) -> list[str]:
 
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
-    """Return Voilà's configuration for a notebook's view: on loopback, without files, behind `token` (None: a new one)."""
+    """Return Voilà's configuration, which serves a notebook's view on loopback, and no files.
+
+    `token` is the page's secret (None: Voilà draws one). Raises UsageError if the notebook cannot be read.
+    """
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
     try:

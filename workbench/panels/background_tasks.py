@@ -1,7 +1,7 @@
 """The longer tasks of the view `explore`: curves, searches, attackers, the map, exports, and prefetched views.
 
-They run one after another in their own thread, and pause while the user moves a control. Curves are accuracy, SSIM and bytes
-over strength, the surface is accuracy and bytes over strength and rate.
+The tasks run one after another in their own thread, and pause while the user moves a control. Curves are accuracy, SSIM and
+bytes over strength, the surface is accuracy and bytes over strength and rate. The map has a point for each picture.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """A queue of requested tasks. When it is empty, curves are measured, then the surface, then views are prefetched.
+    """A thread with a queue of requested tasks. An idle thread measures the curves, then the surface, then prefetches views.
 
     A prefetched view is the cloud's result at another strength or rate, sent to the page before the user selects it.
     `self.curves`, `self.surfaces` and `self.scans` (the results of searches) cache the measurements by settings.
@@ -170,7 +170,10 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return an evaluation of up to `limit` test images. It pauses for the user. A newer request raises Superseded."""
+        """Return an evaluation of up to `limit` test images, which pauses while the user is active.
+
+        The evaluation raises Superseded if a task waits or the settings change.
+        """
         from .curves import Paced
 
         def pace() -> None:
@@ -230,7 +233,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter or sort the collection's first pictures by the cloud's labels, SSIM or an attacker's PSNR."""
+        """Filter or sort the collection's first `pipeline.SCANNED` pictures by the cloud's labels, SSIM or an attacker's PSNR."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -253,7 +256,7 @@ class BackgroundTasks:
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     def show_map(self, on: bool) -> None:
-        """Switch the map and its updates on or off."""
+        """Switch the map (see `draw_map`) and its updates on or off."""
         self.mapping = on
         if on:
             self.later(self.draw_map)
@@ -279,7 +282,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker on the cloud's decoded pictures at the present settings, then show its guesses in every view."""
+        """Train an attacker (inversion network) at the present settings, and show its reconstructions from then on."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -333,7 +336,8 @@ class BackgroundTasks:
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
         """Return the parameters of the notebook `explore` that reproduce a view.
 
-        Of uploaded pictures, the view's first one is written below `folder`, so that the parameters can name it.
+        If the view shows uploaded pictures, the first is written below `folder`, so that the parameters can name this folder.
+        `gain` is passed to `write_pictures`.
         """
         explorer = self.explorer
         settings: Settings = view.settings

@@ -30,8 +30,8 @@ class CallableMethod(Method):
     Images are N x 3 x H x W in [0, 1]. The callables get numpy arrays if `numpy`, else torch tensors.
 
     `protect(images)` returns the images at full strength. `encode(images)` or `encode(images, rate)`, with a rate in [0, 1],
-    returns N byte strings, or one for the whole batch. `decode(payload)` gets this result and returns the images.
-    `recognise(images)` returns N x K scores (probabilities or logits).
+    returns N byte strings, or one byte string for the whole batch. `decode(payload)` gets the result of `encode` and returns
+    the images. `recognise(images)` returns N x K scores (probabilities or logits).
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -44,11 +44,11 @@ class CallableMethod(Method):
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The only codec, which has the method's name."""
+        """The method's name, as its only codec."""
         return (self.name,)
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates, 0 to 1, or none if `encode` takes no rate."""
+        """Return the selectable rates, 0 to 1, or an empty tuple if `encode` takes no rate."""
         return STOPS if self._rated else ()
 
     def _capture(self, original: Tensor) -> Captured:
@@ -105,7 +105,7 @@ class CallableMethod(Method):
 
 
 def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
-    """Return the methods by name. Raises UsageError if there is no method, or if one is not a tuple of three callables."""
+    """Return {name: method}. Raises UsageError if `methods` is empty, or if a value is not a tuple of three callables."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
     return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}

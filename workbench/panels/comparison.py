@@ -1,4 +1,4 @@
-"""The view of `Explorer.compare`: user-defined methods, without the networks of a pair."""
+"""The live view that compares user-defined methods (see `Explorer.compare`). It uses no networks of the workbench."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Comparison(LiveView):
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data, versions, commit. The weights are "none": a method has no manifest."""
+        """Return the origin of a figure: data, versions, commit. The weights are "none": a callable has no weights file."""
         from ..evaluation import provenance
 
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return the Python call that restores the settings. The papermill command is empty: no notebook has the callables."""
+        """Return the Python call that restores the settings as `python`. `command` is empty: no notebook has the callables."""
         return {"python": self.settings().python(), "command": ""}

@@ -21,7 +21,7 @@ MOST_PINS = 12
 
 
 class Controls(ViewBase):
-    """The part of a live view that gives its settings as attributes to read and set. An invalid value raises UsageError."""
+    """The part of a live view with its settings as attributes, to read and to set. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class Controls(ViewBase):
 
     @property
     def pair(self) -> str:
-        """The pair of networks, `target-X-auxiliary`, or the method's name in a comparison."""
+        """The name of the pair of classifiers, `target-X-auxiliary`, or of the method in a comparison."""
         return str(self.stage.pair)
 
     @pair.setter
@@ -119,7 +119,7 @@ class Controls(ViewBase):
         self.picture_source.select(numbers)
 
     def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """Call `handler(change)` at every change of the named attributes. For "view" the call is in the worker's thread."""
+        """Call `handler(change)` at every change of the named attributes. The worker's thread calls handlers of "view"."""
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
@@ -230,7 +230,7 @@ class Controls(ViewBase):
         self.tasks.refresh()
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """Perform the action of a message from the page. `content["do"]` names the action."""
+        """Perform the action that `content["do"]` names, from the page's message. `buffers` are the contents of uploaded files."""
         actions: dict[str, Callable[[], object]] = {
             "random": self.picture_source.random,
             "attack": lambda: self.tasks.later(self.tasks.attack),

@@ -16,7 +16,7 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation that calls `pace` before each batch. `pace` may wait while the user is active, or raise to stop."""
+    """An evaluation that calls `pace` before each batch. `pace` may wait, or raise an exception that ends the evaluation."""
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:
         super().__init__(pair, dataset, limit=limit, batch=CHUNK)
@@ -31,7 +31,8 @@ class Paced(Evaluation):
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
     """Return the curves and the surface in the page's format, from rows of `Evaluation.curve`.
 
-    A curve is a list of [strength, value, low, high]. A point of the surface is [strength, rate, accuracy in %, bytes].
+    A curve is a list of [strength, value, low, high]: low and high bound the 95 % interval. A point of the surface is
+    [strength, rate, accuracy, bytes]. Accuracies are in %. `classes` is the number of classes.
     """
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""`Explorer`: the view of the notebook `explore`, on the networks of a pair."""
+"""`Explorer`: the view of the notebook `explore`, on the networks of a pair (a target and an auxiliary classifier)."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@
 
     page                                              kernel
     settings (strength, rate, codec, ...)  <------->  traits of the stage
-    blend x + a (G(x) - x), on canvases    <--------  `frames`: x, G(x), once for the pictures on the screen
-    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: prefetched
+    blend x + a (G(x) - x), on canvases    <--------  `frames`: received x, protected G(x), once for the screen
+    decoded pictures, classes, bytes       <--------  `seen` (present settings), custom messages (prefetched)
     buttons, files, pasted settings        -------->  custom messages
 
 Pixels are binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before it is
@@ -102,7 +102,8 @@ def require_projection(name: str) -> None:
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
     """Return the value of the stage's trait `frames`, with `number` as its id.
 
-    It holds the pixels of the original, the received and the fully protected pictures. The page blends the last two.
+    The value has the pixels of the original, the received and the fully protected pictures. The page blends received and
+    protected pictures. `labels` are class indices (-1: unknown), `names` are the file names, if any.
     """
     original = captured.on_original
     return {
@@ -123,8 +124,8 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
     """Return the value of the stage's trait `seen`: the cloud's result for the pictures of the frames with id `number`.
 
-    `meta` has the labels and figures, `spent` (milliseconds by step) and `note` (on the attacker). `blob` holds the pixels of
-    the distinct decoded pictures, then of an attacker's guesses if one was trained.
+    `meta` has classes, measurements, `spent` (milliseconds by step) and `note` (the attacker's training). `blob` has the pixels
+    of the distinct decoded pictures, then of the attacker's reconstructions, if an attacker was trained.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())

@@ -52,7 +52,8 @@ def export(
 ) -> list[Path]:
     """Write views to a folder as `kind` (one of `KINDS` except `PAGE`), and return the files.
 
-    A figure shows all `views`, any other kind only the last one. `parameters` reproduce the view, `gain` amplifies residuals.
+    A figure shows all `views`, any other kind only the last view, which `parameters` reproduce. `gain` amplifies the residual
+    (protected minus original). `origin` has data, weights and versions.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -72,7 +73,8 @@ def export(
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
     """Write a view's pictures as PNG files at their own resolution, and return the paths.
 
-    The files are original, protected, cloud, residual (amplified by `gain`) and, if trained, attacker. `only` selects one.
+    The files are original, protected, cloud (decoded), residual (amplified by `gain`) and, if an attacker was trained, attacker
+    (its reconstruction). `only` selects a file by name ("": all).
     """
     from ..pictures import residual
 

@@ -1,8 +1,8 @@
-"""The part of `explore` that needs no networks of the workbench. It computes what the page shows for the newest settings.
+"""The part of `explore` that is independent of the networks. For the newest settings, it computes the data that the page shows.
 
 ::
 
-    page: blends every strength alone
+    page: shows every strength without the kernel
       |  settings
       v
     Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, without a queue
@@ -68,7 +68,7 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads, and wait up to `CLOSE_S`: a training epoch may take longer. The last view stays on the page."""
+        """Request the threads' end, and wait for it at most `CLOSE_S` seconds. The last view stays on the page."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
@@ -99,7 +99,7 @@ class LiveView(Controls):
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure: a single picture with its measurements, or the first of several pictures without."""
+        """Return the view as a figure: a single picture with measurements, or the first pictures of several without measurements."""
         from .. import plots
 
         captured, seen = self._last
@@ -136,7 +136,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return the settings, with the method's first codec or nearest rate if it lacks the given one. Update the controls."""
+        """Return settings that the method supports, with its first codec or nearest rate if necessary. Update the controls."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)

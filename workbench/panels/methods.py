@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 class Captured:
     """N pictures at the edge as tensors N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`.
 
-    `full` are the protected pictures at strength 1, `s1` the size of each JPEG in bytes. `on_original` has the target's class
+    `full` are the protected pictures at strength 1, `s1` are the JPEG files' sizes in bytes. `on_original` has the target's class
     probabilities for the original. The networks of a pair set it for a single picture only (1 x K).
     """
 
@@ -56,10 +56,10 @@ class Captured:
 class Seen:
     """The cloud's result for N pictures in one payload.
 
-    `cloud` has the D distinct decoded pictures, `which` (N) each picture's index in `cloud`. `ssim` (N) compares protected and
+    `cloud` has the D distinct decoded pictures, `which` (N) has each picture's index in `cloud`. `ssim` (N) compares protected and
     original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
-    and `auxiliary` are class probabilities N x K. `guess` (D x 3 x H x W) are an attacker's reconstructions, `psnr` (N, dB)
-    compares them with the originals. Both are None if no attacker was trained. `codec` describes the codec.
+    and `auxiliary` are class probabilities N x K, None without that classifier. `guess` (D x 3 x H x W) has an attacker's
+    reconstructions, `psnr` (N) their PSNR (dB) to the originals: None if no attacker was trained. `codec` is a description.
     """
 
     cloud: Tensor
@@ -135,7 +135,10 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network (`guess`), and the pairs, images with repeats (`passes`) and strength of its training."""
+    """A trained inversion network `guess`: decoded pictures to reconstructions. It learnt at `strength` from `pairs` pictures.
+
+    `passes` is the number of training images with repeats.
+    """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int

@@ -1,4 +1,4 @@
-"""The target x auxiliary grid as a heat map of buttons. Pressing a pair opens it in `explore` below the grid."""
+"""The grid of target x auxiliary classifiers as a heat map of buttons. Pressing a pair opens it in `explore` below the grid."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LIGHT = 0.5  # brightness above which a cell's text is black
 
 
 class PairGrid:
-    """A grid of buttons with the target's accuracy on protected images, by (target, auxiliary). Display `grid.widget`.
+    """A grid of buttons for `values`: {(target, auxiliary): target's accuracy on protected images}. Display `grid.widget`.
 
-    Pairs without a value stay blank. Pressing a pair opens it in an `Explorer`, which gets `dataset` and further parameters.
+    Pairs without a value stay blank. Pressing a pair opens it in an `Explorer`, which gets the other parameters.
     """
 
     def __init__(

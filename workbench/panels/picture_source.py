@@ -68,7 +68,7 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Go to a position in the filtered order, or to the last picture if there are fewer."""
+        """Go to a position in the filtered order, or to the last picture if the position is beyond it."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
@@ -111,12 +111,12 @@ class PictureSource:
         self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
 
     def repeat_search(self) -> None:
-        """Filter and sort again after a change of networks or codec, if filter or order depend on these."""
+        """After a change of networks or codec, filter and sort again if filter or order depends on the cloud's results."""
         if self._searched():
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply the filter and the order that code has set. The position stays, unless the pictures must be scanned."""
+        """Apply the filter and the order that a program set. The position stays unless they need a search."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
@@ -126,7 +126,7 @@ class PictureSource:
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Apply the chosen filter and order to the collection, using the figures of its scanned pictures."""
+        """Filter and sort the collection as chosen, by its first pictures' measurements in `scan`."""
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT

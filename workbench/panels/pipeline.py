@@ -1,4 +1,4 @@
-"""Client, edge and cloud with the networks of one pair, run in this process on up to 256 pictures, with times."""
+"""Client, edge and cloud with the networks of one pair, in one process, for up to 256 pictures at once. Each step is timed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ CHUNK = 32  # pictures in one step of a search; requests are handled between two
 
 @dataclass(frozen=True)
 class Scan:
-    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, an attacker's PSNR (dB), if any."""
+    """Measurements of a collection's first pictures: whether the cloud's label is right, |SSIM|, and an attacker's PSNR (dB).
+
+    `psnr` is empty if no attacker was trained.
+    """
 
     right: list[bool]
     ssim: list[float]
@@ -42,7 +45,7 @@ class Scan:
 
 
 class Pipeline(Method):
-    """A method with a pair's networks (`target-X-auxiliary`, generator `variant`). Raises WeightsError if they are missing."""
+    """The method of a pair's networks (`target-X-auxiliary`, generator `variant`). Raises WeightsError if one is missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -133,7 +136,7 @@ class Pipeline(Method):
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Send the first `SCANNED` pictures (uint8, N x 3 x H x W) through edge and cloud. Calls `pace` between steps."""
+        """Measure the first `SCANNED` pictures (uint8, N x 3 x H x W) at edge and cloud. `pace` is called between steps."""
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -184,7 +187,7 @@ class Pipeline(Method):
         """Train an inversion network on `pairs` training pictures, decoded at the settings. Store and return the attacker.
 
         `passes` is the number of training images with repeats. `tick` gets the number of images of each step. Raises DataError
-        without training pictures, and UsageError unless they are 32 x 32.
+        if the data set has no training pictures, and UsageError unless the pictures are 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of

@@ -40,7 +40,7 @@ def _umap(features: Tensor) -> Tensor:
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
-    """Return the value of the stage's trait `points`: positions, labels, the target's answers, attacker's PSNR, pixels."""
+    """Return the value of the stage's trait `points`: positions, true labels, the target's labels, attacker's PSNR, pixels."""
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {

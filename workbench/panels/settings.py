@@ -42,7 +42,7 @@ class Settings:
 
     @property
     def index(self) -> int:
-        """The number of the first picture in the collection."""
+        """The first shown picture's number in the collection."""
         return self.pictures[0]
 
     @property

@@ -22,9 +22,9 @@ MOST = 5000  # pictures that are read from a folder
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures. `dataset` is the name of its data set for `data.load`, `folder` the path of its folder.
+    """A collection of pictures. `dataset` is the name of its data set for `data.load`, `folder` is the path of its folder.
 
-    Both are empty for uploads. `names` are the file names, empty for a data set.
+    Uploads have neither a data set nor a folder. `names` are the file names, empty for a data set.
     """
 
     split: Split
@@ -44,7 +44,7 @@ class Source:
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content) as squares of `side` pixels. Return the collection, if any is readable, and the errors."""
+    """Read files (name, content) as squares of `side` pixels. Return the collection (None if all fail) and the errors."""
     return _read(files, side)
 
 
