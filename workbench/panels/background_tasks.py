@@ -233,7 +233,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter or sort the collection's first `pipeline.SCANNED` pictures by the cloud's labels, SSIM or an attacker's PSNR."""
+        """Filter or sort a collection's first `pipeline.SCANNED` pictures by the cloud's labels, SSIM or attacker's PSNR."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)

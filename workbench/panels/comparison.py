@@ -1,4 +1,4 @@
-"""The live view that compares user-defined methods (see `Explorer.compare`). It uses no networks of the workbench."""
+"""The live view that compares user-defined methods (see `Explorer.compare`), without networks of the workbench."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The view of the notebook `deploy`: buttons that launch and stop the stages (edge and cloud), and the stages' states and logs."""
+"""The view of the notebook `deploy`: buttons that launch and stop the stages (edge and cloud), and show states and logs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of `explore` that is independent of the networks. For the newest settings, it computes the data that the page shows.
+"""The part of `explore` that computes the page's data for the newest settings, for methods with and without networks.
 
 ::
 
@@ -99,7 +99,7 @@ class LiveView(Controls):
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure: a single picture with measurements, or the first pictures of several without measurements."""
+        """Return the view as a figure: a picture with its measurements, or a sheet's first pictures without measurements."""
         from .. import plots
 
         captured, seen = self._last

@@ -36,8 +36,8 @@ Result = TypeVar("Result")
 class Captured:
     """N pictures at the edge as tensors N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`.
 
-    `full` are the protected pictures at strength 1, `s1` are the JPEG files' sizes in bytes. `on_original` has the target's class
-    probabilities for the original. The networks of a pair set it for a single picture only (1 x K).
+    `full` are the protected pictures at strength 1, `s1` are the sizes of the JPEG files (bytes). `on_original` has the
+    target's class probabilities for the original. The networks of a pair set `on_original` for a single picture only (1 x K).
     """
 
     original: Tensor
@@ -56,8 +56,8 @@ class Captured:
 class Seen:
     """The cloud's result for N pictures in one payload.
 
-    `cloud` has the D distinct decoded pictures, `which` (N) has each picture's index in `cloud`. `ssim` (N) compares protected and
-    original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
+    `cloud` has the D distinct decoded pictures, `which` (N) has each picture's index in `cloud`. `ssim` (N) compares protected
+    and original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
     and `auxiliary` are class probabilities N x K, None without that classifier. `guess` (D x 3 x H x W) has an attacker's
     reconstructions, `psnr` (N) their PSNR (dB) to the originals: None if no attacker was trained. `codec` is a description.
     """
@@ -79,8 +79,8 @@ class Seen:
 class View:
     """The displayed result for one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by step.
 
-    `guess` is an attacker's reconstruction, if one was trained. `code_bits` is the information in the code. The payload is
-    longer, because the coder rounds up and the container adds a header and a tag.
+    `guess` is an attacker's reconstruction, if one was trained. `code_bits` is the information in the code (bits). The payload
+    is longer than this, because the coder rounds up and the container adds a header and a tag.
     """
 
     settings: Settings
@@ -135,9 +135,9 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network `guess`: decoded pictures to reconstructions. It learnt at `strength` from `pairs` pictures.
+    """A trained inversion network. `guess` maps decoded pictures to reconstructions.
 
-    `passes` is the number of training images with repeats.
+    The network learnt from `pairs` pictures at `strength`. `passes` is the number of training images with repeats.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)

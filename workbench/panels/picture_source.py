@@ -116,7 +116,7 @@ class PictureSource:
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply the filter and the order that a program set. The position stays unless they need a search."""
+        """Apply the filter and the order that a program set. The position stays unless the cloud's results are needed."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return

@@ -1,4 +1,7 @@
-"""Client, edge and cloud with the networks of one pair, in one process, for up to 256 pictures at once. Each step is timed."""
+"""Client, edge and cloud with the networks of one pair, in one process: up to 256 pictures at once, with the steps' times.
+
+A data set's family is the name of the data set whose weights are used.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class Scan:
 
 
 class Pipeline(Method):
-    """The method of a pair's networks (`target-X-auxiliary`, generator `variant`). Raises WeightsError if one is missing."""
+    """The method of a pair's networks (`target-X-auxiliary`, generator `variant`). A missing network raises WeightsError."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)

@@ -76,7 +76,10 @@ def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = ""
 
 
 def named(name: str, limit: int = 0, data_dir: str = "") -> tuple[Source, tuple[str, ...], str, str]:
-    """Return a data set's test pictures, class names, title and family. `limit` is the number of pictures (0: all)."""
+    """Return a data set's test pictures, class names, title and family. `limit` is the number of pictures (0: all).
+
+    The family is the name of the data set whose weights are used.
+    """
     from ..data import load
 
     dataset = load(name, data_dir or None)

@@ -27,7 +27,7 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): ours as a sum of parts, and the paper's in a second panel.
+    """Draw the energy of a picture by arrangement (mJ): our model's as a stack of parts, the paper's in a second panel.
 
     `ours` maps an arrangement's name to a result of `bench.energy_model.energy`. Thin bars show the range over the assumptions,
     thick bars the 95 % interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no
@@ -65,7 +65,7 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
     """Draw each arrangement's energy in percent of the baseline's: ours with range and interval, and the paper's.
 
     The baseline is PP. `ours` maps an arrangement's name to a row of `bench.energy_model.shares`. `paper` has percent by the
-    same names. The range is that over the model's assumptions.
+    same names. The range is over the model's assumptions, the interval (95 %) is over repetitions of the measurement.
     """
     figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
     names = list(ours)

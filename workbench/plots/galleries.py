@@ -37,9 +37,9 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 
 
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
-    """Draw each attacker's `each` best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
+    """Draw the `each` best and the `each` worst guesses of each attacker by PSNR (dB), below the originals.
 
-    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to guesses of the first originals.
+    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to its guesses of the first originals.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)

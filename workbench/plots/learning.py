@@ -21,7 +21,7 @@ def learning_curves(
 ) -> Figure:
     """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
 
-    `histories` maps a network's name to its history from `training.fit`. `totals` has the planned numbers of steps, if known.
+    `histories` maps a network's name to its history from `training.fit`. `totals` maps it to the planned steps.
     `paper` has the paper's accuracy (%) of some networks, drawn as a line. A ring marks the lowest validation loss.
     """
     columns = max(1, len(histories))
@@ -44,7 +44,7 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw validation accuracy, and bits (compressor), SSIM (generator) or loss (others), one column for each network."""
+    """Draw each network's validation accuracy, and its bits (compressor), SSIM (generator) or loss (else), in one column."""
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         top, bottom = axes[0, column], axes[1, column]

@@ -14,7 +14,7 @@ __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracies (and that of `chance`), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
+    """Draw accuracies with `chance` (in [0, 1]), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
@@ -61,10 +61,11 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw accuracy over bytes, the least bytes that any codec needs for an accuracy (`label_bits`), and a label-only edge.
+    """Draw the target's accuracy over bytes an image: of codecs, of a label-only edge, and the bound of `label_bits`.
 
-    `label` is the accuracy of an edge that classifies locally and sends only the class, in log2(`classes`) bits. `curves` maps
-    a codec to its rows of `Evaluation.curve` over quality or rate, `points` a codec with a single row to that row.
+    The bound is the least number of bytes with which any codec can reach an accuracy. `label` is the accuracy of an edge that
+    sends only the class, in log2(`classes`) bits. `curves` maps a codec to its rows of `Evaluation.curve` over quality or rate.
+    `points` maps a codec with a single row to that row.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)

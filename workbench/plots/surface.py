@@ -23,8 +23,8 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 def surface(rows: Sequence[Row], title: str) -> Figure:
     """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain in PSNR.
 
-    `rows` come from `Evaluation.surface`, with the gain (dB) from `audit.sweeps.of_surface` as `over`. Without `over`, its map
-    is left out.
+    `rows` come from `Evaluation.surface`, with the gain (dB) from `audit.sweeps.of_surface` as `over`. Without
+    `over`, the map of the gain is left out.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [
         ("target at the cloud (%)", lambda row: 100 * row["target"].value, "cividis", "{:.1f}"),

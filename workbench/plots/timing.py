@@ -50,7 +50,7 @@ def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate]
 
 
 def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
-    """Draw each arrangement's end-to-end latency (ms) over several kinds of link: medians with intervals."""
+    """Draw the end-to-end latency in `measured`, {arrangement: {kind of link: median in ms}}, with intervals."""
     figure, axis = subplots(figsize=(9.4, 3.6))
     kinds = list(next(iter(measured.values())))
     width = 0.8 / len(measured)

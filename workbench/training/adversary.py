@@ -31,7 +31,7 @@ class Defence:
 
     The loss gets the term `weight` times the share that the adversary recovers (see `AdversarialObjective`). A weight of 0
     trains without an adversary. `noise` is the standard deviation of the generator's random component (None: the preset's).
-    `strength` is the one at which the generator will be used, `width` the width of the adversary's U-Net.
+    `strength` is the generator's strength in later use, `width` the width of the adversary's U-Net.
     """
 
     weight: float = 0.0
@@ -48,7 +48,7 @@ class Defence:
 
 
 def class_means(split: Split, classes: int) -> Tensor:
-    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the guess with the least MSE from a label alone."""
+    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the guess with the least MSE, given only the label."""
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
 
 

@@ -36,7 +36,8 @@ def _order(n: int, epoch: int, seed: int) -> Tensor:
 class Feed:
     """The training images on the device, and the augmented batch of each step.
 
-    `sizes` are pairs (share of the `total` steps, side of the images in pixels from there on): progressive sizes.
+    `sizes` are pairs (start, side): from the share `start` of the `total` steps on, images have `side` x `side` pixels
+    (progressive sizes).
     """
 
     def __init__(
@@ -95,7 +96,8 @@ def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Te
 def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
     """Return the papers' augmentation: a random crop after zero padding and, with `mirror`, a random horizontal flip.
 
-    With `erase`, a square of about `erase` pixels around a random pixel becomes grey (cutout). The papers do not use this.
+    With `erase`, a square with a side of about `erase` pixels, around a random pixel, becomes grey (cutout). The papers do not
+    use this.
     """
 
     def augment(images: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ A network gets the share weight / (sum of the weights of all networks still to b
 ========== ====== =======================================================
 network    weight
 ========== ====== =======================================================
-classifier 5      times the square root of its cost over a resnet18's
+classifier 5      times the square root of (its FLOP / resnet18's FLOP)
 encoder    2      pretrained U-Net from which all generators start
 generator  3
 compressor 2
@@ -59,7 +59,7 @@ GPU_BATCH = 4  # factor on the preset's batch: small kernels would leave a GPU i
 
 @dataclass(frozen=True)
 class Cost:
-    """The measured seconds of one training image, and of one validation."""
+    """The measured seconds for one training image, and for one validation."""
 
     image: float
     validation: float
@@ -131,7 +131,7 @@ def within(
     augment: Callable[[Tensor], Tensor],
     device: str,
 ) -> TrainingSettings:
-    """Measure the speed, and return the plan's settings with a schedule that fits the network's share of the budget.
+    """Measure the training speed, and return the plan's settings with a schedule that fits the network's share of the budget.
 
     A resumed training keeps the settings of its first call.
     """
@@ -192,9 +192,9 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Measure the cost of training on a copy of the objective, for at least `at_least_s` seconds.
+    """Train a copy of the objective for at least `at_least_s` seconds, and return the seconds for an image and a validation.
 
-    With progressive sizes, an image's cost is the mean over the sizes, weighted by their shares of the steps.
+    With progressive sizes, the seconds for an image are the mean over the sizes, weighted by the sizes' shares of the steps.
     """
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
@@ -227,7 +227,10 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
 def _compiled(
     settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
 ) -> tuple[TrainingSettings, Cost]:
-    """Return settings with torch.compile and their cost, if that saves more than `COMPILE_S`, else the given ones."""
+    """Return settings with torch.compile and their measured cost, if compiling saves more than `COMPILE_S` of `seconds`.
+
+    Otherwise return `settings` and `cost` unchanged.
+    """
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)

@@ -1,4 +1,4 @@
-"""Losses of the compressor: rate + distortion as in the paper, or rate + recognition, alone or jointly with the generator."""
+"""Losses of the compressor, or of compressor and generator together: rate + distortion (the paper's), or rate + recognition."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class CompressorLoss:
     """bits per pixel + weight * distortion. `kind` selects the distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
-    paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's,
-    limited to 2.5 nats. The paper proposes this loss but does not evaluate it. A weight of None selects the kind's default.
+    paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's
+    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the kind's
+    default.
     """
 
     kind: str = "rate-distortion"
@@ -91,11 +92,12 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def at(self, step: int, total: int) -> None:
-        """For `rate-accuracy`, increase the rate's influence during the first 60 % of the steps.
+        """For `rate-accuracy`, increase the rate's influence on the loss during the first 60 % of the steps.
 
-        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its value. With
-        the full rate from the start, all latents become zero before the decoder has learnt to use them. The quantisation step
-        itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s multiplies them.
+        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final value.
+        With the final weight from the start, all latents become zero before the decoder has learnt to use them. The
+        quantisation step itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s
+        multiplies them.
         """
         if self.loss.kind != "rate-accuracy":
             return
@@ -195,7 +197,7 @@ class CompressorObjective(Objective):
         return bits / images[0, 0].numel() + weight * distortion, figures
 
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x_hat, the likelihoods of y_hat and, if `straight`, y (else None).
+        """Return the reconstruction, the likelihoods of the quantised latents and, if `straight`, the latents (else None).
 
         CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: tiny shifts of hundreds of
         latents carry the label through the noise, but rounding removes them after the training. With `straight`, rate and
@@ -211,7 +213,7 @@ class CompressorObjective(Objective):
 
 
 class WithReader(nn.Module):
-    """Networks that are trained together with a reader, a linear classifier on the first latent channels. It is not saved."""
+    """A module of networks that train with a reader: a linear classifier on the first latent channels, which is not saved."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -223,7 +225,7 @@ class WithReader(nn.Module):
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load each network by its own `load_state_dict`, because the compressor's resizes tables."""
+        """Load each network by its own `load_state_dict`, because that of the compressor resizes tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
@@ -277,7 +279,7 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups. The pretrained generator learns more slowly, so that it does not forget the classes."""
+        """Return parameter groups. The pretrained generator learns more slowly than the compressor, to remember the classes."""
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()

@@ -53,14 +53,14 @@ def _leave() -> None:
 
 
 def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
-    """Return the precision of forward passes: bfloat16 on a CUDA GPU or, with `half`, on a CPU that supports it."""
+    """Return the precision of forward passes: bfloat16 on CUDA GPUs and, with `half`, on CPUs that support it, else 32 bits."""
     if torch.cuda.is_available() and device != "cpu":
         return "bf16-mixed"
     return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return for each flag whether any process has set it, so that all processes decide alike."""
+    """Return for each flag in `wishes` whether any process has set the flag, so that all processes decide alike."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")

@@ -47,7 +47,7 @@ def train_and_keep(
     """Fit an objective, save each of its parts (networks) as weights, and return their manifests.
 
     With a `budget` the schedule fits the network's share of the time, at this machine's speed. An interrupted training never
-    replaces complete weights. `on_epoch` gets the history of validations after each of them.
+    replaces complete weights. `on_epoch` gets the history after each validation.
     """
     gpu = on_gpu(device)
     parts = objective.parts()

@@ -32,7 +32,7 @@ PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
 
 
 class _Wanted:
-    """Collects a pair's networks, which must have been trained against each other, and trains the missing ones."""
+    """A collection of a pair's networks, trained against each other. `need` trains a missing network."""
 
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
         self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
@@ -45,7 +45,7 @@ class _Wanted:
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
     def need(self, name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
-        """Add a network, after `train` if it has no usable weights. Raises KeyboardInterrupt if training is interrupted."""
+        """Add a network, trained by `train` if it has no usable weights. An interrupted training raises KeyboardInterrupt."""
         found: Manifest | list[Manifest] | None = self.usable(name)
         if found is None:
             if rank() == 0:

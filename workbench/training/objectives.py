@@ -15,11 +15,11 @@ __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart",
 
 
 class Objective(nn.Module):
-    """The interface of a loss: forward(images, labels) -> (loss, figures by name). `network` is trained and saved.
+    """The interface of a loss: forward(images, labels) -> (loss, {name: figure}). `network` is trained and saved.
 
-    A new loss is a new subclass. `adversarial` means that two networks learn in turns, one against the other, so that a step
-    leaves some parameters unchanged. Then the last state is kept, not the one with the lowest loss, because a low loss may only
-    mean a weak adversary.
+    A figure is a scalar to report, such as an accuracy. A new loss is a new subclass. `adversarial` means that two networks
+    learn in turns, one against the other, so that a step leaves some parameters unchanged. Then the last state is kept, not the
+    one with the lowest loss, because a low loss may only mean a weak adversary.
     """
 
     network: nn.Module
@@ -49,7 +49,7 @@ class Objective(nn.Module):
         """Update what the network's inference needs, such as tables, from `images` of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit the trained network's tables, if any, to `images`. Return figures on these images, `..._in_sample`."""
+        """Fit the trained network's tables, if any, to `images`. Return figures on `images`, named `..._in_sample`."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The generator's losses: the loss of PP (MMSys '22), terms that hide a picture, and the U-Net's pretraining."""
+"""The generator's losses: the loss of the paper PP (MMSys '22), terms that hide a picture, and the U-Net's pretraining."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ FIRST = 0.1  # initial share of the leakage term's weight, which grows to 1 duri
 class GeneratorLoss:
     """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * L.
 
-    The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which can grow
-    without limit and outweigh the target's term. `bounded` limits it to `cap` nats an image (a uniform guess over ten classes
-    has 2.30). `ssim`: `signed` is the paper's term, which rewards inverted contrast. `absolute` takes its magnitude.
+    x is an image, x' its protected form, y its label. The first three terms are PP's (section 4). `auxiliary`: `unbounded` is
+    the paper's CE(auxiliary(x'), y), which can grow without limit and outweigh the target's term. `bounded` limits it to `cap`
+    nats an image (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's term, which rewards inverted
+    contrast. `absolute` takes its magnitude.
 
     The papers have neither E nor L. SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to
     zero and leave the picture legible. E measures legibility: the excess over 0.015 of |SSIM| of single channels and edges,
@@ -144,8 +145,8 @@ class EncoderObjective(Objective):
 class GeneratorObjective(Objective):
     """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
-    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
-    the generator will be used. All terms except the leakage use it. For a loss with `every_strength` and in the papers it is 1.
+    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). All terms except the leakage
+    use `strength`, the generator's strength in later use: 1 in the papers and for a loss with `every_strength`.
     """
 
     network: PerturbationGenerator
@@ -172,14 +173,14 @@ class GeneratorObjective(Objective):
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as figures the accuracy of target and auxiliary on protected images, SSIM, |SSIM| and others."""
+        """Return the loss, and as figures accuracies of target and auxiliary, SSIM, |SSIM| and the loss's further terms."""
         images = images.float()  # mixed precision passes bfloat16, which has fewer bits than a pixel
         protected, noiseless = self.protect(images)
         every = 2 if self.training and self.loss.leakage_weight else 1  # the papers' auxiliary gets every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return protected images at `self.strength` and, if they have a random component, those at strength 1 without it.
+        """Return the images protected at `self.strength`, and at strength 1 without a random component (None if there is none).
 
         The random component comes from torch's generator, also in validation, so that equal seeds select equal checkpoints.
         """
@@ -225,7 +226,10 @@ class GeneratorObjective(Objective):
     def _recognised(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the target's cross-entropy, and as figures its accuracy and, with `every_strength`, that at strength 1/2."""
+        """Return the target's cross-entropy, and as a figure the target's accuracy.
+
+        In validation with `every_strength`, a further figure is the accuracy at strength 1/2.
+        """
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
             protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))

@@ -1,4 +1,4 @@
-"""The training of each kind of network: load the networks that it needs, fit it by a preset, and save it.
+"""The training of each kind of network: load the networks that the training needs, fit the new network by a preset, save it.
 
 `epochs` replaces the preset's number. `run` are options of `train_and_keep`, such as the device. A variant is another generator
 or compressor of the same pair of target and auxiliary, saved under `name@variant`.

@@ -25,7 +25,7 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """A training's state and checkpoint file. Only a training with equal `identity` (settings, seed, data) loads it."""
+    """A training's state and checkpoint file. Only a training with equal `identity` (settings, seed, data) loads the file."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class RunState:
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
         """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial.
 
-        `running` has the latest step's loss and figures, `means` those of the validation.
+        `running` has the loss and figures of the latest reported step, `means` has the validation's means.
         """
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:

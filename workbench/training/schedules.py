@@ -81,9 +81,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """The result of `fit`: the kept network's figures, the history of validations, the cost, and whether training was complete.
+    """The result of `fit`: the kept network's figures (`best`), the validations (`history`), and the cost.
 
-    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15.
+    `complete` states whether training ran to its end. `pflop` counts the multiplications and additions of all forward and
+    backward passes in training steps, in 10^15.
     """
 
     best: dict[str, float] = field(default_factory=dict)

@@ -74,7 +74,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`: to a standard deviation of `SPREAD` steps (label) or of `PICTURE_SPREAD` (others)."""
+        """Scale the latents of `images` to a deviation of `SPREAD` steps of stop 0 (label) or of `PICTURE_SPREAD` (picture)."""
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -136,7 +136,7 @@ class VariableRateObjective(CompressorObjective):
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the bits of each image (N) and the latents, given each image's stop (rate index; N).
+        """Return the reconstructions, the bits of each image (N) and the latents, given each image's stop (rate index; N).
 
         The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
         with uniform noise, as in CompressAI, except for the label's latents, which are rounded, because noise is misleading
