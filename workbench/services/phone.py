@@ -57,7 +57,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the page in memory, with its ETag."""
+    """A file of the page in memory, with its media type (`kind`) and its ETag (`mark`)."""
 
     content: bytes = field(repr=False)
     kind: str
