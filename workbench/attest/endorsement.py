@@ -36,7 +36,7 @@ TURIN_CHIP = 8  # bytes of chip_id that Turin uses; zeros follow
 
 
 def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePublicKey:
-    """Return the public key that verifies reports. Raises AttestationError if it is not on P-384."""
+    """Return the public key that verifies reports. Raises AttestationError if the key is not on P-384."""
     with readable(key):
         public = leaf.public_key()
         if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP384R1):

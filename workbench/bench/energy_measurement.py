@@ -60,7 +60,7 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """The phone in one of the three arrangements, whose key is `name`. It turns images into the tensor that it sends.
+    """The phone in one of the three arrangements, named `name`. The phone turns images into the tensor that it sends.
 
     `edge` is the baseline's generator and codec, which run on the phone, and None in the other arrangements.
     """

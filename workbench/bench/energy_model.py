@@ -58,7 +58,7 @@ PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
 class Radio:
     """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), `promotion` and `tail` as (ms, mW).
 
-    The promotion wakes the radio before a request. The tail keeps it awake after the last byte.
+    The promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
     """
 
     uplink: float
@@ -78,7 +78,7 @@ class Radio:
 
     @property
     def alone_j(self) -> float:
-        """The energy (J) of promotion and tail, needed in addition if a request does not follow others."""
+        """The energy (J) of promotion and tail, which a single request needs in addition to the transfer."""
         return 1e-6 * (math.prod(self.promotion) + math.prod(self.tail))
 
 

@@ -7,10 +7,10 @@ The arrangements of phone, edge and cloud are::
     new                  as neural, but the cloud caches no scores: it decodes every distinct code once a request
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-A code is the compressed form of one picture, and equal pictures have equal codes.
-Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so the phone is as fast as the
-edge. The nine components are the paper's. A network's component is the sender's waiting time minus the time that the receiver
-reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
+A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this machine,
+reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge. The nine
+components are the paper's. A network's component is the sender's waiting time minus the time that the receiver reports.
+`in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients, by name, as `end_to_end` does. Each sends `requests` batches.
+    """Measure several clients, by name, as `end_to_end` does. Each client sends `requests` batches.
 
     In each of `rounds` rounds, every client sends a part of its batches. The order of the clients rotates. Raises UsageError
     for fewer images than a batch, or less than one request a round.

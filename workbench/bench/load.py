@@ -79,7 +79,7 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
 class Load:
     """The record of a closed or open loop: its duration, the latency of each completed request (ms, in order of time), errors.
 
-    Requests of the warm-up count neither in latencies nor in images. `warm_up` counts the completed ones.
+    Requests of the warm-up count neither in latencies nor in images. `warm_up` counts the completed warm-up requests.
     `errors` maps an error's text to its count.
     """
 

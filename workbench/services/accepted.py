@@ -87,7 +87,7 @@ class UpperProtocol(Protocol):
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` creates the protocol on top of it after the TLS handshake.
+    """An accepted connection. `upper` creates the protocol on top of the connection after the TLS handshake.
 
     A certificate with a role in `roles` is a valid credential. Peers without a credential get less time and fewer connections.
     """

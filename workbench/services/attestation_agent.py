@@ -96,7 +96,7 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 
 def agent_at(url: str) -> tuple[str, int]:
-    """Return host and port of an agent's URL. Raises UsageError unless it is plain HTTP on loopback, without a path."""
+    """Return host and port of an agent's URL. Raises UsageError unless the URL is plain HTTP on loopback, without a path."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80

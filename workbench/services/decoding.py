@@ -52,7 +52,7 @@ class Cost:
 
 
 class MemoryBudget:
-    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough of it is free."""
+    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough memory is free."""
 
     def __init__(self, most: int = BUDGET) -> None:
         self.most, self.used = most, 0

@@ -50,7 +50,7 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return a parameter from its header or form field, or None if missing. Raises ProtocolError if it is given twice."""
+        """Return a parameter from its header or form field, or None if missing. Raises ProtocolError for a duplicate."""
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")

@@ -184,7 +184,7 @@ class HttpProtocol:
     # --- the parser's side ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a request. A second one before the first response closes the connection."""
+        """Begin a request. A second request before the first response closes the connection."""
         if self._exchange is not None:
             self.wire.abort()
             raise Refused

@@ -76,7 +76,7 @@ def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage. Raises WeightsError if it was trained with other weights than `known` ({role: SHA-256})."""
+    """Return the codec of a stage. Raises WeightsError if trained with other weights than `known` ({role: SHA-256})."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)

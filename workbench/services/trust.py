@@ -68,7 +68,7 @@ class Peer:
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return the client at the other end of a service's connection. TLS has checked its certificate, if it sent one."""
+    """Return the client at the other end of a service's connection. TLS has checked the client's certificate, if any."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
@@ -107,7 +107,7 @@ class _Context(ssl.SSLContext):
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token. It is compared in constant time, and no repr shows it."""
+    """A bearer token, compared in constant time and shown in no repr."""
 
     secret: bytes = field(repr=False)
 
