@@ -1,4 +1,4 @@
-"""Remote attestation: verify which guest, on which processor, holds the key of a TLS connection.
+"""Remote attestation: verify which guest (confidential VM), on which processor, holds the key of a TLS connection.
 
 ::
 

@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn parser errors of the block into an AttestationError that names the certificate.
+    """A context that turns parser errors into an AttestationError with the certificate's `name`.
 
     Warnings are suppressed: every VCEK has the serial number zero, which `cryptography` warns of, and damaged certificates
     cause many more.

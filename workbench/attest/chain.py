@@ -22,7 +22,7 @@ __all__ = ["Chain", "find_chain"]
 class Chain:
     """The certificates that certify a report, and the product of the pinned root.
 
-    leaf: the certificate of the VCEK or VLEK, which `key` names.  issuer: the ASK, which signs VCEKs, or the ASVK (VLEKs).
+    key: "VCEK" or "VLEK".  leaf: the certificate of this key.  issuer: the ASK, which signs VCEKs, or the ASVK (VLEKs).
     """
 
     key: SigningKey
@@ -32,7 +32,7 @@ class Chain:
     product: str
 
     def __iter__(self) -> Iterator[tuple[str, x509.Certificate, str, x509.Certificate]]:
-        """Yield each certificate, the root first: its name, the certificate, its issuer's name and its issuer."""
+        """Yield (name, certificate, issuer's name, issuer's certificate) for each certificate, the root first."""
         middle = INTERMEDIATES[self.key]
         yield "ARK", self.ark, "ARK", self.ark
         yield middle, self.issuer, "ARK", self.ark
@@ -40,7 +40,7 @@ class Chain:
 
 
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
-    """Return the chain of a report, from the policy's certificates and the evidence's (`given`, DER).
+    """Return the chain that certifies a report, from the certificates of the policy and of the evidence (`given`, DER).
 
     AMD's built-in authorities are used if neither source includes an authority. Raises AttestationError if a certificate is
     missing or the root is not pinned. The signatures of the chain are not verified.
@@ -76,7 +76,7 @@ def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKe
 
 
 def _issuer(certificate: x509.Certificate, name: str, known: Sequence[x509.Certificate]) -> x509.Certificate:
-    """Return the authority that issued a certificate. If several have its name, return the one that signed it."""
+    """Return the authority that issued a certificate. If several have the issuer's name, prefer the actual signer."""
     named = [candidate for candidate in known if candidate.subject == certificate.issuer]
     if not named:
         raise refusal(name, "AMD's certificate, in the evidence or in the policy's `chain`", "none")

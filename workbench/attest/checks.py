@@ -21,7 +21,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result of a verification. It proves nothing if its kind is "sample". `str()` returns a table of the checks.
+    """The result of a verification. A verdict of kind "sample" proves nothing. `str()` returns a table of the checks.
 
     chip: the first 16 hex digits of the processor's number, or "masked".  provider: the csp_id of a VLEK, else empty.
     """

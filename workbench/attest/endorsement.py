@@ -36,7 +36,7 @@ TURIN_CHIP = 8  # bytes of chip_id that Turin uses; zeros follow
 
 
 def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePublicKey:
-    """Return the public key that verifies reports. Raises AttestationError if it is not on P-384."""
+    """Return the public key that verifies reports. Raises AttestationError if the key is not on P-384."""
     with readable(key):
         public = leaf.public_key()
         if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP384R1):
@@ -45,7 +45,7 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 
 
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
-    """Return the firmware versions in a VCEK or VLEK, with an fmc if `turin`. Raises AttestationError if one is missing."""
+    """Return the firmware versions in a VCEK or VLEK, with fmc if `turin`. Raises AttestationError if a version is missing."""
     versions: dict[str, int] = {}
     with readable(key):
         for name, suffix in VERSIONS.items():
@@ -68,7 +68,7 @@ def _is_small_integer(der: bytes) -> bool:
 def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
     """Return the processor's number in a VCEK, padded to the 64 bytes of a report.
 
-    Raises AttestationError if it is missing or of a wrong length. An empty `product` accepts every product's length.
+    Raises AttestationError if the number is missing or has a wrong length. An empty `product` accepts every product's length.
     """
     with readable("VCEK"):
         value = extension(vcek, CHIP_ID) or b""

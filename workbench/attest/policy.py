@@ -72,7 +72,7 @@ class Policy:
     products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
     provider: the exact csp_id in the VLEK's certificate; required with "VLEK", forbidden with "VCEK".
-    chain: certificates (DER) in addition to the evidence's. If these include no authority, AMD's built-in ones are used.
+    chain: certificates (DER) in addition to the evidence's. If neither source has an authority, AMD's built-in ones are used.
     minimum_tcb: the oldest trusted firmware, or "any"; required.
     debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
@@ -156,7 +156,7 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One sentence about the published attack on each trusted product that has one."""
+        """The warnings about published attacks on the trusted products, one sentence for each affected product."""
         return tuple(WARNINGS[name] for name in self.products if self.kind == "snp" and name in WARNINGS)
 
     @property
@@ -204,7 +204,7 @@ def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[s
 def _value(path: Path, name: str, value: Any) -> Any:
     """Convert the TOML value of a key to the type of the policy's field. Raises UsageError for a wrong type.
 
-    Files of certificates are read from the folder of `path`.
+    `path` is the policy's file. Names of certificate files are relative to the folder of this file.
     """
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
@@ -263,7 +263,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _certificates(path: Path) -> list[bytes]:
-    """Return the certificates (DER) in a PEM or DER file. Raises UsageError if it has none or an invalid one."""
+    """Return the certificates (DER) in a PEM or DER file. Raises UsageError if no certificate or an invalid one is found."""
     content = _bytes(path)
     try:
         certificates = der_blocks(content) or [content]

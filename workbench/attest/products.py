@@ -25,7 +25,7 @@ DEFAULT_PRODUCTS = tuple(name for name in PRODUCTS if name not in WARNINGS)
 def product_of(cpuid: tuple[int, int, int]) -> str:
     """Return the product of a processor by its CPUID family, model and stepping, or "" if it is unknown.
 
-    Source of the ranges: virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
+    Source of the models' ranges: virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
     """
     family, model, _ = cpuid
     if family == 0x19:

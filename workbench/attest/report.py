@@ -148,7 +148,7 @@ class Report:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
-        """Parse the fields of the agent's JSON: encode them as the bytes of a report, and read those.
+        """Encode the fields of the agent's JSON as the bytes of a report, and parse these bytes.
 
         Raises AttestationError for unknown, missing or invalid fields.
         """

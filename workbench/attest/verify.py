@@ -3,7 +3,7 @@
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
-    {svn, report_data}         -> report_data only; the verdict states that sample evidence proves nothing
+    {svn, report_data}         -> report_data only: sample evidence, of a runtime for development, proves nothing
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data for a nonce and a TLS key (as `key_of`): 64 hex digits of the SHA-256 of both, concatenated."""
+    """Return the report_data for a nonce and a TLS key (from `key_of`): SHA-256 of their concatenation, as 64 hex digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
 def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: bytes) -> Verdict:
-    """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON as bytes or parsed.
+    """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON (bytes or parsed).
 
     `runtime_data`, at most 64 bytes, is the data that was sent with the request for evidence. Raises AttestationError for the
     first failed check, with its name, the expected and the actual value.

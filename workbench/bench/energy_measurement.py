@@ -60,9 +60,9 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """The phone in an arrangement. It turns images into the tensor that it sends.
+    """The phone in one of the three arrangements, named `name`. The phone turns images into the tensor that it sends.
 
-    `edge` runs the baseline's generator and codec on the phone. The other arrangements have None here.
+    `edge` is the baseline's generator and codec, which run on the phone, and None in the other arrangements.
     """
 
     name: str
@@ -106,11 +106,12 @@ def one_thread() -> Iterator[None]:
 def measure(
     phone: Phone, stage: StageConfig, images: Images, repetitions: int, batch: int, data: Sequence[str] = ()
 ) -> Measured:
-    """Start an arrangement's services, send the images `repetitions` times, `batch` a request, and return the measurements.
+    """Start the services of the phone's arrangement, send all images `repetitions` times, and return the measurements.
 
-    In PMC² the edge uses the stage's codec, and the cloud caches no scores. `data` are the options of `workbench serve` that
-    name the data set. Before the measurements, some images pass a relay that counts bytes, and all are sent once as warm-up.
-    Raises UsageError for too few images or repetitions, and RunError if labels differ from the warm-up's (see `check_labels`).
+    A request has `batch` images. In PMC² the edge uses the stage's codec, and the cloud caches no scores. `data` are the
+    options of `workbench serve` that name the data set. Before the measurements, some images pass a relay that counts bytes,
+    and all are sent once as warm-up. Raises UsageError for too few images or repetitions, and RunError if labels differ from
+    the warm-up's (see `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -148,7 +149,8 @@ def measure(
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
     """Raise RunError, with the arrangement's `name`, if the same images got other labels `later` than at the `first` sending.
 
-    If the generator has a random component (`noise` above 0), a tenth may differ, because it is drawn again at each send.
+    If the generator has a random component (`noise` above 0), up to a tenth of the labels may differ, because each send draws
+    the component again.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):
@@ -156,7 +158,7 @@ def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: f
 
 
 def noise_of(name: str, stage: StageConfig) -> float:
-    """Return the standard deviation of the random component of the generator in arrangement `name`, or 0 without one."""
+    """Return the standard deviation of the random component of the generator in arrangement `name`, or 0 if there is none."""
     manifest = None if name == "none" else weights.find(weights.generator_name(stage.target, stage.auxiliary), stage.family)
     return float(manifest.spec.get("noise", 0.0)) if manifest else 0.0
 
@@ -211,10 +213,11 @@ async def _turn(phone: Phone, connection: Connection, model: str, images: Images
 def powers(
     phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
 ) -> tuple[dict[str, list[float]], str, list[str]]:
-    """Return {phone: power of a busy core (W) in each window}, the sensor's description, and why other sensors are not used.
+    """Return {key of `phones`: power of a busy core (W) in each window}, the sensor's description, and reasons.
 
-    `source` is one of `sensors.SOURCES`. An empty dict means that the power must be assumed. Nothing else should run on the
-    machine. If a sensor cannot distinguish work from rest, `auto` does not use it. A request for it by name raises RunError.
+    The reasons state why other sensors are not used. An empty dict means that the power must be assumed. `source` is one of
+    `sensors.SOURCES`. Nothing else should run on the machine. A sensor that cannot distinguish work from rest is not used by
+    `auto`, and raises RunError if `source` names it.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:
@@ -234,8 +237,8 @@ def powers(
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
     """Return the power (W) that a busy core adds to the machine's power at rest, measured in each of the sensor's windows.
 
-    In a window, the process first rests, and then repeats `work` for the same time. Raises RunError if the sensor's readings at
-    work are no higher than at rest, because the sensor is too coarse, or the machine is busy.
+    In a window, the process first rests (`rest` gets the seconds), and then repeats `work` for the same time. Raises RunError
+    if the sensor's readings at work are no higher than at rest, because the sensor is too coarse, or the machine is busy.
     """
     found = []
     with one_thread():

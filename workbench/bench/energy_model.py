@@ -56,9 +56,9 @@ PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
 
 @dataclass(frozen=True)
 class Radio:
-    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), and promotion and tail (ms and mW).
+    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), `promotion` and `tail` as (ms, mW).
 
-    The promotion wakes the radio before a request. The tail keeps it awake after the last byte.
+    The promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
     """
 
     uplink: float
@@ -78,7 +78,7 @@ class Radio:
 
     @property
     def alone_j(self) -> float:
-        """The energy of promotion and tail (J), which a single request costs in addition."""
+        """The energy (J) of promotion and tail, which a single request needs in addition to the transfer."""
         return 1e-6 * (math.prod(self.promotion) + math.prod(self.tail))
 
 
@@ -114,10 +114,10 @@ RANGES: dict[str, tuple[float, float, str]] = {
 class Assumptions:
     """The inputs of the energy model that are assumed, not measured.
 
-    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte. `wait_w`: power while
-    the phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for equal work.
-    `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The radio's defaults
-    are Wi-Fi's. Raises UsageError for a negative figure, and for a power or slowdown of 0.
+    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte (J). `wait_w`: power
+    (W) while the phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for equal
+    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The radio's
+    defaults are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
     """
 
     cpu_w: float = 1.5
@@ -159,8 +159,8 @@ SCENARIOS: dict[str, dict[str, float]] = {
 class Measured:
     """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
 
-    The lists have the mean of an image for each repetition. `sent` counts an image's bytes at the socket, `payload` only those
-    of its compressed content. `classes` are the labels of all images.
+    Each list of numbers has one mean over the images for each repetition. `sent` counts the bytes of an image at the socket,
+    `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has `batch`.
     """
 
     name: str
@@ -181,9 +181,9 @@ class Measured:
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
     """Return the energy of a picture (mJ), in total and by part, with Student's intervals over repetitions, as a dict.
 
-    Its `range_mj` is the energy with the least and with the greatest value of every assumption in `RANGES`. `power` is a busy
-    core's, measured in several windows (W; empty: the assumed one is used). `sees` describes the sensor. The entries
-    `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for 5,000 images.
+    The entry `range_mj` is the energy with the least and with the greatest value of every assumption in `RANGES`. `power` is
+    the measured power of a busy core (W) in several windows. If it is empty, the assumed power is used. `sees` describes the
+    sensor. The entries `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for 5,000 images.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
@@ -261,12 +261,12 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 
 
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return the energy of each arrangement relative to the baseline's (`pp`), as a dict for each arrangement.
+    """Return {arrangement: dict} with the energy of each arrangement relative to the baseline's (`pp`).
 
-    `range`: the least and the greatest ratio over all combinations of `RANGES`. `share`: the ratio under `assumed`, with an
-    interval for the measurements' noise only. `scenarios`: the ratio in each of `SCENARIOS`. `over_none`: the ratio to no
-    protection. The protection costs nothing only if the interval of `over_none` is narrow and contains 1. `power` is the
-    measured power of a busy core (W) by arrangement. Without it, the assumed power is used.
+    The dicts have these entries. `range`: the least and the greatest ratio over all combinations of `RANGES`. `share`: the
+    ratio under `assumed`, with an interval for the measurements' noise only. `scenarios`: the ratio in each of `SCENARIOS`.
+    `over_none`: the ratio to no protection. The protection costs nothing only if the interval of `over_none` is narrow and
+    contains 1. `power` is the measured power of a busy core (W) by arrangement. Without it, the assumed power is used.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

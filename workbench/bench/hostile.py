@@ -142,9 +142,10 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """A context that runs attackers in a separate process.
+    """A context that runs `connections` attackers in a separate process. `authority` is the CA certificate's file.
 
-    When it ends, `self.counts` receives the numbers of `attempts`, `established`, `open` and `most_open` connections.
+    `pause_s` is the range of the pause (s) before an attacker reconnects. When the context ends, `self.counts` receives the
+    numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once) connections.
     """
 
     url: str
@@ -172,7 +173,10 @@ class Attack:
 
 @dataclass
 class Probes:
-    """Sends health checks as a cluster does: one a second, each on a new connection without a credential."""
+    """Sends health checks as a cluster does: one a second, each on a new connection without a credential.
+
+    A check without a response after `patience_s` seconds counts in `self.failed`.
+    """
 
     url: str
     authority: Path

@@ -1,16 +1,16 @@
 """The components of a picture's latency between real services (PMC², Figure 4), and the latency over slow links.
 
-::
+The arrangements of phone, edge and cloud are::
 
     png, jpeg, neural    phone --JPEG--> edge --codec--> cloud        PMC² with each codec
-    every                as neural, but the cloud decodes and classifies every picture, as the paper's does
+    every                as neural, but the cloud decodes and classifies every picture, as the paper's cloud does
     new                  as neural, but the cloud caches no scores: it decodes every distinct code once a request
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-A code is the compressed form of one picture, and equal pictures have equal codes.
-Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so the phone is as fast as the
-edge. The nine components are the paper's. A network's component is the sender's waiting time minus the time that the receiver
-reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
+A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this machine,
+reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge. The nine
+components are the paper's. A network's component is the sender's waiting time minus the time that the receiver reports.
+`in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same byte
 class Arranged:
     """One of `ARRANGEMENTS` with running services, and its clients.
 
-    The pictures of `client` cross no emulated link. Those of `linked` cross `link`, between the trusted and the untrusted
-    domain. `linked` is None if the arrangement was started without that client.
+    The pictures of `client` cross no emulated link. The payloads of `linked` cross `link` to the cloud, from the edge or (`pp`)
+    from the phone. `linked` is None if the arrangement was started without that client.
     """
 
     name: str
@@ -68,7 +68,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
     """A context that starts the services of arrangement `name`, and yields it with its clients.
 
     `data` are the options of `workbench serve` that name the data set. With `linked` False there is no client over a link, and
-    no separate edge for this client, which would take seconds to start.
+    no separate edge for this client. Such an edge takes seconds to start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -149,8 +149,9 @@ class _EndToEnd:
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
     """Send `requests` batches one after another. Return the components of an image's latency (ms; means with intervals).
 
-    In the result, `ms` is the time from images to labels, with percentiles over requests. `covered` is the share of this time
-    that the nine measured components account for. Raises UsageError if there are fewer images than a batch.
+    In the result, `ms` is an image's share of the time from a batch to its labels, with percentiles over requests. `covered` is
+    the share of this time that the nine measured components account for. Raises UsageError if there are fewer images than a
+    batch.
     """
     return in_turns({"": client}, images, requests, batch, 1)[""]
 
@@ -158,10 +159,10 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients, by name, as `end_to_end` does. Each sends `requests` batches.
+    """Measure several clients, by name, as `end_to_end` does. Each client sends `requests` batches.
 
-    The batches are spread over `rounds`, in each of which every client sends some, in rotating order. Raises UsageError for
-    fewer images than a batch, or less than one request a round.
+    In each of `rounds` rounds, every client sends a part of its batches. The order of the clients rotates. Raises UsageError
+    for fewer images than a batch, or less than one request a round.
     """
     if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(
@@ -182,7 +183,7 @@ def in_turns(
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over each kind of link. Return percentiles of the end-to-end latency (ms), by the link's name.
+    """Send single images over each kind of link. Return {name of the link: percentiles of the end-to-end latency (ms), bytes}.
 
     Raises UsageError for an arrangement without a client over a link.
     """

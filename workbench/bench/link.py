@@ -53,7 +53,7 @@ class Link:
 
     with Link(cloud.url, LINKS["LTE"]) as link:
         ...  # speak with link.url
-        link.bytes["out"], link.bytes["back"]
+        link.bytes["out"], link.bytes["back"]  # to the service, from the service
     """
 
     def __init__(self, url: str, kind: Kind = FREE) -> None:

@@ -3,7 +3,7 @@
 ::
 
     closed   `concurrency` clients, each sends its next request after its response: measures the throughput
-    open     requests arrive at a rate, whether or not earlier ones are complete: measures the time in the system
+    open     requests arrive at a rate, whether or not earlier requests are complete: measures the latency
 
 In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
 charged for every request that was due in that second (no coordinated omission).
@@ -42,8 +42,8 @@ Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of
 def relaxation_s(rate: float, capacity: float) -> float:
     """Return the relaxation time of an M/M/1 queue (s): 1 / (sqrt(capacity) - sqrt(rate))^2.
 
-    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). A server whose service times vary less
-    relaxes sooner. Raises UsageError unless the rate is below the capacity.
+    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). If service times vary less than in
+    an M/M/1 queue, the relaxation time is shorter. Raises UsageError unless the rate is below the capacity.
     """
     if not 0 < rate < capacity:
         raise UsageError(f"an open loop needs a rate above 0 and below the capacity, got {rate:g} of {capacity:g} a second")
@@ -79,7 +79,8 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
 class Load:
     """The record of a closed or open loop: its duration, the latency of each completed request (ms, in order of time), errors.
 
-    Requests of the warm-up count neither in latencies nor in images. `warm_up` is their number. `errors` counts them by text.
+    Requests of the warm-up count neither in latencies nor in images. `warm_up` counts the completed warm-up requests.
+    `errors` maps an error's text to its count.
     """
 
     kind: str
@@ -114,7 +115,7 @@ class Load:
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests in flight for `seconds`, then wait for the last ones, which also count."""
+    """Keep `concurrency` requests in flight for `seconds`, then wait for the last responses, which also count."""
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))

@@ -109,11 +109,11 @@ def bench_models(
 ) -> dict[str, Any]:
     """Time all implementations on images (float N x 3 x H x W in [0, 1]) in batches of each size. Return one JSON object.
 
-    `rate` is that of the codec `neural`. Milliseconds are for one image: the median over rounds with the least and the
-    greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation of ours with
-    the plain networks under the same codec, over all `images`: the largest difference between protected images (values in
-    [0, 1]), and the number of different labels. The papers' implementation is left out, because it rounds the latents and so
-    has other labels. Raises UsageError for fewer images than the largest batch.
+    `rate`, in [0, 1], is the rate of the codec `neural`. Milliseconds are for one image: the median over rounds, the least and
+    the greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation of ours
+    with the plain networks under the same codec, over all `images`: the largest difference between protected images (values in
+    [0, 1]), and the number of images with different labels. The papers' implementation is left out, because it rounds the
+    latents and so has other labels. Raises UsageError for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")
@@ -157,7 +157,7 @@ def _sides(pair: Pair, size: tuple[int, int], device: torch.device, rate: float 
 
 
 def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return for each part the milliseconds of each implementation, and its speed relative to the papers'."""
+    """Return {part: {implementation: its milliseconds, and its speed relative to the papers'}}."""
     paper = times["paper"]
     return {
         part: {

@@ -22,7 +22,7 @@ def too_many_others(others: int, n: int, noise: float) -> bool:
 
 
 class Labels:
-    """The expected labels of requests, and a count of the labels in responses that differ from them.
+    """The expected labels of requests, and the counts of received (`self.n`) and unexpected labels (`self.others`).
 
     `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
     """
@@ -32,9 +32,9 @@ class Labels:
         self.n = self.others = 0
 
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
-        """Count the labels in a response to `request`. Return whether all labels so far are within the limit.
+        """Count the labels in a response to `request`. Return whether the total of unexpected labels is within the limit.
 
-        If the response has a wrong number of labels, none is counted, and the result is False.
+        If the response has a wrong number of labels, no label is counted, and the result is False.
         """
         expected = self.labels[request]
         if found.shape != expected.shape:

@@ -38,7 +38,7 @@ class Reading:
 
 
 class Sensor(ABC):
-    """An energy sensor. A meaningful reading needs work of `window_s` seconds, and `windows` readings are taken."""
+    """An energy sensor, which takes `windows` readings of `window_s` seconds each. `sees` describes the measured hardware."""
 
     source: ClassVar[str]
     sees: ClassVar[str]
@@ -92,7 +92,7 @@ class Rapl(Sensor):
 class Battery(Sensor):
     """A battery's readings for the whole device. `folder` is the kernel's list of power supplies.
 
-    Raises RunError with the reason if there is no battery, if it has no readings, or if the device does not run on it.
+    Raises RunError with the reason if there is no battery, or if the battery has no readings or is not discharging.
     """
 
     source = "battery"
@@ -186,7 +186,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    """Return the number in a kernel file. Raises RunError if it is unreadable."""
+    """Return the number in a kernel file. Raises RunError if the file is unreadable."""
     try:
         return int(path.read_text(encoding="utf-8"))
     except PermissionError:

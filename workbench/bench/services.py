@@ -10,7 +10,7 @@
     wire        bytes on both connections (client to edge, edge to cloud): the payload, with HTTP, and with TLS
 
 Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response is
-compared with the label of the same networks in process. A wrong label is an error (see `repeated_labels`).
+compared with the label of the same networks in this process. A wrong label is an error (see `repeated_labels`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class EdgeTarget:
         self.labels = Labels([labels[at : at + size].numpy() for at in starts], noise)
 
     async def __call__(self, number: int) -> int:
-        """Send request `number`, and return its number of images. Raises ServiceError if it fails or too many labels differ."""
+        """Send request `number`. Return its number of images. Raises ServiceError for a failure or too many wrong labels."""
         which = number % len(self.requests)
         body, length = self.requests[which]
         deadline = asyncio.get_running_loop().time() + 60.0
@@ -124,7 +124,7 @@ class ServiceFixture:
         return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
-        """Send requests of `size` images for `seconds`. `much` is the concurrency of a closed `loop`, or an open one's rate."""
+        """Send requests of `size` images for `seconds`. `much`: concurrency of `closed_loop`, or rate of `open_loop`."""
 
         async def sent() -> Load:
             return await loop(self._target(size), much, seconds)
@@ -145,7 +145,7 @@ class ServiceFixture:
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
-        """Like `arrivals`, but return also the services' usage, sampled every `every` seconds."""
+        """Send as in `arrivals`. Return the load, and the usage of both services every `every` seconds."""
 
         async def watched() -> tuple[Load, list[dict[str, Any]]]:
             used: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ class ServiceFixture:
     def under_attack(
         self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
     ) -> dict[str, Any]:
-        """Attack the edge. Return honest clients' load, health probes, the edge's memory every `every` s, attackers' counts."""
+        """Attack the edge. Return honest clients' load, probes, edge memory (bytes, every `every` s) and attackers' counts."""
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
 
@@ -275,8 +275,8 @@ def bench_hostile(
 ) -> dict[str, Any]:
     """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
 
-    `memory_change` is the relative change of the edge's memory during the attack, without its first tenth. `p95_ratio` is the
-    honest clients' 95th percentile of latency under attack over that without.
+    `memory_change` is the relative change of the edge's memory during the attack, whose first tenth is left out. `p95_ratio` is
+    the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
     """
     assert system.client is not None
     files = system.client.capture(images)
@@ -304,7 +304,7 @@ def _named(stage: StageConfig) -> dict[str, str]:
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the relative change of each service's memory from a soak's second tenth (the first is warm-up) to its last."""
+    """Return the relative change of each service's memory between the second tenth of a soak (after warm-up) and the last."""
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):
@@ -340,7 +340,7 @@ def _saturated(
     rounds: int,
     done: Callable[[], Any],
 ) -> dict[str, Any]:
-    """Measure images a second in alternation: directly, and through the services with requests of several sizes."""
+    """Return the throughput (images a second) of direct calls and of the services by request size, measured in turns."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
     generator: dict[str, list[float]] = {str(each): [] for each in SIZES}
     errors: dict[str, int] = {}

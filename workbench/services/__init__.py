@@ -9,5 +9,5 @@
     service      the base class of both services: routes, responses, errors, metrics, one log line a request
     edge cloud   the two services                                      openapi     their OpenAPI documents
     attestation_agent   the client of the agent in an edge's guest     admission   a client's check of an edge
-    server       serves one of them on a port, and drains it           local       both services as local processes
+    server       runs one service on a port, and drains it             local       both services as local processes
 """

@@ -4,7 +4,7 @@
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread response, idle, close; none while the app works
+                           one timer: handshake, head, body, unread response, idle, close; stopped while the app works
 
 An event loop's own TLS allows a minute for the handshake, drops the alert that explains a failure, and waits half a minute for
 the peer to close. So this module runs the handshake itself, with the same OpenSSL calls.
@@ -87,7 +87,7 @@ class UpperProtocol(Protocol):
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` creates the protocol on top of it after the TLS handshake.
+    """An accepted connection. `upper` creates the protocol on top of the connection after the TLS handshake.
 
     A certificate with a role in `roles` is a valid credential. Peers without a credential get less time and fewer connections.
     """
@@ -228,7 +228,7 @@ class Accepted(asyncio.Protocol):
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
 
     def prove(self) -> None:
-        """Record that the peer has shown a valid credential."""
+        """Record that the peer has shown a valid credential, unless the connection may only check health."""
         if not self.health_only:
             self.proven = True
             self.quota.prove(self)

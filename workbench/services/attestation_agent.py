@@ -1,4 +1,4 @@
-"""The client of the attestation agent in the edge's guest: loopback only, few requests at a time, a bounded queue.
+"""The client of the attestation agent in the edge's guest (confidential VM): loopback only, few requests at once, a queue.
 
 ::
 
@@ -36,7 +36,8 @@ PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
 class AttestationAgent:
     """The attestation agent at `url`, plain HTTP on loopback. Raises UsageError for any other URL.
 
-    Loopback is required, because an agent outside the guest could return evidence of another guest.
+    Loopback is required, because an agent outside the guest could return evidence of another guest. A request waits for
+    at most `patience_s` seconds.
     """
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
@@ -46,7 +47,7 @@ class AttestationAgent:
         self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the agent's evidence (JSON) for `runtime_data`, 64 hexadecimal digits. Raises ServiceError if there is none.
+        """Return the agent's evidence (JSON) for `runtime_data`, 64 hex digits. Raises ServiceError if there is no evidence.
 
         `stranger` is the address of a client without a credential. Such clients get only a part of the queue.
         """
@@ -81,7 +82,7 @@ class AttestationAgent:
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
     """Respond with the guest's evidence for the client's nonce and the TLS key of this connection.
 
-    `admitted` means that the client has shown a credential.
+    `admitted` means that the client has shown a credential. Raises ServiceError 404 if there is no agent or no TLS.
     """
     nonce = _nonce(http)
     peer: Peer = http.scope.get("peer", Peer())
@@ -95,7 +96,7 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 
 def agent_at(url: str) -> tuple[str, int]:
-    """Return host and port of an agent's URL. Raises UsageError unless it is plain HTTP on loopback, without a path."""
+    """Return host and port of an agent's URL. Raises UsageError unless the URL is plain HTTP on loopback, without a path."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80

@@ -43,7 +43,7 @@ Part = TypeVar("Part")
 class Job(Generic[Part]):
     """A queued request of `size` images. `work` is its input for `compute`, `answer` the future of its result.
 
-    Only jobs of the same `kind` share a batch.
+    Only jobs of the same `kind` share a batch. `deadline` is in the loop's time.
     """
 
     work: Any = field(repr=False)
@@ -59,7 +59,7 @@ class ComputePool:
     All other threads of the process must compute single-threaded. torch keeps a team of threads for each computing thread. If
     the teams have more threads than there are cores, a single image takes twice as long.
 
-    A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two of them on one
+    A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two threads on one
     core after a pause, where each waits for the other at every layer. A single picture then takes three times as long. Several
     lanes are not pinned, because another process could be pinned to the same cores.
     """
@@ -82,7 +82,7 @@ class ComputePool:
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
-        """Call `function(n)` for all batch sizes up to `most` images, because the first batch of each size is slow."""
+        """Call `function(n)` on each lane for the usual batch sizes up to `most`, because the first batch of a size is slow."""
         together = threading.Barrier(self._count)
 
         def every() -> None:
@@ -162,7 +162,7 @@ class Batcher(Generic[Part]):
             self.accepted -= size
 
     def settled(self) -> None:
-        """Called when a request's body has arrived or failed. A batch that waited for it may start."""
+        """Called when a request's body has arrived or failed. A batch that waited for the body may start."""
         self.arriving -= 1
         if not self.arriving and self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)
@@ -230,9 +230,9 @@ class Batcher(Generic[Part]):
 
 
 def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
-    """Remove the last jobs of a batch beyond a multiple of `BATCH_MULTIPLE` images, and return them.
+    """Shorten a batch of `size` images to a multiple of `BATCH_MULTIPLE` images if possible, and return the removed jobs.
 
-    torch compiles and caches convolutions for each batch size. With all sizes cached, an edge took 100 MiB more on 2 cores.
+    torch compiles and caches convolutions for each batch size. With every size cached, an edge took 100 MiB more memory.
     """
     left = size
     for kept in range(len(batch), 0, -1):

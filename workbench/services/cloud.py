@@ -1,4 +1,4 @@
-"""The cloud's service. It returns scores and labels for a payload, and never sees an unprotected picture."""
+"""The cloud's service. It classifies payloads (compressed protected pictures), and never sees an unprotected picture."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
 
 @dataclass(frozen=True)
 class Recognised:
-    """The result for a payload: the scores of its images (N x K), and the time of each component (ms)."""
+    """The result for a payload: the scores of its images (N x K), and the time of each component (ms; none if cached)."""
 
     scores: np.ndarray[Any, np.dtype[np.float32]]
     milliseconds: dict[str, float]
 
 
 class CloudService(Service):
-    """Classifies the payloads of an edge or, with roles ("client",), of a phone that runs the generator (arrangement PP)."""
+    """Classifies the payloads of an edge or, with roles ("client",), of a phone that runs the generator itself."""
 
     name, other = "pmc2-cloud", "cloud_other"
 

@@ -29,9 +29,9 @@ AGAIN = (429, 503)
 class Connection:
     """A connection to one service, by its URL. Open it with `async with`.
 
-    `trust` returns the TLS context, and is called again after certificates were renewed. `headers` are sent with each request,
-    and `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are sent. Raises
-    UsageError for a URL that is neither https nor, if `plain`, http on loopback.
+    `trust` returns the TLS context (None: no TLS), and is called again after certificates were renewed. `headers` are sent with
+    each request, and `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are
+    sent. Raises UsageError for a URL that is neither https nor, if `plain`, http on loopback.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Load the certificates again. Connections with the old ones serve no further request."""
+        """Load the certificates again. Connections with the old certificates serve no further request."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
@@ -182,7 +182,7 @@ def words_of(answer: HttpAnswer) -> str:
 
 
 def _json(answer: HttpAnswer) -> Any:
-    """Parse a response's JSON. Raises ValueError above `MAX_JSON` bytes, because parsed objects take 30 times the memory."""
+    """Parse a response's JSON. Raises ValueError above `MAX_JSON` bytes, because parsing takes 30 times the text's memory."""
     if len(answer.body) > MAX_JSON:
         raise ValueError
     return json.loads(answer.body)

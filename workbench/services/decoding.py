@@ -44,7 +44,7 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: pixels (`jpeg_pixels` for a JPEG with one scan, else `pixels`), and memory in bytes."""
+    """The cost of decoding a picture: `memory` in bytes, and pixels (`jpeg_pixels` for a JPEG with one scan, else `pixels`)."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -52,7 +52,7 @@ class Cost:
 
 
 class MemoryBudget:
-    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough of it is free."""
+    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough memory is free."""
 
     def __init__(self, most: int = BUDGET) -> None:
         self.most, self.used = most, 0
@@ -60,7 +60,7 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Reserve `needed` bytes, more than the budget only if nothing else is reserved. Raises Cancelled while waiting."""
+        """Reserve `needed` bytes once they are free, or no memory is reserved. Raises Cancelled if `cancelled` is set first."""
         with self._changed:
             while self.used and self.used + needed > self.most:
                 self._changed.wait(MEMORY_POLL_S)
@@ -76,7 +76,7 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes pictures to images of `size` x `size` pixels with `Edge.receive`, on `threads` threads."""
+    """Decodes pictures to `size` x `size` pixels with `Edge.receive`, on `threads` threads. `limits` apply to each picture."""
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
@@ -90,7 +90,7 @@ class PictureDecoder:
     async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
         """Return the images of a request's files, N x 3 x size x size in [0, 1].
 
-        Raises DataError for a picture, or a request, beyond the limits, and ServiceError 504 after `deadline`.
+        Raises DataError if a picture or the request exceeds a limit, and ServiceError 504 after `deadline` (the loop's time).
         """
         held = list(files)  # emptied at the end, so that a task in the queue keeps no pictures alive
         cancelled = threading.Event()
@@ -113,7 +113,7 @@ class PictureDecoder:
         return torch.cat([image for image in images if image is not None])
 
     def _costs(self, files: list[bytes], cancelled: threading.Event) -> list[Cost]:
-        """Return each picture's cost from its header. Raises DataError if the sum is too large for a request."""
+        """Return each picture's cost (pixels, memory) from its header. Raises DataError if the request has too many pixels."""
         costs = []
         for file in list(files):
             if cancelled.is_set():
@@ -152,7 +152,7 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode `files` into `images` until none is left. Several threads share `numbers`, which yields the next picture."""
+        """Decode `files` into `images` until no file is left. Several threads share `numbers`, which yields the next index."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

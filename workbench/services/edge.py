@@ -1,4 +1,4 @@
-"""The edge's service. It protects pictures, sends only the payload to the cloud, and returns labels.
+"""The edge's service. It sends only the payload (compressed protected pictures) to the cloud, and returns labels.
 
 ::
 
@@ -63,7 +63,7 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class EdgeResult:
-    """The result of a request: its scores (N x K), its share of the payload's bytes, and the time of each component (ms)."""
+    """The result of a request: scores (N x K), share of the batch's payload (bytes), and the time of each component (ms)."""
 
     scores: Scores
     payload: float
@@ -73,7 +73,7 @@ class EdgeResult:
 
 @dataclass
 class _Pictures:
-    """The pictures of a request: files, decoded images and, if `see` requests the cloud's view, their place in the payload."""
+    """A request's pictures. If `large`, they are decoded outside the lanes. With `see`, `place` is their payload slice."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
@@ -96,11 +96,11 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 class EdgeService(Service):
     """Protects pictures, and sends only their payload to the cloud, which recognises them.
 
-    `target` is the SHA-256 of the weights of the classifier that the generator was trained for. Other classifiers are refused.
-    Requests need a strength of at least `least_strength`, because at 0 the original picture would be sent. Their rate is at
-    most `most_rate` (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the
-    attestation agent of the edge's guest, if any. `budget` is the memory for decoding large pictures. `most`, `capacity` and
-    `wait_s` are as in `Batcher`.
+    `target` is the SHA-256 of the weights of the classifier that the generator was trained for. A cloud with another classifier
+    is refused. Requests need a strength of at least `least_strength`, because at 0 the original picture would be sent. The rate
+    of a request (codec `neural`) is at most `most_rate` (None: the codec's rate), because a higher rate shows the cloud more
+    of the picture. `agent` is the attestation agent of the edge's guest, if any. `budget` is the memory for decoding large
+    pictures. `most`, `capacity` and `wait_s` are as in `Batcher`.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -156,7 +156,7 @@ class EdgeService(Service):
         return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
-        """Return the handler of `/recognize`, where curl and phones send picture files without the inference protocol."""
+        """Return {path: handler} for `/recognize`, to which curl and phones send plain picture files."""
         return {"/recognize": self._plain}
 
     async def open(self) -> None:
@@ -179,7 +179,7 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        """Respond with evidence.
+        """Respond with the guest's attestation evidence.
 
         If the edge has a token, evidence needs no credential, because clients send the token only after verifying the evidence.
         """
@@ -241,7 +241,7 @@ class EdgeService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
-        """Respond to a request to `/recognize`: a picture file, or a form with several."""
+        """Respond to a request to `/recognize`: a picture file, or a form with several files."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
@@ -268,7 +268,7 @@ class EdgeService(Service):
         deadline: float,
         see: bool = False,
     ) -> EdgeResult:
-        """Check strength and rate, and return the result, with `see` also the cloud's view. Retries get the cached result."""
+        """Check strength and rate. Return a request's result, with `see` also the cloud's view. Retries get a cached result."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
         check_strength(strength)
@@ -294,7 +294,7 @@ class EdgeService(Service):
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Decode the cloud's view on a lane, and add it to a result. Its time is `shown`, which is no component."""
+        """Decode the cloud's view on a lane, and add it to a result, with the decoding time as `shown` (no component)."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
@@ -329,7 +329,7 @@ class EdgeService(Service):
         return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
-        """Decode the small pictures of several jobs in one call, in half the time. Mark jobs with larger ones as `large`."""
+        """Decode small pictures of several jobs in one call, in half the time of single calls. Mark other jobs as `large`."""
         try:
             images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
         except DataError:
@@ -343,7 +343,7 @@ class EdgeService(Service):
             work.images = part
 
     async def _forward(self, jobs: Sequence[Job[EdgeResult]], computed: tuple[bytes, Stopwatch]) -> None:
-        """Send the payload of a batch to the cloud, and set each job's result. A job marked as large gets an empty one."""
+        """Send the payload of a batch to the cloud, and set each job's result. A job marked as `large` gets an empty result."""
         payload, clock = computed
         aside = [job for job in jobs if job.work.large and job.work.images is None]
         for job in aside:

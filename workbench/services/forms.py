@@ -1,4 +1,4 @@
-"""Parse plain requests: one picture file, or a multipart form with several, and parameters. Nothing is written to disk.
+"""Parse plain requests: one picture file, or a multipart form with several files, and parameters. Nothing is written to disk.
 
 A parameter is a header or, in a form, a text field::
 
@@ -50,7 +50,7 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return a parameter from its header or its form field. Raises ProtocolError if it is given more than once."""
+        """Return a parameter from its header or form field, or None if missing. Raises ProtocolError for a duplicate."""
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
@@ -66,7 +66,7 @@ class Form:
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
-    """Parse a body: 1 to `most` pictures, and parameters. Raises ProtocolError for a malformed form."""
+    """Parse a body: 1 to `most` pictures, and parameters. Raises ProtocolError for any other content."""
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         if not body:

@@ -75,7 +75,7 @@ class PooledConnection(asyncio.Protocol):
         self._head = self._overhead = 0
 
     async def exchange(self, request: bytes) -> HttpAnswer:
-        """Send a request and return its response. Raises ConnectionError if none arrives."""
+        """Send a request and return its response. Raises ConnectionError if no response arrives."""
         if self.transport is None or not self.open:
             raise self._lost or ConnectionResetError("the connection was closed")
         loop = asyncio.get_running_loop()
@@ -177,7 +177,7 @@ class HttpConnections:
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
-        """Send a request and return its response. Raises OSError (or its subclass ssl.SSLError) if none arrives."""
+        """Send a request and return its response. Raises OSError (or its subclass ssl.SSLError) if no response arrives."""
         loop = asyncio.get_running_loop()
         start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
@@ -199,7 +199,7 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Close the idle connections whose last request ended before `since` (the loop's time), by default all."""
+        """Close the idle connections whose last request ended before `since` (the loop's time; inf: all idle connections)."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()
@@ -265,7 +265,7 @@ class HttpConnections:
         return None
 
     def _is_stale(self, kept: PooledConnection) -> bool:
-        """Return whether certificates were renewed since a connection was opened, or its peer's certificate has expired."""
+        """Return whether certificates were renewed since a connection was opened, or the peer's certificate has expired."""
         return kept.context is not self._context or time.time() >= kept.expires
 
     async def _open(self, context: ssl.SSLContext | None) -> PooledConnection:

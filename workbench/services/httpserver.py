@@ -56,7 +56,7 @@ class Exchange:
         self._changed.set()
 
     async def run(self, app: Any) -> None:
-        """Run the application. Its failures end the connection, not the service."""
+        """Run the application. An exception in the application ends the connection, not the service."""
         share, proven = self.protocol.wire.share, self.protocol.wire.proven
         share.at_work += proven
         try:
@@ -163,7 +163,7 @@ class HttpProtocol:
             self.wire.abort()
 
     def drained(self) -> None:
-        """Set the timer for the peer's next bytes, because it has read the response."""
+        """Called after the peer has read the response. Set the timer for the peer's next bytes."""
         if self._exchange is None:
             self._rest()
         elif self._exchange.more_body:
@@ -184,7 +184,7 @@ class HttpProtocol:
     # --- the parser's side ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a request. A second one before the first response closes the connection."""
+        """Begin a request. A second request before the first response closes the connection."""
         if self._exchange is not None:
             self.wire.abort()
             raise Refused

@@ -14,7 +14,7 @@ __all__ = ["Intake"]
 
 
 class Intake:
-    """Reads request bodies: at most `most` bytes and `patience_s` seconds each, and `budget` bytes of all together."""
+    """Reads request bodies: at most `most` bytes and `patience_s` seconds each, and `budget` bytes of all bodies together."""
 
     def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
         self.most, self.budget, self.patience_s = most, budget, patience_s

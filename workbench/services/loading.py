@@ -1,4 +1,7 @@
-"""Load the stage that a service runs, edge or cloud, from a pair's weights, without the networks of the other stage."""
+"""Load the stage that a service runs, edge or cloud, without the networks of the other stage.
+
+The weights are those of a pair: a target and an auxiliary classifier, for which a generator and a compressor were trained.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 class StageConfig:
     """The settings of a stage. Edge and cloud need equal settings, except for device, precision and rate.
 
-    `family` is that of the data set, `target` and `auxiliary` are the architectures of the pair's classifiers. Images have
-    `size` x `size` pixels. `rate` is that of the codec `neural`.
+    `family` is the data set's folder of weights, `target` and `auxiliary` are the architectures of the pair's classifiers.
+    Images have `size` x `size` pixels. `rate`, in [0, 1], is the rate of the codec `neural`.
     """
 
     family: str
@@ -41,7 +44,7 @@ class StageConfig:
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
-    """Return an edge, the SHA-256 of its generator's weights, and that of the classifier the generator was trained for."""
+    """Return an edge, its generator's SHA-256, and the SHA-256 of the classifier for which the generator was trained."""
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
     target = manifest.depends.get("target")
@@ -54,7 +57,7 @@ def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
 
 
 def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
-    """Return a cloud (see `Cloud` for its options), and the SHA-256 of its classifier's weights."""
+    """Return a cloud with `Cloud`'s options `remembered` and `every`, and the SHA-256 of the classifier's weights."""
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
     classifier = prepare(network, stage.device, stage.precision)
@@ -73,7 +76,7 @@ def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage. Raises WeightsError if it was trained with other weights than `known` ({role: SHA-256})."""
+    """Return the codec of a stage. Raises WeightsError if trained with other weights than `known` ({role: SHA-256})."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)

@@ -78,7 +78,7 @@ class Local:
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start the service `what` ("edge" or "cloud"). Return once it is ready or, with `ready` False, once it listens.
+        """Start the service `what` ("edge" or "cloud"). Return when the service is ready or, with `ready` False, listens.
 
         Raises ServiceError if the service ends first.
         """
@@ -91,7 +91,7 @@ class Local:
         return service
 
     def await_ready(self, service: Running) -> None:
-        """Return once a service reports that it is ready. Raises ServiceError if it ends, or takes too long."""
+        """Return once a service reports that it is ready. Raises ServiceError if the service ends or takes too long."""
         what: Role = "cloud" if service.arguments[1] == "cloud" else "edge"
         context = client_context(self.certs, "edge" if what == "cloud" else "client", what)
         deadline = time.monotonic() + START_S

@@ -57,7 +57,7 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the page in memory, with its ETag."""
+    """A file of the page in memory, with its media type (`kind`) and its ETag (`mark`)."""
 
     content: bytes = field(repr=False)
     kind: str
@@ -88,7 +88,7 @@ class PagedService(Protocol):
 
     @property
     def agent(self) -> object | None:
-        """The attestation agent of the edge's guest, if it runs in one."""
+        """The attestation agent of the edge's guest, if the edge runs in a guest."""
 
     def admit(self, request: Request) -> str:
         """Return the client's name. Raises ServiceError 401 or 403."""
@@ -146,7 +146,7 @@ class PayloadSlice:
 
 @dataclass(frozen=True)
 class CloudView:
-    """A request's pictures as the cloud decodes them, one PNG each. Only the client that sent the originals gets them."""
+    """A request's pictures as the cloud decodes them, one PNG each. Only the client that sent the originals gets the PNGs."""
 
     files: tuple[bytes, ...] = field(repr=False)
 
@@ -157,7 +157,7 @@ class CloudView:
 
 
 def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
-    """Decode a request's own part of a payload as the cloud does. Call it on a lane (see `batching`)."""
+    """Decode a request's own part of a payload as the cloud does. Call this function on a lane (see `batching`)."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():

@@ -53,7 +53,7 @@ class ConnectionQuota:
         return len(self._opened)
 
     def add(self, connection: CountedConnection) -> bool | None:
-        """Register a new connection. Return True, or False if it may only check health, or None if it must be closed."""
+        """Register a connection, and return None if it must be closed, False if it may only check health, else True."""
         address = connection.address
         queue = self._queues.get(address, {})
         crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address
@@ -94,7 +94,7 @@ class ConnectionQuota:
                 del self._queues[connection.address]
 
     def _make_room(self, queue: dict[CountedConnection, None]) -> bool:
-        """Close the oldest connection of a queue, unless it is too new. Return whether one was closed."""
+        """Close the oldest connection of a queue, unless it is too new. Return whether it was closed."""
         oldest = next(iter(queue), None)
         if oldest is None or time.monotonic() - self._opened[oldest] < GRACE_S:
             return False
@@ -104,7 +104,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the key under which a peer is counted: its IPv4 address, or its IPv6 /64, which one host can own as a whole."""
+    """Return the key under which a peer is counted: the IPv4 address, or the IPv6 /64 network, which one host may own."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

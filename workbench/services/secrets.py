@@ -1,4 +1,4 @@
-"""Fetch a service's certificates and key at its start. A key broker releases them only to an attested guest.
+"""Fetch a service's certificates and key at its start. A key broker releases these files only to an attested guest.
 
 ::
 

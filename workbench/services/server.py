@@ -118,9 +118,9 @@ def server_of(
     share: LoopShare | None = None,
     token_file: Path | None = None,
 ) -> uvicorn.Server:
-    """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
+    """Return the server that `serve` runs. The server can also run on another thread, until its `should_exit` is set.
 
-    `quota` limits its connections, `timeouts` the time of a connection in each state, and `share` the event loop's time for
+    `quota` limits the connections, `timeouts` the time of a connection in each state, and `share` the event loop's time for
     peers without a credential. None selects the default.
     """
     if tls is None and not is_loopback(listener.host):

@@ -59,9 +59,10 @@ SHOWN = 64  # characters of a request id in the log
 
 
 class Service(ABC):
-    """An ASGI application that serves one model to clients with a role in `roles` or with the `token`.
+    """An ASGI application that serves one model to clients whose certificate has a role in `roles`, or that send the `token`.
 
-    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
+    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any. A
+    request without a timeout of its own gets `deadline_s` seconds.
     """
 
     name: str
@@ -129,7 +130,7 @@ class Service(ABC):
         """Called when a request's body begins to arrive (+1), and when it has arrived or failed (-1)."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return the handlers of further POST paths, by path."""
+        """Return {path: handler} for further POST requests."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -234,7 +235,7 @@ class Service(ABC):
     def deadline(self, timeout: Any, unit: float = 1.0) -> float:
         """Return the loop's time at which a request expires. Raises ProtocolError for an invalid `timeout`.
 
-        `timeout` is in units of `unit` seconds (None: the default).
+        `timeout` is in units of `unit` seconds (None: `self.deadline_s` seconds).
         """
         seconds = self.deadline_s
         if timeout is not None:
@@ -244,7 +245,7 @@ class Service(ABC):
         return asyncio.get_running_loop().time() + seconds
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
-        """Check a request's credential, read its body, and return the response. Log line and metrics follow after sending."""
+        """Check a request's credential, read its body, and return the response, which is logged and counted after sending."""
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
@@ -299,7 +300,7 @@ class Service(ABC):
 
 
 def _failed(error: WorkbenchError) -> JSONResponse:
-    """Return the response for a known error: with the status of a ServiceError, else 400."""
+    """Return the response for an error, with the status of a ServiceError, or 400 for any other WorkbenchError."""
     status = error.status if isinstance(error, ServiceError) else 400
     after = error.retry_after if isinstance(error, ServiceError) else None
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}

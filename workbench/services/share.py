@@ -50,7 +50,7 @@ class Stranger(Protocol):
 
 
 class _Waiting:
-    """The held bytes of one address, by connection. Connections that used little time come first, of these the latest."""
+    """The held bytes of one address, by connection. The newest connection that used little time comes first."""
 
     def __init__(self) -> None:
         self._fresh: dict[Stranger, bytes] = {}
@@ -78,7 +78,7 @@ class LoopShare:
 
     Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but not less
     than the tag that was served last. The smallest tag is served next. So an address with few requests does not wait for busy
-    ones.
+    addresses. Strangers get the share `busy` while requests with a credential are in progress, else the share `idle`.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
@@ -179,7 +179,7 @@ class LoopShare:
 
 
 class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
-    """A coroutine that calls `spent` with the processor time of each of its steps, in seconds."""
+    """A coroutine that runs `inner`, and calls `spent` with the processor time (s) of each step."""
 
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent

@@ -3,10 +3,10 @@
 ::
 
     client --certificate or token--> edge --certificate--> cloud
-    phone  --certificate-----------> cloud                               (arrangement PP)
+    phone  --certificate-----------> cloud                               (if the phone runs the generator)
 
-Each end checks the peer's authority, expiry and role. A client also checks the service's name. One authority signs all roles,
-so without the check of the role the cloud's certificate would be accepted as the edge's.
+Each end checks authority, expiry and role of the peer's certificate. A client also checks the service's name. One authority
+signs all roles, so without the check of the role the cloud's certificate would be accepted as the edge's.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Peer:
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return the client at the other end of a service's connection. TLS has checked its certificate, if it sent one."""
+    """Return the client at the other end of a service's connection. TLS has checked the client's certificate, if any."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
@@ -107,13 +107,13 @@ class _Context(ssl.SSLContext):
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token. It is compared in constant time, and no repr shows it."""
+    """A bearer token, compared in constant time and shown in no repr."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def read(cls, path: Path | None = None) -> Token | None:
-        """Return the token in a file or, without `path`, in `$WORKBENCH_TOKEN`. None if that is not set.
+        """Return the token in a file or, without `path`, in `$WORKBENCH_TOKEN` (None if the variable is not set).
 
         Raises UsageError for an unreadable file or an invalid token.
         """
@@ -243,7 +243,7 @@ def is_loopback(host: str) -> bool:
 
 
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return each file's modification time (ns) and inode, which change when it is replaced. Empty if a file is missing."""
+    """Return each file's modification time (ns) and inode, which change when a file is replaced. Empty if a file is missing."""
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
     return []
@@ -252,7 +252,7 @@ def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
     """Call `renewed` whenever the folder has a new valid certificate or authority. Runs until cancelled.
 
-    While certificate and key do not match yet, the old ones stay in use.
+    While certificate and key do not match yet, the old certificate stays in use.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
@@ -274,7 +274,7 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
 async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Token], None]) -> None:
     """Call `replaced` with the new token whenever the token in the file changes. Runs until cancelled.
 
-    While the file is missing or has no valid token, the old one stays in use.
+    While the file is missing or has no valid token, the old token stays in use.
     """
     known: list[tuple[int, int]] = []  # the file may have changed since it was read
     while True:
