@@ -56,7 +56,7 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the lock files, which pin every package of an environment, as {name: content}. The names are torch, cuda and base."""
+    """Return the lock files, which pin every package of an environment: {"torch", "cuda" or "base": content}."""
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 

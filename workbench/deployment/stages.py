@@ -244,7 +244,7 @@ class ContainerStage:
         return self.containers.logs(follow, lines)
 
     def stop(self) -> bool:
-        """Remove the container, and wait until the cluster has none of its objects left. Return whether the container existed."""
+        """Remove the container, and wait until all its objects are deleted. Return whether the container existed."""
         there = bool(self.status()["known"])
         self.containers.delete()
         return there

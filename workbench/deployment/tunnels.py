@@ -64,7 +64,7 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file that is written at the start."""
+    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file to write at the start."""
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)

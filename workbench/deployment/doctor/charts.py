@@ -23,7 +23,7 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command that enables the container's shim in the installed chart or, if none is installed, installs it."""
+    """Return the Helm command that enables the container's shim in Kata's chart or, if that is missing, installs the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
@@ -75,8 +75,8 @@ def annotation_findings(
 ) -> list[Finding]:
     """Check that Kata on the nodes lets pods set the annotations that the edge needs. Return findings.
 
-    `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If the shim has no such
-    list, or None, Kata's default and the chart's values apply.
+    `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If there is no such
+    list for the shim, Kata's default and the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -113,7 +113,7 @@ def _default(shim: str) -> tuple[str, ...]:
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Return the annotations that a shim's pods may set. In the chart's value "qemu-snp:x,y z", z is for every shim."""
+    """Parse a chart's value to the annotations of a shim. In "qemu-snp:x,y z", x and y are for qemu-snp, z is for all."""
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

@@ -264,7 +264,7 @@ class Containers:
         return self.host.run(self._command(*arguments), input=input, timeout=timeout)
 
     def _call(self, *arguments: str, input: bytes = b"", timeout: float = CALL_S, patient: bool = False) -> bytes:
-        """Run kubectl, and return its output. Raises RemoteError if it fails, except for its own time-out if `patient` is set."""
+        """Run kubectl, and return its output. Raises RemoteError if kubectl fails. With `patient`, a time-out is no failure."""
         result = self._run(*arguments, input=input, timeout=timeout)
         if result.status and not (patient and b"timed out" in result.err):
             raise self._refusal(result)

@@ -81,7 +81,7 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return JSON for `kubectl apply -f -`, one object on each line, because the server does not validate the items of a List."""
+    """Return JSON for `kubectl apply -f -`, one object on each line, because the server does not validate a List's items."""
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
@@ -221,7 +221,10 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return the network policy. Clients may reach the pod's port. The pod may reach `peers`, its key broker and, if needed, DNS."""
+    """Return the network policy. Clients may reach the pod's port.
+
+    The pod may reach `peers` and, if needed, its key broker and DNS.
+    """
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
@@ -274,7 +277,7 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest needs DNS for its registry or key broker. Without `egress`, no address with a name is allowed."""
+    """Return whether the guest needs DNS for its registry or key broker. Without `egress`, hosts with names are unreachable."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)
