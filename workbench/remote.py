@@ -62,7 +62,7 @@ class Host(Protocol):
     """A machine, local or over SSH. The first call connects. After a lost connection the next call connects again.
 
     Remote paths are absolute, or relative to the user's home folder, with or without `~/`. Every method raises RemoteError,
-    and its subclass LostError if the network is at fault.
+    or its subclass LostError if the network is at fault.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Host(Protocol):
         """
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Upload files to `folder`/<sha256> unless they exist there. Return their absolute remote paths, in order."""
+        """Upload each file to `folder`/<sha256>, unless that exists. Return the files' absolute remote paths, in order."""
 
     def get(self, path: str, target: Path) -> None:
         """Download a file, and replace `target` atomically."""
@@ -99,7 +99,7 @@ class Host(Protocol):
 
 
 def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
-    """Return the machine of a name: "local" is the local machine, all other names are SSH hosts (see `SshHost`)."""
+    """Return the machine `name`: the local machine for "local", else an SSH host with the options of `SshHost`."""
     return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
 
 
@@ -170,7 +170,7 @@ class _Machine(abc.ABC):
         return result.out
 
     def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
-        """Wait for a command, and return its exit status. Raises RemoteError if it was ended, or its status is unknown.
+        """Wait for a command, and return its exit status. Raises RemoteError if this side ended it, or the status is unknown.
 
         `dog` is the command's watchdog, with a time limit of `limit` seconds.
         """

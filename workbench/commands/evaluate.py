@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure one pair of networks, target and auxiliary, with one codec."""
+"""`workbench evaluate`: measure accuracy, SSIM and bytes of one pair (target and auxiliary classifier) with one codec."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
     """Load the networks that the options name, without the compressor if the codec needs none. Raises WeightsError.
 
-    `--variant` names a compressor of the pair or, if there is none of that name, a generator with its own compressor, such as
-    `paper`.
+    `--variant` names a variant of the compressor. If the pair has no such compressor, the option names a variant of
+    the generator that has its own compressor, such as `paper`.
     """
     from .. import system, weights
 

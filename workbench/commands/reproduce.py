@@ -101,10 +101,10 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
-    """Return parameters, notebooks and preset of the run in `directory`, which is to be resumed.
+    """Return the parameters, notebooks and preset of the run in `directory`, to resume that run.
 
-    Raises RunError if `directory` has no run, and UsageError if the options, or the parameters `given` with them, contradict
-    the run.
+    Raises RunError if `directory` has no run, and UsageError if `options` or `given`, the parameters from the
+    command line, contradict the run.
     """
     from .. import runs
 

@@ -159,7 +159,7 @@ def _load_and_run(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn if a service for other machines has the authority's key in its folder. Its host should have only its own keys."""
+    """Warn if a service for other machines has the authority's key in its folder. The service needs only its own key."""
     from ..services.server import address
     from ..services.trust import is_loopback
 

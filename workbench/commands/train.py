@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all networks of pairs."""
+"""`workbench train`: train one network, or all networks of (target, auxiliary) pairs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the (target, auxiliary) pairs to train: those of --pairs or, without it, the pair of --target and --auxiliary."""
+    """Return the (target, auxiliary) pairs to train: from --pairs or, without --pairs, from --target and --auxiliary."""
     from .. import weights
     from ..training import PAPER_PAIRS
 

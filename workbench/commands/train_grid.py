@@ -1,4 +1,4 @@
-"""`workbench grid`: train and evaluate all pairs of target and auxiliary in one resumable batch."""
+"""`workbench grid`: train and evaluate all pairs of target and auxiliary classifiers in one resumable run."""
 
 from __future__ import annotations
 

@@ -45,13 +45,13 @@ def issue_certificates(plan: Deployment) -> bool:
 
 
 def _names(plan: Deployment, which: Which) -> list[str]:
-    """Return the host names in a stage's certificate: its address, or loopback names if it is reached through SSH."""
+    """Return the host names in a stage's certificate: that of its address in the plan or, without address, loopback names."""
     host = plan.stage(which).address.rpartition(":")[0].strip("[]")
     return [host] if host else ["127.0.0.1", "localhost"]
 
 
 def _valid_until(plan: Deployment) -> datetime:
-    """Return the earliest expiry of all certificates, or the epoch if one is unreadable."""
+    """Return the earliest expiry of all certificates, or the epoch if a certificate is unreadable."""
     try:
         paths = [folder_of(plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
         return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)
@@ -63,7 +63,7 @@ def required_policy(plan: Deployment, given: Policy | str | Path | None = None) 
     """Return the policy that verifies the edge's attestation evidence: `given`, else the plan's, else None.
 
     For a confidential edge, the returned policy requires the digest of the guest's configuration (initdata) that follows from
-    the plan. Raises UsageError if a confidential edge has no policy, or one that its evidence can never meet.
+    the plan. Raises UsageError if a confidential edge has no policy, or a policy that the edge's evidence can never meet.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

@@ -56,8 +56,8 @@ LAST = 5  # last log lines of a stage that ended
 class StageRow:
     """The state of a stage, the edge or the cloud.
 
-    `state`: ready, starting, unreachable (it runs, but does not respond), crashed, absent, or unknown if its machine is
-    unreachable. `since`: the time (s since the epoch) of its start or, if it crashed, of its end.
+    `state`: ready, starting, unreachable (the stage runs, but does not respond), crashed, absent (not launched), or unknown
+    (its machine is unreachable). `since`: the time (s since the epoch) of the start or, after a crash, of the end.
     """
 
     stage: Which
@@ -182,7 +182,7 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Run the doctor's full checks of both machines. `root` is as in `doctor.Doctor`."""
+        """Run the doctor's full checks of both machines, and return findings. `root` is as in `doctor.runner.Doctor`."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
@@ -236,7 +236,7 @@ class Deployed:
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:
-        """Return the stages that run as processes, one for each distinct pair of host and folder."""
+        """Return one process stage for each distinct pair of host and folder, because `purge` removes the whole folder."""
         found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 

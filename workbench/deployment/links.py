@@ -27,7 +27,7 @@ def on_this_machine(plan: StagePlan) -> bool:
 
 
 class Links:
-    """Connects the stages of a deployment through tunnels: ports forwarded over SSH. `host` returns the local machine.
+    """Connects the stages (edge, cloud) through tunnels: ports forwarded over SSH. `host()` returns the local machine's `Host`.
 
     In each method, `state` maps a started stage to its host and port, as seen from the stage's machine.
     """
@@ -36,7 +36,7 @@ class Links:
         self.plan, self.config, self.folder, self._host = plan, config, plan.folder, host
 
     def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels that the stages in `state`, those started so far, need."""
+        """Return the tunnels that the stages started so far, which are the keys of `state`, need."""
         edge, cloud = self.plan.edge, self.plan.cloud
         config = str(self.config) if self.config else None
         wanted: list[Tunnel] = []
@@ -57,7 +57,7 @@ class Links:
         return not cloud.address and not edge.local and edge.host != cloud.host
 
     def join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels for the stages started so far. Raises RemoteError if one is not open within `JOINED_S` seconds."""
+        """Open the tunnels for the stages started so far. Raises RemoteError if a tunnel is not open in `JOINED_S` seconds."""
         deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):
             if wanted != asked:  # an open tunnel may be the target of a further one
@@ -87,7 +87,7 @@ class Links:
         }
 
     def stop(self) -> bool:
-        """Stop the process that keeps the tunnels open. Return whether it ran."""
+        """Stop the process that keeps the tunnels open. Return whether the process ran."""
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
         here, name = self._agent(), self._keeper()["name"]

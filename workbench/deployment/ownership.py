@@ -46,10 +46,10 @@ printf '%s\n' "$top"
 
 
 def own_folder(host: Host, folder: str) -> str:
-    """Make a folder that only its user can access, unless it exists, and return its physical path.
+    """Make `folder`, unless it exists, check that only its user can access it, and return its physical path.
 
-    Raises RemoteError if other users could read, write or replace the folder. They could if it is a symbolic link, has another
-    owner or permissions for others, or if such users own a parent folder or can write to one without a sticky bit.
+    Raises RemoteError if other users could read, write or replace the folder: if it is a symbolic link, has another owner or
+    permissions for others, or if another user owns a parent folder, or can write to a parent that has no sticky bit.
     """
     result = host.run(["sh", "-c", CHECK, "own", folder.removeprefix("~/") or "."], timeout=CHECK_S)
     lines = result.out.decode("utf-8", "surrogateescape").splitlines() or [""]

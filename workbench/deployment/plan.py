@@ -1,4 +1,4 @@
-"""The plan of a deployment, read from a TOML file: each stage's machine and settings, and how it is reached."""
+"""The plan of a deployment, read from a TOML file: for each stage (edge, cloud) its machine, its settings and its address."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The table [pair] of a plan: data set, target and auxiliary network, and codec. They name the weights of both stages."""
+    """The table [pair] of a plan: data set, target and auxiliary network, and codec, which determine the stages' weights."""
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -217,7 +217,7 @@ class Deployment:
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 
     def _container_settings(self, which: Which, options: tuple[str, ...]) -> dict[str, Any]:
-        """Return the arguments that `Container` and `CloudContainer` share. Raises UsageError for a stage that is a process."""
+        """Return the arguments common to `Container` and `CloudContainer`. Raises UsageError if the stage runs as a process."""
         stage, settings, pair = self.stage(which), self.stage(which).container, self.pair
         if stage.runtime == "process":
             raise UsageError(f"[{which}] runtime is 'process', which is no container")

@@ -38,7 +38,7 @@ class Wheel:
 
 @cache
 def wheel() -> Wheel:
-    """Build a wheel of the running package, whether that is installed or a checkout."""
+    """Build a wheel of the running package, from its installed files or from a checkout."""
     metadata = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
     least = re.search(r">=\s*(\d+\.\d+)", metadata["Requires-Python"] or "")
@@ -56,7 +56,7 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the lock files, which pin every package of an environment: {name: content}. Names: torch, cuda and base."""
+    """Return the lock files, which pin every package of an environment: {"torch", "cuda" or "base": content}."""
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
@@ -83,7 +83,7 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _metadata(needs: list[str]) -> bytes:
-    """Return the wheel's metadata, with the dependencies `needs` except for those of extras."""
+    """Return the wheel's metadata. Of the requirements `needs`, those of optional extras are left out."""
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
 
@@ -104,7 +104,7 @@ def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
     """Return the weights files that a stage needs: {remote file name: local path}. Raises WeightsError if one is missing.
 
-    The cloud does not get the generator of the protection, because its weights would help an attacker to invert it.
+    The cloud does not get the generator of the protection, because the generator's weights would help to invert the protection.
     """
     from .. import data, weights  # these import torch
 

@@ -39,7 +39,7 @@ class Stage(Protocol):
         """
 
     def status(self) -> dict[str, Any]:
-        """Return the stage's state: `running` and, for an ended stage, `ended`, `status` and `last`.
+        """Return the stage's state: `running` and, after the end of its process, `ended`, `status` and `last`.
 
         `ended` is the time (s since the epoch), `status` the exit status, and `last` the last log lines.
         """
@@ -52,7 +52,7 @@ class Stage(Protocol):
 
 
 class RemoteAgent:
-    """A client of the remote agent on a machine, whose files are in `folder`.
+    """A client of the remote agent on a machine. The agent's files are in `folder` there.
 
     The first call checks that only the user can access `folder`, and sends the agent's program.
     """
@@ -244,7 +244,7 @@ class ContainerStage:
         return self.containers.logs(follow, lines)
 
     def stop(self) -> bool:
-        """Remove the container, and wait until the cluster has no object of it left. Return whether it existed."""
+        """Remove the container, and wait until all its objects are deleted. Return whether the container existed."""
         there = bool(self.status()["known"])
         self.containers.delete()
         return there

@@ -6,8 +6,8 @@
                             [this machine] ==SSH==> cloud
     edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a remote port leads to a local one
 
-The process reads the wanted tunnels from one file, whenever it changes, and writes the open ports to another. A lost connection
-is reopened with the same ports. Clients of the services retry requests that were lost with it.
+The process reads the wanted tunnels from wanted.json, whenever that changes, and writes the open ports to ports.json. A lost
+connection is reopened with the same ports. Clients of the services retry requests that were lost with the connection.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return {tunnel name: port} of the open tunnels and, under `errors`, {host: reason} for closed ones."""
+    """Return {tunnel name: port} of the open tunnels. The key `errors` has {host: reason} for hosts with closed tunnels."""
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file to write once this runs."""
+    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file to write at the start."""
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Keeper:
-    """The tunnels of all hosts, with a thread for each host."""
+    """Keeps the tunnels of all hosts open, with one thread for each host."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -106,7 +106,7 @@ class _Keeper:
             self._hosts[name].changed.set()
 
     def before(self, tunnel: Tunnel) -> int:
-        """Return the port on which a tunnel was last open, or 0 if it never was."""
+        """Return the port on which a tunnel was last open, or 0 if the tunnel was never open."""
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:

@@ -29,7 +29,7 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """One hop: its network address, the files of its trusted host keys, and the user's keys that it may be offered."""
+    """One hop: its network address, the files with its trusted host keys, and the user's keys to offer."""
 
     name: str  # as the user gave it
     host: str
@@ -59,7 +59,7 @@ class Address:
 
     @property
     def bare_name(self) -> str | None:
-        """The host's name without the port, under which OpenSSH also looks it up. None for port 22, or with a HostKeyAlias."""
+        """The name without port, under which OpenSSH also looks up the host's key. None for port 22, or with a HostKeyAlias."""
         return self.host.lower() if self.port != 22 and not self.alias else None
 
     @property
@@ -77,9 +77,9 @@ def route(name: str, config: Path | None) -> list[Address]:
 
 
 def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
-    """Resolve the hops to a host through `jumps`, in OpenSSH's order. Without `jumps`, the host's ProxyJump applies.
+    """Resolve the hops to a host through `jumps`, a ProxyJump list in order. If `jumps` is empty, the host's ProxyJump applies.
 
-    The last jump connects to the host. Each jump is reached through the jumps before it, and the first by its own ProxyJump.
+    The last jump connects to the host. Each jump is reached through the jumps before it, the first jump by its own ProxyJump.
     """
     if depth > MOST_HOPS:
         raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
@@ -142,7 +142,7 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
 
 
 def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: bool) -> None:
-    """Raise RemoteError for settings that this client does not support, or with which OpenSSH runs no command."""
+    """Raise RemoteError for settings that this client does not support, or that prevent running a command on the host."""
     if found.one("proxycommand", "none").lower() != "none" and found.one("proxyjump", "none").lower() == "none":
         raise RemoteError(f"{name}: ProxyCommand is not followed: write ProxyJump for {asked} in {file}")
     if last and found.one("remotecommand", "none").lower() != "none":
@@ -164,7 +164,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    """Split a list of paths. `ssh -G` does not quote paths with spaces, so a path is the longest run of words that exists."""
+    """Split a list of paths. `ssh -G` does not quote spaces in paths, so the longest run of words that is a file is a path."""
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:
@@ -181,7 +181,7 @@ def _keeps(path: Path) -> bool:
 
 
 def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
-    """Return the algorithms that `keyword` allows, () for the defaults. Raises RemoteError for a list that begins with `-`."""
+    """Return the algorithms that `keyword` allows, () for all defaults. Raises RemoteError for a list that begins with `-`."""
     text = found.one(keyword)
     if text.startswith("-"):
         raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
@@ -193,7 +193,7 @@ def _revoked(text: str) -> list[str]:
 
 
 def _agent(text: str, tokens: dict[str, str]) -> str | None:
-    """Return the path of the SSH agent's socket, by the value of IdentityAgent (default: SSH_AUTH_SOCK), or None."""
+    """Return the path of the SSH agent's socket, or None without agent. `text` is the value of IdentityAgent."""
     if text.lower() == "none":
         return None
     if text in ("", "SSH_AUTH_SOCK"):

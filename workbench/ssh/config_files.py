@@ -96,7 +96,7 @@ def _homed(word: str) -> str:
 
 
 def _included(pattern: str, base: Path) -> list[Path]:
-    """Return the files that an Include's pattern matches, without folders, as in OpenSSH."""
+    """Return the files that an Include's pattern matches. Folders are skipped, as in OpenSSH."""
     found = sorted(glob.glob(str(base / _homed(pattern))))  # noqa: PTH207 - it may be absolute
     return [Path(name) for name in found if not Path(name).is_dir()]
 

@@ -50,11 +50,11 @@ class HostConfig:
     values: Mapping[str, list[str]]
 
     def all(self, keyword: str) -> list[str]:
-        """Return all values of a keyword, or OpenSSH's defaults if it is not set."""
+        """Return all values of a keyword, or OpenSSH's defaults if the keyword is not set."""
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:
-        """Return the first value of a keyword, or `default` if there is none."""
+        """Return the first value of a keyword, or `default` if the keyword has no value."""
         return next(iter(self.all(keyword)), default)
 
     def flag(self, keyword: str) -> bool:

@@ -5,7 +5,7 @@
     name -> Address for each hop -> TCP, or a channel of the previous hop -> host key -> public key -> SshConnection
 
 Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that
-stops answering keep-alive requests is closed, and every operation waiting on it ends.
+stops answering keep-alive requests is closed, and every operation that waits on the connection ends.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and the connections to the hops before it. `connect` opens it."""
+    """An authenticated connection to a host, and the connections to the hops before it. Opened by the function `connect`."""
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
@@ -85,9 +85,10 @@ class SshConnection:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. If it raises LostError, no command has run.
+        """Open a channel for a command. After a LostError, no command has run.
 
-        sshd counts a closed session until it has reaped the session's process. So a refusal is retried for `REAPED_S` seconds.
+        sshd counts a closed session against MaxSessions until the session's process is reaped. So a refusal is retried for
+        `REAPED_S` seconds.
         """
         deadline = time.monotonic() + REAPED_S
         while True:
@@ -99,7 +100,7 @@ class SshConnection:
             time.sleep(RETRY_S)
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
-        """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if nothing answers there."""
+        """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if that port does not answer."""
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
 
@@ -250,7 +251,7 @@ def _first_of(address: Address) -> socket.socket:
 
 
 def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
-    """Remove the algorithms that the configuration does not allow. Raises RemoteError if none of a kind remains."""
+    """Remove the algorithms that the configuration does not allow. Raises RemoteError if, say, no cipher remains."""
     options.key_types = preferred_kinds(address, options.key_types)
     for keyword, name in {
         "Ciphers": "ciphers",
@@ -294,7 +295,7 @@ def _greet(transport: paramiko.Transport, address: Address) -> None:
 
 
 def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
-    """Offer keys until the server accepts one. Raises RemoteError if it accepts none."""
+    """Offer keys until the server accepts one. Raises RemoteError if the server accepts none of the keys."""
     if not address.public_key:
         raise RemoteError(
             f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "

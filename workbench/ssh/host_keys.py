@@ -41,12 +41,12 @@ class KnownKey:
 
 
 def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
-    """Return the known_hosts lines for `name` or, without it, for the host's own name in known_hosts, `address.known_as`."""
+    """Return the known_hosts lines for `name` (default: `address.known_as`, the host's own name in known_hosts)."""
     return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return the kinds of host keys to request: those of `kinds` that HostKeyAlgorithms allows, kinds in known_hosts first."""
+    """Return the kinds of host keys to request: `kinds` that HostKeyAlgorithms allows. The kinds in known_hosts come first."""
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
     known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
@@ -122,7 +122,7 @@ def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> No
 
 
 def _removing(address: Address, line: KnownKey, name: str = "") -> str:
-    """Return the shell command that removes a host from a known_hosts file."""
+    """Return the shell command that removes `name` (default: `address.known_as`) from the known_hosts file of `line`."""
     return f"ssh-keygen -R '{name or address.known_as}' -f {shlex.quote(str(line.file))}"
 
 
@@ -173,7 +173,7 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether `name` matches a line's first field, `patterns`, which is a hash, or a list of names with *, ? and !."""
+    """Return whether `name` matches `patterns`, a line's first field: a hash, or a list of patterns with *, ? and !."""
     if patterns.startswith("|"):
         return _hashed(patterns, name)
     found = False

@@ -2,7 +2,7 @@
 
 ::
 
-    CertificateFile -> agent's keys that IdentityFile names -> the agent's others, unless IdentitiesOnly -> plain files
+    CertificateFile -> agent's keys that IdentityFile names -> the agent's other keys, unless IdentitiesOnly -> plain files
                     -> encrypted files, whose passphrase the user types once
 """
 
@@ -104,7 +104,7 @@ class Keyring:
         _missing(halves, sealed, files, held, problems)
 
     def _read(self, path: Path, passphrase: str | None, problems: list[str]) -> paramiko.PKey | None:
-        """Read a key file, or return None if it is absent or unusable. Raises _SealedError for an encrypted file."""
+        """Read a key file, or return None if the file is absent or unusable. Raises _SealedError for an encrypted file."""
         if path in self._keys:
             return self._keys[path]
         try:
@@ -235,7 +235,7 @@ def _label(key: AgentKey) -> str:
 
 
 def _certified(file: Path, offers: list[Offer], problems: list[str]) -> Iterator[Offer]:
-    """Yield the key of `offers` that a certificate file certifies, with that certificate. Append a problem if there is none."""
+    """Yield the key of `offers` that the certificate in `file` certifies, with it. Append a problem if no key fits."""
     try:
         blob = _blob_of(file.read_bytes())
     except OSError as error:
@@ -263,7 +263,7 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
 def _missing(
     halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
 ) -> None:
-    """Append a problem for each public key of `halves` whose private key is neither in a file nor in the agent."""
+    """Append a problem for each public key of `halves` whose private key is neither in a file nor in the agent (`held`)."""
     read = {key.asbytes() for _, key in files}
     for path, half in halves.items():
         if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
@@ -271,7 +271,7 @@ def _missing(
 
 
 def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[str]) -> bool:
-    """Return whether PubkeyAcceptedAlgorithms and RequiredRSASize allow a key. Append a problem if not."""
+    """Return whether PubkeyAcceptedAlgorithms and RequiredRSASize allow a key. Append a problem for a forbidden key."""
     name = key.public_blob.key_type if key.public_blob else key.get_name()
     names = {name}
     if name.startswith("ssh-rsa"):

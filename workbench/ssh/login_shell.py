@@ -3,7 +3,7 @@
 ::
 
     words -> plain characters, and =ooo (octal) for every other byte -> login shell, which has nothing to interpret
-          -> /bin/sh decodes the words, prints a mark on both outputs, and executes the command
+          -> /bin/sh decodes the words, prints a mark on standard output and standard error, and executes the command
 
 Output of the shell's startup files comes before the mark and is dropped.
 """
@@ -30,7 +30,7 @@ DECODER = (
 
 
 def command_line(command: Sequence[str], mark: str) -> str:
-    """Return a shell command line that prints `mark` on both outputs and then runs `command`."""
+    """Return a shell command line that prints `mark` on standard output and standard error, and then runs `command`."""
     return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
 
 

@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy `source` to `sink` until the source ends, then shut down that direction of the sink. An error closes both."""
+    """Copy `source` to `sink` until the source ends, then shut down that direction of the sink. An error closes both ends."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -81,7 +81,7 @@ def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
 
 
 class RelayedConnections:
-    """The open connections of a relay, with two threads each, one for each direction."""
+    """The open connections of a relay. Two threads copy the bytes of each connection, one thread for each direction."""
 
     def __init__(self, copy: Copy = copy) -> None:
         self._copy = copy
@@ -89,7 +89,7 @@ class RelayedConnections:
         self._lock, self._closed = threading.Lock(), False
 
     def join(self, near: Endpoint, far: Endpoint) -> None:
-        """Copy between two ends, in both directions, until both directions have ended. Then close the ends."""
+        """Copy between `near` and `far` until both directions have ended. Then close `near` and `far`."""
         with self._lock:
             if not (closed := self._closed):
                 self._ends |= {near, far}
@@ -139,7 +139,7 @@ def dial(address: tuple[str, int]) -> socket.socket:
 
 
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
-    """Relay `far`, a connection from the remote host, to `address`. Close it if nothing answers there."""
+    """Relay `far`, a connection from the remote host, to `address`. Close `far` if nothing answers at `address`."""
     try:
         near = dial(address)
     except OSError:
@@ -151,7 +151,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Relay each connection of `listener` to an endpoint that `reach` opens. If `reach` fails, reset the connection.
 
-    `connections` copies the bytes, for example over an emulated link.
+    `connections` copies the bytes. It can emulate a link.
     """
     pairs = connections or RelayedConnections()
 

@@ -1,4 +1,4 @@
-"""A running command, local or over SSH: its input, its outputs, its exit status. It never outlives its caller.
+"""A running command, local or over SSH: its input, its outputs, its exit status. The command never outlives its caller.
 
 The commands that the methods of `remote.Host` start::
 
@@ -47,11 +47,11 @@ LEASE = (
 
 
 class LostError(RemoteError):
-    """Raised if a connection cannot be opened or was lost. A running command may have completed or not."""
+    """Raised if a connection cannot be opened or was lost. It is unknown whether a running command has completed."""
 
 
 class NotRunError(RemoteError):
-    """Raised if a login shell exited with status 0 without running the command. Its message is the shell's last line."""
+    """Raised if a login shell exited with status 0 without running the command. The message is the shell's last line."""
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
@@ -71,7 +71,7 @@ def printable(text: str) -> str:
 
 
 class Watchdog:
-    """A context manager that calls `on_timeout` once, `seconds` after its start or the last `extend` (None: never)."""
+    """A context manager that calls `on_timeout` once, `seconds` (None: never) after the start or the last `extend`."""
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
         self._seconds, self._on_timeout = seconds, on_timeout
@@ -88,7 +88,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer, this time with `extra` more seconds."""
+        """Restart the timer with `extra` seconds in addition to the original time limit."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -101,7 +101,10 @@ class Watchdog:
 
 
 class RemoteProcess(abc.ABC):
-    """A running command; a context manager that ends it. A thread reads standard error, so that the command never blocks."""
+    """A running command; a context manager that ends the command.
+
+    A thread reads standard error, so that the command never blocks because of a full pipe.
+    """
 
     def __init__(self) -> None:
         self.ended = False  # `end` was called while the command ran
@@ -124,7 +127,7 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return output as soon as there is some, or b"" at its end."""
+        """Return standard output as soon as there is some, or b"" at the end of the output."""
 
     @abc.abstractmethod
     def wait(self) -> int:

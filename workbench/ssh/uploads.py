@@ -118,7 +118,7 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the number of the first missing block, or None if the remote .part file has other content than this file.
+        """Return the index of the first missing block, or None if the remote .part file has different content from this file.
 
         `state` is the host's report on the .part file: the number of complete blocks, their SHA-256, and the size in bytes.
         """
@@ -132,7 +132,7 @@ class Item:
 
 
 def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send to `folder` those files that it lacks, and return the remote path of each file, in order.
+    """Send the files that `folder` lacks, and return the absolute remote path of each file, in order.
 
     A lost connection is reopened, and blocks that have arrived are not sent again. Raises RemoteError if the host cannot store
     a file (disk full, no permission, altered bytes), and UsageError for an unreadable file.
@@ -146,7 +146,7 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
 
 
 class _UploadBatch:
-    """One upload of several files to a host, at most `AT_ONCE` at a time."""
+    """One upload of several files to a host, at most `AT_ONCE` files at a time."""
 
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
@@ -184,7 +184,7 @@ class _UploadBatch:
         return where
 
     def _ask(self, items: Sequence[Item]) -> tuple[str, list[str]]:
-        """Query the folder's absolute path, and the remote state of each item: "whole", or as in `Item.left_of`."""
+        """Query the folder's absolute path and, for each item, the remote state: "whole", or as in `Item.left_of`."""
         names = "".join(f"{item.digest}\n" for item in items).encode()
         patience = STALL_S + sum(item.size for item in items) / HASHED
         lines = self.far.ask(["sh", "-c", ASK, "put", self.folder], names, patience).decode("utf-8", "replace").splitlines()
@@ -193,7 +193,7 @@ class _UploadBatch:
         return lines[-len(items) - 1], lines[-len(items) :]
 
     def _send(self, item: Item, state: str) -> None:
-        """Send one item until it is complete, on a new connection if one was lost. `state` is as in `_ask`."""
+        """Send `item` until it is complete on the host, with retries after a lost connection. `state` is as in `_ask`."""
         rivals, asked, give_up = 0, True, time.monotonic() + RESUME_S
         while not self._stopped.is_set():
             had = self._done.get(item.digest, 0)
@@ -251,7 +251,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the progress bar: `there` is the number of bytes of the item that were sent."""
+        """Move the progress bar: `there` is the number of bytes of `item` that were sent so far."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

@@ -24,7 +24,7 @@ def say(**what: Any) -> None:
 
 
 def lines(command: Sequence[str]) -> list[str]:
-    """Return the lines of a program's output, or [] if it is missing, fails, or needs more than 30 seconds."""
+    """Return the lines that a program prints, or [] if the program is missing, fails, or needs more than 30 seconds."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):

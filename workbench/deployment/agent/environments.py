@@ -25,7 +25,10 @@ LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source pac
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make the requested environment, unless it exists. Return its `python` (the interpreter) and `path` (PYTHONPATH)."""
+    """Make the environment that the request `asked` describes, unless it exists.
+
+    Return {"python": the path of the interpreter, "path": PYTHONPATH, or "" if none is needed}.
+    """
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +48,7 @@ def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Unpack the package into `home`, for an existing interpreter that has the dependencies. Return as `environment`."""
+    """Unpack the package into `home`, for an interpreter that has the dependencies. Return the dict of `environment`."""
     made = {"python": asked["python"], "path": str(home / "site")}
     with zipfile.ZipFile(stored(folder, asked["wheel"])) as wheel:
         wheel.extractall(home / "site")
@@ -54,7 +57,7 @@ def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]
 
 
 def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Install the package and its dependencies into a new environment in `home`. Return as `environment`."""
+    """Install the package and its dependencies into a new environment in `home`. Return the dict of `environment`."""
     wheel = home / asked["file"]
     shutil.copyfile(stored(folder, asked["wheel"]), wheel)
     made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
@@ -82,7 +85,7 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
 
 
 def _needs_cuda(made: dict[str, str]) -> bool:
-    """Return whether torch in the environment `made` is built for CUDA: its version has no suffix, or one such as +cu128."""
+    """Return whether torch in the environment `made` is a CUDA build: version 2.9.0 or 2.9.0+cu128, but not 2.9.0+cpu."""
     version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
     return "+" not in version or "+cu" in version
 

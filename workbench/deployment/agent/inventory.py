@@ -50,7 +50,7 @@ MOST = 4 << 20  # bytes of an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the machine's facts, by name. If the request has `short`, return only the pod annotations that Kata allows."""
+    """Return {name of a fact: value}. With `short` in the request `asked`, return only the pod annotations that Kata allows."""
     root = Path(asked["root"])
     allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
     if asked["short"]:
@@ -82,9 +82,10 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return the state of a stage's folder or, if it is missing, of its nearest existing parent, `at`.
+    """Return the state of the agent's folder on a stage's machine or, if the folder is missing, of the nearest existing parent.
 
-    Keys: `free` (bytes), `files` (free inodes, or None), `writable`, and `environment` (whether the folder already has one).
+    Keys: `at` (the path), `free` (bytes), `files` (free inodes, None if unlimited), `writable`, and `environment`: whether
+    `folder` already has a Python environment.
     """
     path = _absolute(folder)
     made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
@@ -111,7 +112,7 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Return an interpreter's path and version, and whether it has venv and torch. Return None if it does not run."""
+    """Return `path` and `version` of an interpreter, and whether it has `venv` and `torch`, or None if it does not run."""
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
         version, venv, torch = json.loads(said[-1])
@@ -129,7 +130,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def processor(root: Path) -> dict[str, Any]:
-    """Return vendor, family, model and name of the first processor, whether it has SEV-SNP (`snp`), or is virtual (`guest`)."""
+    """Return vendor, family, model and name of the processor, and whether it has SEV-SNP (`snp`) or is virtual (`guest`)."""
     block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
     pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
     known = {key.strip(): value.strip() for key, value in pairs.items()}
@@ -140,7 +141,11 @@ def processor(root: Path) -> dict[str, Any]:
 
 
 def snp(root: Path) -> dict[str, Any]:
-    """Return the state of SEV-SNP: KVM's parameter `sev_snp`, whether module and device exist, and the firmware's version."""
+    """Return the state of SEV-SNP.
+
+    Keys: `switch` (the parameter sev_snp of the kernel module kvm_amd), `module` (whether kvm_amd is loaded), `device`
+    (whether /dev/sev exists), and `firmware` (the API version, or None).
+    """
     device = _under(root, "/dev/sev")
     return {
         "switch": _read(root, "/sys/module/kvm_amd/parameters/sev_snp").strip(),
@@ -151,7 +156,7 @@ def snp(root: Path) -> dict[str, Any]:
 
 
 def _platform_status(device: Path) -> list[int] | None:
-    """Return the firmware's API version (major, minor), or None. A read-only `device` cannot change the platform's state."""
+    """Return the firmware's API version (major, minor), or None. `device` is opened read-only, so its state cannot change."""
     status = ctypes.create_string_buffer(32)
     command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
     try:
@@ -172,7 +177,7 @@ def _logged_firmware() -> list[int] | None:
 
 
 def iommu(root: Path) -> dict[str, Any]:
-    """Return the number of active IOMMUs (`units`), and the kernel's boot `options` with which SEV-SNP does not work."""
+    """Return the number of active IOMMUs (`units`), and those boot `options` of the kernel with which SEV-SNP does not work."""
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
     return {
@@ -233,7 +238,7 @@ def reached(host: str, port: int) -> str:
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
     """Return the HTTP `status` of a key broker's health path, or the `error`. Any status means that it is reachable.
 
-    `certificate` is the only one to trust (PEM), or "" for the system's authorities.
+    `certificate` is the only trusted certificate (PEM), or "" to trust the system's authorities.
     """
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
@@ -248,7 +253,10 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 
 
 def image_answer(image: str) -> dict[str, Any]:
-    """Request an image's manifest. Return `registry`, and either `status` (HTTP) and `same` (digest matches), or `error`."""
+    """Request the manifest of `image`, NAME@DIGEST, from its registry.
+
+    Return the `registry` and either the HTTP `status` and whether the manifest has the digest (`same`), or the `error`.
+    """
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)
     scheme = "http" if re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", registry) else "https"
@@ -321,7 +329,7 @@ def _text(path: Path) -> str:
 
 
 def _output(command: Sequence[str]) -> list[str]:
-    """Return the lines of a program's output, or [] if it is missing, fails, or needs more than `CALL_S` seconds."""
+    """Return the lines that a program prints, or [] if the program is missing, fails, or needs more than `CALL_S` seconds."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True

@@ -35,7 +35,7 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the file that follows the open one (`handle`) in the log at `path`, or None if the open one is the newest."""
+    """Return the next newer file of the log at `path` after the open file `handle`, or None if the open file is the newest."""
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
     for _ in range(5):  # during a rotation a file may be listed twice, or not at all
@@ -51,7 +51,7 @@ def newer(path: Path, handle: int) -> Path | None:
 
 
 def tail(home: Path, lines: int) -> list[str]:
-    """Return the last `lines` lines of the log in a stage's folder `home`, from its two newest files."""
+    """Return the last `lines` lines of the log in a stage's folder `home`, from the log's two newest files."""
     found: list[str] = []
     for name in ("log.1", "log"):
         with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """Terminate the user's own sshd processes that still listen on the requested port. Return whether there was one."""
+    """Terminate the user's own sshd processes that still listen on the port `asked["port"]`. Return whether any did."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

@@ -56,7 +56,7 @@ def _home(folder: Path, asked: dict[str, Any]) -> Path:
 
 
 def _port(home: Path, asked: dict[str, Any]) -> int:
-    """Return the requested port. For 0 (any), return the previous port if it is free, else 0."""
+    """Return the requested port. If 0 (any port) is requested, return the stage's previous port if that is free, else 0."""
     wanted = int(asked["port"])
     with contextlib.suppress(OSError, ValueError):
         before = int((home / "port.before").read_text())
@@ -126,7 +126,7 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's state: `running`, `known` (it has files), `started`, `port` and, after its end, `ended` and `status`."""
+    """Return a stage's state: `running`, `known` (it has files), `started`, `port` and, after the end, `ended` and `status`."""
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)

@@ -23,7 +23,7 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command that enables the container's shim in the installed chart or, without a chart, installs one."""
+    """Return the Helm command that enables the container's shim in Kata's chart or, if that is missing, installs the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
@@ -57,7 +57,7 @@ def _values(daemon: Object) -> dict[str, str]:
 
 
 def _set(chart: Object | None, value: str) -> str:
-    """Return the Helm command that sets `value`, NAME=VALUE, in the installed Kata chart."""
+    """Return the Helm command that sets `value`, NAME=VALUE, in the installed Kata chart (None: unknown, so assume CoCo's)."""
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
     whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
     labels = metadata.get("annotations", {})
@@ -75,8 +75,8 @@ def annotation_findings(
 ) -> list[Finding]:
     """Check that Kata on the nodes lets pods set the annotations that the edge needs. Return findings.
 
-    `configured` maps a shim to the allow list in the node's own files, or to None. Without a list, Kata's default and the
-    chart's values apply.
+    `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If there is no such
+    list for the shim, Kata's default and the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -113,7 +113,7 @@ def _default(shim: str) -> tuple[str, ...]:
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Return the annotations that a chart's value allows a shim: "qemu-snp:a,b c" allows a and b to qemu-snp, and c to all."""
+    """Parse a chart's value to the annotations of a shim. In "qemu-snp:x,y z", x and y are for qemu-snp, z is for all."""
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

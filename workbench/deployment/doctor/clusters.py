@@ -33,7 +33,7 @@ class ClusterFacts:
 
 
 def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFacts:
-    """Query the cluster, three queries at a time. With `short`, query only what every launch needs."""
+    """Query the cluster, three queries at a time. With `short`, query only runtime classes, nodes and DaemonSets."""
     namespace = containers.container.namespace
     questions = {
         "classes": ("get", "runtimeclass"),
@@ -84,7 +84,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node that is the kubectl host itself, identified by its boot ID `boot`, or None."""
+    """Return the node whose boot ID is `boot`, that of the kubectl host, or None if this host is no node of the cluster."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 
@@ -104,7 +104,7 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the runtime class exists or could not be queried. If it is missing, the chart is not checked."""
+    """Return whether the container's runtime class exists or the query failed. If it is missing, the chart is not checked."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -167,7 +167,7 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:
-    """Return a text on the first resource of which a node has too little for one pod, or "" if the node has enough of all."""
+    """Return a text on the first resource that is too small on a node for one pod, or "" if all are large enough."""
     have: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     extra: Mapping[str, str] = chosen.get("overhead", {}).get("podFixed", {}) or {}
     need = {"memory": container.memory, "cpu": container.cpu} | ({container.gpu: "1"} if container.gpu else {})

@@ -15,8 +15,8 @@ FindingState = Literal["ok", "wrong", "unknown", "unreachable"]
 class Finding:
     """The result of one check of one machine.
 
-    `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is the command or the instruction that
-    removes the fault. `blocks` means that no launch can succeed in this state.
+    `check` is the check's name. `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is the command
+    or the instruction that removes the fault. `blocks` means that no launch can succeed in this state.
     """
 
     machine: str
@@ -53,6 +53,6 @@ def unknown(machine: str, check: str, text: str, mend: str = "") -> Finding:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """Return the numbers at the beginning of a version, such as (6, 16, 1) of 6.16.1-generic; () if there are none."""
+    """Return the leading numbers of a version, such as (6, 16, 1) for 6.16.1-generic, or () if it begins with none."""
     found = re.match(r"v?(\d+(?:\.\d+)*)", text.strip())
     return tuple(map(int, found[1].split("."))) if found else ()

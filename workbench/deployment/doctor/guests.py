@@ -29,7 +29,7 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Check a node that runs guests, by the shell script's facts and the inventory `found`, if any. Return findings."""
+    """Check a node that runs guests, by the facts of `hosts.SHELL` and the inventory `found`, if available. Return findings."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]

@@ -109,7 +109,7 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Check the inventory `found` of a machine that runs a stage, and return findings. `name` is the stage's name there."""
+    """Check the inventory `found` of a stage's machine, and return findings. `name` is the agent's name of the stage."""
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),

@@ -65,8 +65,8 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
     """Check whether a machine's sshd forwards ports, and return the finding.
 
-    The check forwards a local port to that sshd itself, which sends a greeting. `connection` is the value of SSH_CONNECTION on
-    the machine. With `back`, forwarding from the machine to here is tested, too.
+    The check forwards a local port to the same sshd, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION
+    on the machine. With `back`, forwarding from the machine to this one is tested, too.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()

@@ -3,6 +3,8 @@
 ::
 
     guest        the guest's measured configuration: image, agent policy, initdata
-    manifests    the Kubernetes objects         gpu     a cloud in a guest with a confidential GPU
-    containers   apply, watch, remove them      pods    the reasons why a pod does not become ready
+    manifests    the Kubernetes objects
+    containers   apply, watch and remove the objects
+    pods         the reasons why a pod does not become ready
+    gpu          the cloud in a guest with a confidential GPU
 """

@@ -103,7 +103,7 @@ class Containers:
     def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
         """Return once all replicas serve. `report` is called with a line whenever the state changes.
 
-        Raises RemoteError, with the reason, if a replica fails or all need more than `timeout` seconds.
+        Raises RemoteError, with the reason, if a replica fails, or if one does not serve after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         since: dict[str, float] = {}  # the time at which each fault began, by its reason
@@ -144,7 +144,7 @@ class Containers:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def address(self) -> tuple[str, int]:
-        """Return the edge's host and port: a node's if a node port is set, else a pod's, which only `host` can reach."""
+        """Return the edge's host and port: of a node if a node port is set, else of a pod, which only `self.host` can reach."""
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
         if pod is None:
@@ -152,7 +152,7 @@ class Containers:
         return (pod.node_address, self.container.node_port) if self.container.node_port else (pod.address, self.container.port)
 
     def delete(self, wait: float = 120.0) -> None:
-        """Delete all objects of the container, and return once the cluster has none left.
+        """Delete all objects of the container, and return once the cluster has none of these objects left.
 
         Raises RemoteError if objects remain after `wait` seconds. The namespace stays, since it may hold other objects.
         """
@@ -165,7 +165,7 @@ class Containers:
             time.sleep(0.2)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """Run kubectl, and return its output as one JSON object, {} for no output. kubectl writes no cache on the host.
+        """Run kubectl, and return the JSON object that it prints, or {} if it prints nothing. It writes no cache on the host.
 
         Raises RemoteError if kubectl fails or prints no JSON object.
         """
@@ -264,14 +264,14 @@ class Containers:
         return self.host.run(self._command(*arguments), input=input, timeout=timeout)
 
     def _call(self, *arguments: str, input: bytes = b"", timeout: float = CALL_S, patient: bool = False) -> bytes:
-        """Run kubectl, and return its output. With `patient`, a wait that timed out is no error."""
+        """Run kubectl, and return its output. Raises RemoteError if kubectl fails. With `patient`, a time-out is no failure."""
         result = self._run(*arguments, input=input, timeout=timeout)
         if result.status and not (patient and b"timed out" in result.err):
             raise self._refusal(result)
         return result.out
 
     def _json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run kubectl, and return the objects in its output. Raises RemoteError if that is no JSON list."""
+        """Run kubectl, and return the objects in its output. Raises RemoteError if the output is no JSON list."""
         try:
             found = json.loads(self._call(*arguments, "--output=json"))
             return list(found["items"])

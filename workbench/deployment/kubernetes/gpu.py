@@ -15,7 +15,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """The settings of a cloud in a container. It reaches its key broker and the `egress` addresses. Edges reach its `port`."""
+    """The settings of a cloud in a container. It may reach its key broker and the `egress` addresses. `cloud` is unused."""
 
     cloud: str = ""
     port: int = 8444

@@ -1,4 +1,4 @@
-"""The guest (virtual machine) of an edge's container: its settings, and the configuration whose digest its evidence has.
+"""The guest (virtual machine) of an edge's container: its settings, and its configuration, which attestation evidence proves.
 
 ::
 
@@ -59,13 +59,13 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 class Container:
     """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
-    image: with a digest.  cloud: IP:PORT, because network policies support no names.  options: of `workbench serve edge`.
+    image: with a digest.  cloud: its IP:PORT, because network policies support no names.  options: of `workbench serve edge`.
     egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. They include the registry, because a
         guest pulls its own image, and a key broker whose URL has a name.
     resource: the key broker's path of ca.pem, edge.pem and edge.key. Only the development runtime works without it: then the
         host provides these files, and can read them.
     logs: the host may read the edge's log.  policy: replaces the workbench's policy for the Kata agent.
-    shim: the nodes' implementation of the Kata runtime. Each has its own runtime classes.
+    shim: the language of the nodes' Kata runtime. Each of the two implementations has its own runtime classes.
     gpu: the nodes' resource name of the guest's GPU, such as nvidia.com/pgpu.
     """
 
@@ -122,7 +122,7 @@ class Container:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The addresses, as in `egress`, that the pod may reach in addition to its key broker."""
+        """The addresses, in the form of `egress`, that the pod may reach in addition to its key broker."""
         return (self.cloud, *self.egress)
 
     @property
@@ -213,7 +213,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target in both formats of Kata agents: text since 3.29.0, a list of bytes before."""
+    """Return a symbolic link's target in the formats of all Kata agents: text since 3.29.0, a list of bytes before."""
     return {"text": target, "bytes": list(target.encode())}
 
 
@@ -245,7 +245,7 @@ def _is_named(url: str) -> bool:
 
 
 def port_of(url: str) -> int | None:
-    """Return the port of a URL, by default that of its scheme. Return None for an invalid URL."""
+    """Return the port of a URL, by default 80 for http and 443 for https. Return None for another scheme or an invalid URL."""
     try:
         parts = urlsplit(url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)

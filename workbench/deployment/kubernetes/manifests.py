@@ -47,7 +47,7 @@ ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # t
 
 
 def shim_name(container: Container) -> str:
-    """Return the shim's name in Kata's charts, such as qemu-snp-runtime-rs."""
+    """Return the name in Kata's charts of the shim, the runtime for one kind of guest, such as qemu-snp-runtime-rs."""
     return str(runtime_class(container)).removeprefix("kata-")
 
 
@@ -63,8 +63,8 @@ def runtime_class(container: Container) -> str:
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
     """Return the Kubernetes objects of a container.
 
-    `certificates` are the contents of ca.pem, edge.pem and edge.key by name, for a container without a key broker. Raises
-    UsageError if they are missing, or if they are given in addition to a key broker.
+    `certificates` maps ca.pem, edge.pem and edge.key to their contents, for a container without a key broker. Raises
+    UsageError if `certificates` is missing, or is given in addition to a key broker.
     """
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
@@ -81,7 +81,7 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return objects as JSON for `kubectl apply -f -`, one a line, because the server does not validate a List's items."""
+    """Return JSON for `kubectl apply -f -`, one object on each line, because the server does not validate a List's items."""
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
@@ -100,7 +100,7 @@ def _labels(container: Container) -> dict[str, str]:
 
 
 def _namespace(container: Container) -> KubernetesObject:
-    """Return the namespace. It has no label of the container, because `delete` would remove the namespace's other objects."""
+    """Return the namespace without the container's labels, so that `delete` keeps it and the other objects in it."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": container.namespace}}
 
 
@@ -221,7 +221,10 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return the network policy: clients may reach the pod's port, and the pod `peers`, its key broker and, if needed, DNS."""
+    """Return the network policy. Clients may reach the pod's port.
+
+    The pod may reach `peers` and, if needed, its key broker and DNS.
+    """
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
@@ -274,7 +277,7 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest needs DNS for its registry or key broker. Without `egress` it may reach neither."""
+    """Return whether the guest needs DNS for its registry or key broker. Without `egress`, hosts with names are unreachable."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)

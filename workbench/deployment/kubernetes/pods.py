@@ -37,7 +37,7 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod: its name, its state, and the addresses of pod and node."""
+    """A pod: its name, whether its container has started and is ready, its node, and the addresses of pod and node."""
 
     name: str
     started: bool
@@ -52,7 +52,7 @@ class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
     `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
-    `previous`: the process was restarted, so the log of the ended one needs kubectl's option --previous.
+    `previous`: the process was restarted, so the log of the ended process needs kubectl's option --previous.
     """
 
     reason: str
@@ -93,7 +93,7 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return the fault that kept a Deployment's pods from being created, such as a missing runtime class or a quota, or []."""
+    """Return the fault for which a Deployment could create no pods, such as a missing runtime class, or [] if there is none."""
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
         return []
@@ -106,7 +106,7 @@ def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
 
 
 def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
-    """Return faults that only events report, for pods without a started container. The newest event of each pod counts."""
+    """Return faults that only events report, for pods without a started container, from the newest event of each pod."""
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
