@@ -58,8 +58,8 @@ class Split:
 class Dataset:
     """A named data set. Its splits are read on first access.
 
-    `family` names the data set whose weights are used for this one: the pristine samples use those of CIFAR-10. `title` is the
-    name in figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
+    `family` names the data set whose weights are used for this one: for `samples` it is `cifar10`. `title` is the name in
+    figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
     assumptions made while reading.
     """
 

@@ -86,8 +86,8 @@ def of_surface(
 ) -> list[dict[str, Any]]:
     """Return the best of the given attackers on the cloud's decoded images, one row for each strength and rate.
 
-    `over` is the PSNR gain over the class's mean image (dB), or 0 for an attacker below it. Only PSNR is measured, so 30 points
-    take seconds with least squares (`undo`).
+    `over` is the PSNR gain over the class's mean image (dB), or 0 if no attacker exceeds that image. Only PSNR is measured, so
+    30 points take seconds with least squares (`undo`).
     """
     control = psnr(audit.images, audit.means[audit.labels]).clamp(max=100)
     rows = []
