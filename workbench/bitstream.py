@@ -137,7 +137,7 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in the fewest bits that distinguish them. Lengths from an entropy coder are multiples of a word's."""
+    """Pack lengths in the fewest bits that distinguish them. Lengths from an entropy coder are multiples of its word length."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

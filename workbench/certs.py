@@ -187,7 +187,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    """Return constraints to these names, always for host names and for addresses, as a missing kind would be unlimited."""
+    """Return constraints to these names. Without constraints on both host names and addresses, one kind would be unlimited."""
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):

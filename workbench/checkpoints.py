@@ -118,7 +118,7 @@ def _names(name: str, head: str) -> tuple[str, ...]:
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Describe the first tensor whose shape no classifier with these tensor names has, such as ImageNet's first layer."""
+    """Describe the first tensor whose shape differs from that in a classifier with equal tensor names, or return ""."""
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():
             if key in state and value.shape != state[key].shape:

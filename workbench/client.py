@@ -54,9 +54,10 @@ class AsyncHttpsClient:
 
     `certs` is a folder made by `workbench certs`. Its files give the trusted authority and, unless a `token` is given,
     the client certificate. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included. A
-    single attempt may take `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality` and `subsampling` are
-    those of the phone's JPEG. If a `policy` (or its file) is given, the edge's evidence must satisfy it on every new connection
-    before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on the latest evidence.
+    single attempt may take `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality`
+    and `subsampling` are those of the phone's JPEG. With a `policy` (or its file), the edge's evidence must satisfy the policy
+    on every new connection before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on
+    the latest evidence.
     """
 
     def __init__(

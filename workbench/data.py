@@ -93,7 +93,7 @@ class Dataset:
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return how many test images are in the validation split of a `division`, or None if the number is unknown.
+        """Return how many of our test images are in the validation split of another `division`, or None if this is unknown.
 
         Measurements are biased if they include images that selected the weights.
         """

@@ -88,7 +88,7 @@ class Evaluation:
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
-        """The JPEG's size in bytes (S1) for each image, and the images as the edge receives them."""
+        """Each image's JPEG size in bytes (the paper's S1), and the images as the edge receives them."""
         files = self.client.capture(self.images)
         return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
 
@@ -242,7 +242,7 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes at each point, one row each. `codec` and `strength` map a point to its own.
+        """Measure accuracy, SSIM and bytes at each point, one row each. `codec` and `strength` are functions of a point.
 
         With `auxiliary` False the auxiliary model is not measured.
         """

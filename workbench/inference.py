@@ -40,7 +40,7 @@ _TRACING = threading.Lock()
 
 
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
-    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device.
+    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device (None: its present one).
 
     A prepared network is returned unchanged. Raises UsageError for a precision outside `PRECISIONS`, and for another precision
     than that of a prepared network.
@@ -270,8 +270,8 @@ class _Convolution(nn.Module):
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
     """Replace each zero-padded convolution by a `_Convolution`.
 
-    The addition and the activation after it are fused with it, unless it is transposed or another node uses an intermediate
-    result.
+    A following addition and activation become part of the call, unless the convolution is transposed or another node uses an
+    intermediate result.
     """
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)

@@ -121,8 +121,8 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     no multiple of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has
     those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
-    A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
-    layer that predicts one of C classes from the latents before quantisation, and `answers` (K x C), the target's output for
+    A compressor that was trained on rate and accuracy has two more tables (see `choose`). `reader` (C x (M h w + 1)) is a linear
+    layer that predicts one of C classes from the latents before quantisation. `answers` (K x C) is the target's output for
     each of K patterns.
 
     With `stops` it is one network for that many discrete rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024).
@@ -179,7 +179,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]` at a discrete rate. In training, noise replaces quantisation."""
+        """Return `x_hat` (not clamped) and `likelihoods["y"]` at the rate `stop`. In training, noise replaces quantisation."""
         check_images(images)
         out: dict[str, Any]
         if self.stops:

@@ -2,7 +2,7 @@
 
 A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
 `<output>/figures/`, so that an interrupted notebook keeps its results. Functions import heavy modules themselves, so that the
-controls of `explore` appear before torch is imported.
+widgets of the notebook `explore` appear before torch is imported.
 """
 
 from __future__ import annotations

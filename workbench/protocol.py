@@ -100,7 +100,7 @@ class Response:
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
-    """Parse the body of a request. `json_length` is the header `LENGTH_HEADER`, None if it is missing. Raises ProtocolError."""
+    """Parse the body of a request. `json_length` is the value of `LENGTH_HEADER` (None: not sent). Raises ProtocolError."""
     content, rest = _content(body, json_length)
     asked = _entries(content, "outputs", required=False)
     everything = _parameters(content, "the request").get("binary_data_output", False)

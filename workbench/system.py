@@ -201,7 +201,7 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Add scores (`found`) to the cache `answers`, and remove the oldest ones beyond its limit."""
+        """Add scores (`found`) to the cache `answers`, and remove the oldest scores beyond the cache's limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -212,7 +212,8 @@ class Cloud:
 class Recognition:
     """The result of a batch: scores N x K, bytes of each hop, and milliseconds by component, each for the whole batch.
 
-    If several requests share one payload, `s2_bytes` is the share of this request.
+    `s1_bytes` is None without the hop from client to edge. If several requests share one payload, `s2_bytes` is the share of
+    this request. A component that was not measured is None.
     """
 
     scores: Tensor

@@ -2,7 +2,7 @@
 
 A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
 pictures with its observation. A control is a guess without any observation, such as the mean image of the true class. A gain is
-the amount by which an attacker's figure exceeds the control's.
+how much better an attacker's figure is than the control's, for identification the ratio of the two.
 
 ::
 

@@ -87,7 +87,7 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return a quarter of `effort.passes`, because a training image takes four times as long as in a `SmallCNN`."""
+        """Return the number of training images, `effort.passes` / 4. Each takes four times as long as in a `SmallCNN`."""
         return self.effort.passes // 4
 
 

@@ -33,11 +33,11 @@ __all__ = ["Attempts", "best_of"]
 class Attempts:
     """A runner of attackers on views of a data set's test images, for one `pair` of networks, codec, strength and rate.
 
-    The first `n` test images are attacked, or all if there are fewer. For some attackers `Attacker.most` is a lower limit.
-    Each attacker runs with `seeds` seeds, and learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs` is None,
-    the number is that of `effort`, limited to the training split. Figures are means over images and seeds. The classifier
-    `judge`, which scores guesses, may come from another audit of the same data set. Raises UsageError for an unknown or
-    impossible setting, and DataError for more pairs than training images.
+    The first `n` test images are attacked, or all if there are fewer. For some attackers `Attacker.most` is a smaller
+    maximum. Each attacker runs with `seeds` seeds, and learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
+    is None, the number is that of `effort`, limited to the training split. Figures are means over images and seeds. The
+    classifier `judge`, which scores guesses, may come from another audit of the same data set. Raises UsageError for an
+    unknown or impossible setting, and DataError for more pairs than training images.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Attempts:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return an observer like the audit's own, at another strength (None: the same), or with another codec (`options`)."""
+        """Return an observer like the audit's own, at another strength or with another codec and `options` (None: the same)."""
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
@@ -159,7 +159,7 @@ class Attempts:
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return {figure: gain over the control} of an attacker: a mean difference, for `identified` the ratio to chance."""
+        """Return an attacker's {figure: gain over the control}: a mean difference, for `identified` the ratio to chance."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()

@@ -24,7 +24,7 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers to run on one view. The attackers that start from an inversion network share it.
+    """Attackers to run on one view. All attackers that start from an inversion network use the same one.
 
     `source` and `pairs` are the source and number of the pictures that the attackers learn from. `seeds` is the number of
     seeds. Unset fields default to the audit's settings.

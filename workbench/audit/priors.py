@@ -119,7 +119,7 @@ class ConditionalVAE(nn.Module):
         return pictures
 
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
-        """Return the negative evidence lower bound in nats a pixel value, averaged over N pictures, up to a constant.
+        """Return the negative evidence lower bound (nats) up to a constant, averaged over pictures and over pixel values.
 
         `noise` is standard normal, N x `LATENTS`.
         """

@@ -85,7 +85,7 @@ class Audit(Attempts):
         `unprotected` is the better row of `undo` and `invert` at strength 0. `identity` is the PSNR (dB) of the view itself at
         strength 0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`. Unless it was
         called before, every figure is a lower bound. `shadows` is the number of shadow generators that are trained for
-        `membership_rmia`, which is empty for 0. `unseen` is the number of classifiers for the rows `unseen` (see `unseen_rows`).
+        `membership_rmia`, which is empty for 0. `unseen` is the number of classifiers in the rows `unseen` (`unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())

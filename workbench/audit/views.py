@@ -5,7 +5,7 @@
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is the protected image itself, which a lossless link such as PNG carries. `decoded` is the cloud's decoded image.
+`perturbed` is the protected image itself, as a lossless codec such as PNG transmits it. `decoded` is the cloud's decoded image.
 `payload` is the bytes on the wire, inside TLS. `label` is the only message of an edge that classifies the picture itself. Every
 view includes the label, because the cloud returns it.
 """
