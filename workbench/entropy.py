@@ -7,10 +7,10 @@
                             `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
-At low rates, most images have latents that occurred before: there are only a few patterns for each class. Their joint
-distribution is a table of integers that ships with the weights. It needs fewer bits than any product of the channels'
-distributions. A pattern that occurs twice in a batch is decoded once. Latents that always equal their median cost neither bytes
-nor time.
+A pattern is one image's latents in the first channels, as they occurred in the learning data. At low rates, most images have
+one of a few patterns for each class. The distribution of the patterns is a table of integers that ships with the weights. It
+needs fewer bits than any product of the channels' distributions. A pattern that occurs twice in a batch is decoded once.
+Latents that always equal their median cost neither bytes nor time.
 
 The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
 the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.

@@ -121,9 +121,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     no multiple of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has
     those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
-    A compressor that was trained on rate and accuracy has two more tables (see `choose`). `reader` (C x (M h w + 1)) is a linear
-    layer that predicts one of C classes from the latents before quantisation. `answers` (K x C) is the target's output for
-    each of K patterns.
+    A compressor that was trained on rate and accuracy has two more tables (see `choose`). `reader` (C x (M h w + 1)) is a
+    linear layer that predicts one of C classes from the latents before quantisation. `answers` (K x C) is the target's output
+    for each of K patterns.
 
     With `stops` it is one network for that many discrete rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024).
     Stop s quantises the latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the
