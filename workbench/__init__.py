@@ -2,7 +2,7 @@
 
 The system is that of the paper PMC² (NOSSDAV '25). PP is its baseline (MMSys '22), in which the phone protects the picture.
 A pair is a target classifier, which recognises protected pictures, an auxiliary classifier, which must not, and a perturbation
-generator for the two. A learned compressor may belong to it. A variant is another training of the same generator or compressor.
+generator for the two. A pair may include a learned compressor. A variant is another training of its generator or compressor.
 
 docs/architecture.md describes each file and draws the layers ("floors"): a file imports only from its own floor and lower ones.
 """

@@ -5,7 +5,7 @@ fails because the operator `torchvision::nms` is not declared. This module decla
 and transforms, which use no compiled operator.
 
 Both packages import modules that the networks never use: torch's compiler, torch_geometric, pandas and scipy's statistics.
-These take as long as importing torch, so empty stand-ins replace them.
+Importing these modules would take as long as importing torch, so empty stand-ins replace them.
 
 Both workarounds depend on private details, so they only apply to the tested versions (`TESTED`). With other versions imports
 take longer.

@@ -1,9 +1,11 @@
 """The container of a batch's payload to the cloud: versioned, length-checked and tagged.
 
+A string holds one coded image, a stream all images of a batch. A stop is the index of one of a codec's discrete rates.
+
 ::
 
     byte 0        version (high nibble), layout (low nibble): 0 one image, 1 all strings of one length, 2 a length for each,
-                  3 one stream for all, 4 one image at a stop of the rate, 5 one stream for all at such a stop
+                  3 one stream for all, 4 one image at a stop, 5 one stream for all at a stop
     byte          the stop, 1 to 255 (at stop 0: layouts 0 and 3)                                       layouts 4 and 5
     varint        number of images            layouts 1 to 3, 5
     length        varint                                                                                      layout 1
@@ -14,8 +16,8 @@
 The tag shows that the bytes are complete, and made for this codec with these weights. Without it, a stream of other weights
 would decode to wrong labels, and CompressAI's decoder would read beyond its input. A damaged or foreign payload passes a tag of
 four bytes with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates
-the sender. A stop is the index of one of a codec's discrete rates (see `rates`). Without tag and stop, the overhead of a
-stream is 1 byte with one image, 3 with 256, at most 4. With 256 strings of two lengths it is 38 bytes.
+the sender. Without tag and stop, the overhead of a stream is 1 byte with one image, 3 with 256, at most 4. With 256 strings of
+two lengths it is 38 bytes.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload that holds 1 to 65,535 strings, tagged with the codec's `key`."""
+    """Return the payload that holds 1 to 65,535 strings, one for each image, tagged with the codec's `key`."""
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
     lengths = [len(string) for string in strings]
@@ -54,7 +56,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 
 
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
-    """Return the payload that holds one stream of `count` images (1 to 65,535), coded at the rate of index `stop` (to 255)."""
+    """Return the payload of one stream of `count` images (1 to 65,535), coded at the rate with index `stop` (0 to 255)."""
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     if not 0 <= stop <= MAX_STOP:
@@ -135,7 +137,7 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in the fewest bits that distinguish them. An entropy coder's lengths are multiples of its word."""
+    """Pack lengths in the fewest bits that distinguish them. Lengths from an entropy coder are multiples of its word length."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

@@ -56,8 +56,8 @@ def issue(
 
     `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
     The certificates are valid for `days`, at most 825, and the authority for ten times as long, at most ten years. A second
-    call renews the certificates under the same authority, so clients need no change. Raises UsageError for an invalid name or
-    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. No file is
+    call renews the certificates under the same authority, so clients need no change. Raises UsageError for invalid names or
+    `days`, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. No file is
     written in these cases.
     """
     now = now or datetime.now(UTC)
@@ -187,7 +187,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    """Return constraints to these names. They list both host names and addresses, since a missing kind would be unlimited."""
+    """Return constraints to these names. Without constraints on both host names and addresses, one kind would be unlimited."""
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):

@@ -72,8 +72,8 @@ def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
     """Return the classifier that a state dict fits, with keys in any order, and a note on tensors that were left out.
 
-    If the state dict does not fit as a whole, its parts under one prefix are tried. Raises WeightsError unless exactly one
-    fits.
+    If the state dict does not fit as a whole, its parts are tried, each with the tensors under one prefix. Raises
+    WeightsError unless exactly one part fits.
     """
     if found := _fit(state):
         return _filled(found, state, path), ""
@@ -118,7 +118,7 @@ def _names(name: str, head: str) -> tuple[str, ...]:
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Describe the first tensor whose shape differs from a classifier of the same names, such as ImageNet's first layer."""
+    """Describe the first tensor whose shape differs from that in a classifier with equal tensor names, or return ""."""
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():
             if key in state and value.shape != state[key].shape:

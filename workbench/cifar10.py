@@ -60,7 +60,7 @@ def _order(n: int) -> Tensor:
 def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
     """Return the indices of a test set's test half and validation half, and the name of this division.
 
-    Published pictures go to their half in the papers' order. Other pictures are halved by their position among themselves.
+    Published pictures go to their half in the papers' order. All other pictures are halved in a shuffled order (seed 0).
     """
     ranks, names = _ranks(), keys(images)
     published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)
@@ -139,7 +139,7 @@ def _torchvision() -> Any:
 
 
 def _published() -> dict[str, str | None]:
-    """Return the MD5 sum of each published file, by name."""
+    """Return {file name: MD5 sum} of the published files. A file with None is not checked."""
     cifar10 = _torchvision()
     return dict([*cifar10.train_list, *cifar10.test_list, (cifar10.meta["filename"], cifar10.meta["md5"])])
 

@@ -140,7 +140,7 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the heads that a classifier supports. The head of the public checkpoints comes first."""
+    """Return the classification heads, `public` and perhaps `linear`, that a classifier supports. `public` comes first."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 

@@ -52,11 +52,12 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 class AsyncHttpsClient:
     """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (baseline PP).
 
-    `certs` is a folder made by `workbench certs`. Its authority is trusted, and its client certificate is shown unless a
-    `token` is given. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included, and one
-    attempt `attempt_s`. Batches of `batch` images are sent, at most `at_once` in parallel. `quality` and `subsampling` are
-    those of the phone's JPEG. If a `policy` (or its file) is given, the edge's evidence must satisfy it on every new connection
-    before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on the latest evidence.
+    `certs` is a folder made by `workbench certs`. Its files give the trusted authority and, unless a `token` is given,
+    the client certificate. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included. A
+    single attempt may take `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality`
+    and `subsampling` are those of the phone's JPEG. With a `policy` (or its file), the edge's evidence must satisfy the policy
+    on every new connection before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on
+    the latest evidence.
     """
 
     def __init__(

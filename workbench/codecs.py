@@ -4,12 +4,12 @@
 
     png, jpeg, webp    ordinary image files
     neural             one stream for the batch; rate 0 has only what recognition needs, rate 1 the picture
-    compressai         the paper's form of the neural codec: rounded latents, one string an image
+    compressai         the paper's form of the neural codec: rounded latents, one string for each image
 
-A payload is a complete batch with its header (see `bitstream`). A new codec is a class with `name`, `key`, `encode_each` and
-`decode_each`, and a line in `CODECS`.
+A code is the coded form of one image. A payload is a complete batch with its header (see `bitstream`). A new codec is a
+class with `name`, `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
 
-    payload -> unpack (checked) -> each image still coded, equal ones once -> decode_each -> images
+    payload -> unpack (checked) -> codes (for `Neural`: the distinct ones) -> decode_each -> images
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ BOUNDS = Limits(scans=20)  # limits of an image file, in addition to its side
 
 
 class Codec(ABC):
-    """The interface of a codec. `decode(encode(images))` has the shape of `images`. A foreign payload raises PayloadError."""
+    """The interface of a codec. `decode(encode(images))` has the shape of `images`. A foreign payload raises PayloadError.
+
+    `repeats` states whether images often share a code, so that caching by code is useful.
+    """
 
     name: ClassVar[str]
-    repeats: ClassVar[bool] = False  # whether images often share a code, so that caching is useful
+    repeats: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -57,7 +60,7 @@ class Codec(ABC):
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct codes in a payload of N images, and each image's index into them (N).
+        """Return the codes in a payload of N images, and each image's index into them (N). With `repeats`, codes are distinct.
 
         Raises PayloadError for bytes that are no payload of this codec.
         """
@@ -113,7 +116,7 @@ class _StringCodec(Codec):
 class _FileCodec(_StringCodec):
     """A codec whose codes are ordinary image files, by Pillow: 8 bits a channel.
 
-    Images with a side above `side` pixels are not decoded.
+    Decoding raises PayloadError for an image with a side above `side` pixels.
     """
 
     format: ClassVar[str]

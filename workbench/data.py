@@ -58,8 +58,8 @@ class Split:
 class Dataset:
     """A named data set. Its splits are read on first access.
 
-    `family` names the data set whose weights are used for this one: the pristine samples use those of CIFAR-10. `title` is the
-    name in figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
+    `family` names the data set whose weights are used for this one: for `samples` it is `cifar10`. `title` is the name in
+    figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
     assumptions made while reading.
     """
 
@@ -93,7 +93,7 @@ class Dataset:
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return how many test images are in the validation split of a `division`, or None if the number is unknown.
+        """Return how many of our test images are in the validation split of another `division`, or None if this is unknown.
 
         Measurements are biased if they include images that selected the weights.
         """

@@ -7,10 +7,10 @@
                             `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
-Near one bit a latent, most images have latents that occurred before: there are only a few patterns for each class. Their joint
-distribution is a table of integers that ships with the weights. It needs fewer bits than any product of the channels'
-distributions. A pattern that occurs twice in a batch is decoded once. Latents that always equal their median cost neither bytes
-nor time.
+A pattern is one image's latents in the first channels, as they occurred in the learning data. At low rates, most images have
+one of a few patterns for each class. The distribution of the patterns is a table of integers that ships with the weights. It
+needs fewer bits than any product of the channels' distributions. A pattern that occurs twice in a batch is decoded once.
+Latents that always equal their median cost neither bytes nor time.
 
 The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
 the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
@@ -153,7 +153,7 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return each image's pattern number, the symbols of images without a pattern, and the symbols of all images.
+        """Return each image's pattern index, the symbols of images without a pattern, and the symbols of all images.
 
         The last result is empty if the patterns cover all channels.
         """
@@ -200,7 +200,7 @@ class LatentCoder:
     # --- both --------------------------------------------------------------------------------------------------------------
 
     def index(self, symbols: Integers) -> NDArray[np.int64]:
-        """Return the number of each image's pattern, or K if it has none."""
+        """Return the index of each image's pattern among the K patterns, or K for an image without one (N)."""
         known = len(self._flat)
         if not len(symbols) or not self._fits(symbols.shape[2:]):
             return np.full(len(symbols), known, np.int64)

@@ -69,7 +69,7 @@ class ProtocolError(WorkbenchError):
 
 
 class ServiceError(WorkbenchError):
-    """Raised when a service is unreachable, untrusted or refuses a request. `status` is the HTTP status of the error."""
+    """Raised when a service is unreachable, untrusted or refuses a request, with HTTP `status` and `retry_after` (s)."""
 
     def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
         super().__init__(message)

@@ -88,7 +88,7 @@ class Evaluation:
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
-        """The JPEG's size in bytes (S1) for each image, and the images as the edge receives them."""
+        """Each image's JPEG size in bytes (the paper's S1), and the images as the edge receives them."""
         files = self.client.capture(self.images)
         return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
 
@@ -130,7 +130,10 @@ class Evaluation:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
-        """Send images through a codec. Return each one's share of the payload (bytes, with header), and the decoded images."""
+        """Send images through a codec. Return each image's share of the payload (bytes), and the decoded images.
+
+        The bytes that images share, such as the header, are divided equally.
+        """
         codec = codec.to(self.device)
         cloud = Cloud(codec, self.pair.target, self.device)
         sizes: list[float] = []
@@ -239,7 +242,7 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes at each point, one row each. Functions map a point to its codec and strength.
+        """Measure accuracy, SSIM and bytes at each point, one row each. `codec` and `strength` are functions of a point.
 
         With `auxiliary` False the auxiliary model is not measured.
         """

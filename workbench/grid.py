@@ -37,7 +37,10 @@ __all__ = ["Grid"]
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`."""
+    """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`.
+
+    `limit` is the number of test images (None: all), `rate` that of the neural codec (None: PNG, without a compressor).
+    """
 
     family: str
     data: tuple[str, ...]
@@ -46,7 +49,7 @@ class Grid:
     preset: str = "quick"
     seed: int = 0
     limit: int | None = None
-    rate: float | None = None  # rate of the neural codec, whose compressor is trained, too; None: lossless PNG
+    rate: float | None = None
 
     @property
     def folder(self) -> Path:

@@ -40,7 +40,7 @@ _TRACING = threading.Lock()
 
 
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
-    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device.
+    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device (None: its present one).
 
     A prepared network is returned unchanged. Raises UsageError for a precision outside `PRECISIONS`, and for another precision
     than that of a prepared network.
@@ -173,7 +173,7 @@ class _Norm(nn.Module):
 
 
 class _Spread(nn.Module):
-    """The last layer of g_a, computed for the active channels only. The other channels are zero."""
+    """The last layer of g_a, computed for active channels only (see `_lighten`). All other channels are zero."""
 
     def __init__(self, layer: nn.Conv2d, loud: Tensor) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class _Spread(nn.Module):
 
 
 class _Gather(nn.Module):
-    """The first layer of g_s, computed from the active channels only."""
+    """The first layer of g_s, computed from active channels only (see `_lighten`)."""
 
     def __init__(self, layer: nn.ConvTranspose2d, loud: Tensor) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Remove the channels that are always zero (zero weights in the last layer, zero median), and precompute the GDNs."""
+    """Remove the latents' inactive channels, whose weights, bias and median are all zero, and precompute the GDNs."""
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -268,7 +268,11 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace each convolution, and the operations that alone use its output, by a `_Convolution`."""
+    """Replace each zero-padded convolution by a `_Convolution`.
+
+    A following addition and activation become part of the call, unless the convolution is transposed or another node uses an
+    intermediate result.
+    """
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}

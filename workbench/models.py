@@ -110,7 +110,7 @@ class PerturbationGenerator(nn.Module):
 
 
 class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
-    """Factorized Prior (Balle et al. 2018) as in CompressAI: g_a -> quantise -> entropy bottleneck -> g_s.
+    """Factorized Prior (Balle et al. 2018) as in CompressAI, optionally for several discrete rates, called stops.
 
     ::
 
@@ -121,15 +121,15 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     no multiple of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has
     those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
-    A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
-    layer that predicts one of C classes from the latents before quantisation, and `answers` (K x C), the target's output for
-    each of K patterns.
+    A compressor that was trained on rate and accuracy has two more tables (see `choose`). `reader` (C x (M h w + 1)) is a
+    linear layer that predicts one of C classes from the latents before quantisation. `answers` (K x C) is the target's output
+    for each of K patterns.
 
-    With `stops` it is one network for that many discrete rates, called stops, as in CompressAI's `models.vbr` (Kamisli et al.
-    2024). Stop s quantises the latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives
-    the tables of every stop. The first `LABEL_CHANNELS` channels carry the label. Their step is that of stop 0 at every stop,
-    and they are coded as patterns. Stop 0 sends no other channels. `stop_cdf`, `stop_offset` and `stop_length` are the
-    tables of the other stops. Without stops the step is 1 and the rate 0.
+    With `stops` it is one network for that many discrete rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024).
+    Stop s quantises the latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the
+    tables of every stop. The first `LABEL_CHANNELS` channels carry the label. Their step is that of stop 0 at every stop, and
+    they are coded as patterns. Stop 0 sends no other channels. `stop_cdf`, `stop_offset` and `stop_length` are the tables of
+    all stops above 0. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
@@ -179,7 +179,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]` at a stop. In training mode, noise replaces quantisation."""
+        """Return `x_hat` (not clamped) and `likelihoods["y"]` at the rate `stop`. In training, noise replaces quantisation."""
         check_images(images)
         out: dict[str, Any]
         if self.stops:
@@ -196,7 +196,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return out
 
     def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
-        """Compute the integer tables of every stop. Existing tables are only replaced with `force`."""
+        """Compute the integer tables of every stop. If they exist and `force` is not set, change nothing and return False."""
         if not self.stops:
             return bool(super().update(*args, force=force, **options))
         if len(self.stop_offset) and not force:

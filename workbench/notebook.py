@@ -2,7 +2,7 @@
 
 A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
 `<output>/figures/`, so that an interrupted notebook keeps its results. Functions import heavy modules themselves, so that the
-controls of `explore` appear before torch is imported.
+widgets of the notebook `explore` appear before torch is imported.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Notebook:
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
-        """Return a pair's networks. Missing ones are first trained with the preset `quick`, which the notebook reports."""
+        """Return a pair's networks. Missing networks are first trained with the preset `quick`, which is reported."""
         from . import training, weights
         from .inference import prepare_pair
 
@@ -131,7 +131,7 @@ def loss_text(training: dict[str, Any]) -> str:
 def check_parameters(declared: dict[str, Any]) -> None:
     """Raise UsageError for an injected parameter that is not in `declared`, or has another type.
 
-    papermill only warns of unknown parameters. Its injected cell is among the inputs that this kernel executed.
+    papermill only warns of unknown parameters. The cell that it injects is among the inputs that this kernel executed.
     """
     import ast
 

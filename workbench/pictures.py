@@ -62,8 +62,8 @@ class Limits:
 
     `jpeg_pixels` limits a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits all other
     pictures: a JPEG with several scans is held in memory completely until the last. `scans` limits their number, because each
-    scan costs one pass over the whole picture. `pieces` limits the segments of a JPEG and the chunks of a PNG, for which a
-    reader stores more than their length.
+    scan costs one pass over the whole picture. `pieces` limits the number of a JPEG's segments or a PNG's chunks, since a
+    reader stores more for each than its length.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

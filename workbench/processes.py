@@ -63,7 +63,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def allowed_cores() -> list[int]:
-    """Return the cores that this process may use, or none if the system cannot pin threads to cores (macOS, Windows)."""
+    """Return the cores that this process may use, or an empty list without support for pinning (macOS, Windows)."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 

@@ -72,13 +72,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request: inputs, requested outputs (none: all), and the names of those requested as binary data."""
+    """An inference request. Empty `outputs` request all outputs. `binary` names those to send as binary data (None: all)."""
 
     inputs: dict[str, Tensor]
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
-    binary: frozenset[str] | None = frozenset()  # None: all outputs
+    binary: frozenset[str] | None = frozenset()
 
     def wants_binary(self, name: str) -> bool:
         """Return whether an output was requested as binary data."""
@@ -100,7 +100,7 @@ class Response:
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
-    """Parse the body of a request. `json_length` is the value of `LENGTH_HEADER`, or None without it. Raises ProtocolError."""
+    """Parse the body of a request. `json_length` is the value of `LENGTH_HEADER` (None: not sent). Raises ProtocolError."""
     content, rest = _content(body, json_length)
     asked = _entries(content, "outputs", required=False)
     everything = _parameters(content, "the request").get("binary_data_output", False)

@@ -58,9 +58,9 @@ def stop_of(rate: float, stops: int) -> int:
 def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the integer tables of stops 1 to S - 1, and set those of stop 0 in the `EntropyBottleneckVbr`.
 
-    The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and
-    lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the other channels have the symbol
-    zero only.
+    The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L that stop's longest row),
+    offsets and lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the other channels
+    have the symbol zero only.
     """
     made = []
     for value in gain:

@@ -131,9 +131,9 @@ class Edge:
 class Cloud:
     """The untrusted cloud: decodes images and classifies them with an unmodified model. It never receives an original.
 
-    Each distinct code of a payload is decoded once. If the codec often gives images equal codes (`codec.repeats`), the cloud
-    also caches the scores of the last `remembered` codes, because equal codes mean equal pictures. With `every`, each image is
-    decoded, as in the paper's cloud.
+    A code is the coded form of one image. If images often share a code (`codec.repeats`), each distinct code of a payload is
+    decoded once, and the scores of the last `remembered` codes are cached, because equal codes mean equal pictures. With
+    `every`, each image is decoded, as in the paper's cloud.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Add scores (`found`) to the cache `answers`, and remove the oldest ones beyond its limit."""
+        """Add scores (`found`) to the cache `answers`, and remove the oldest scores beyond the cache's limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -212,7 +212,8 @@ class Cloud:
 class Recognition:
     """The result of a batch: scores N x K, bytes of each hop, and milliseconds by component, each for the whole batch.
 
-    If a request shares a payload with others, its bytes are its share.
+    `s1_bytes` is None without the hop from client to edge. If several requests share one payload, `s2_bytes` is the share of
+    this request. A component that was not measured is None.
     """
 
     scores: Tensor

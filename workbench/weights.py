@@ -259,7 +259,7 @@ def load_pair(
     variant: str = "",
     compressor_variant: str = "",
 ) -> Pair:
-    """Load a pair's networks, and check that each was trained against the present versions of the others.
+    """Load a pair's networks, and check that each was trained against the present versions of the networks in `depends`.
 
     Raises WeightsError for networks that are missing, corrupted or made for other weights.
     """

@@ -1,7 +1,8 @@
 """The privacy audit: attackers that reconstruct pictures, and controls that every figure is compared with.
 
 A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
-pictures with its observation. A control is a guess without any observation, such as the mean image of the true class.
+pictures with its observation. A control is a guess without any observation, such as the mean image of the true class. A gain is
+how much better an attacker's figure is than the control's, for identification the ratio of the two.
 
 ::
 

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Read(Attacker):
-    """An attacker that reads the class: a small classifier, trained on the observations of pairs."""
+    """An attacker that predicts the class with a small classifier, trained on observations of the attacker's own pictures."""
 
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
@@ -71,7 +71,7 @@ class Read(Attacker):
 
 
 class Retrain(Read):
-    """An attacker that reads the class by the auxiliary model, fine-tuned on protected pictures."""
+    """An attacker that predicts the class with a copy of the pair's auxiliary model, fine-tuned on protected pictures."""
 
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
@@ -87,14 +87,14 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return a quarter of `effort.passes`, because one pass costs four times as much as one of a `SmallCNN`."""
+        """Return the number of training images, `effort.passes` / 4. Each takes four times as long as in a `SmallCNN`."""
         return self.effort.passes // 4
 
 
 class Replay(Attacker):
     """Sends each known picture through the edge `effort.sends` times, and compares the mean views with the observation.
 
-    A generator with a random component returns a different view at every send. The mean converges to the view without noise.
+    With a random component in the generator, every send gives a different view. Their mean converges to the noiseless view.
     """
 
     name, knows, guesses = "replay", "the pictures among which the observed one is", "which"

@@ -1,4 +1,4 @@
-"""Run attackers on views, each with several seeds, and compare them with the controls, guesses without any observation."""
+"""Run attackers on views, each with several seeds, and compare the results with the controls, guesses without observation."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = ["Attempts", "best_of"]
 class Attempts:
     """A runner of attackers on views of a data set's test images, for one `pair` of networks, codec, strength and rate.
 
-    The first `n` test images are attacked, or all if there are fewer. `Attacker.most` limits them further for some attackers.
-    Each attacker runs with `seeds` seeds. It learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs` is None,
-    the number is that of `effort`, limited to the training split. Figures are means over images and seeds. `judge` may come
-    from another audit of the same data set. Raises UsageError for an unknown or impossible setting, and DataError for more
-    pairs than training images.
+    The first `n` test images are attacked, or all if there are fewer. For some attackers `Attacker.most` is a smaller
+    maximum. Each attacker runs with `seeds` seeds, and learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
+    is None, the number is that of `effort`, limited to the training split. Figures are means over images and seeds. The
+    classifier `judge`, which scores guesses, may come from another audit of the same data set. Raises UsageError for an
+    unknown or impossible setting, and DataError for more pairs than training images.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Attempts:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return an observer like the audit's own at another strength, or with another codec and its `options` (a rate)."""
+        """Return an observer like the audit's own, at another strength or with another codec and `options` (None: the same)."""
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
@@ -159,7 +159,7 @@ class Attempts:
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return the attacker's gain over the control: the mean difference by picture, for `identified` the ratio to chance."""
+        """Return an attacker's {figure: gain over the control}: a mean difference, for `identified` the ratio to chance."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
@@ -271,7 +271,7 @@ class Attempts:
     # --- progress ----------------------------------------------------------------------------------------------------------
 
     def tick(self, images: int) -> None:
-        """Count images towards the progress bar. Raises CancelledError once another attacker has failed."""
+        """Count images towards the progress bar. Raises CancelledError if another attacker has failed."""
         if self._stop.is_set():
             raise CancelledError
         with self._telling:
@@ -280,7 +280,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar, if enabled, over `passes` training images, and the judge's if it is untrained."""
+        """A context with a progress bar, if enabled, over `passes` training images, plus those of an untrained judge."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -298,7 +298,7 @@ class Attempts:
             self._bar = None
 
     def _cost(self, names: Sequence[str], effort: Effort) -> int:
-        """Return the number of images that attackers process for one seed. Their shared inversion network counts once."""
+        """Return the number of images that attackers process for one seed. A shared inversion network counts once."""
         made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         n = len(self.images)

@@ -22,8 +22,8 @@ class Effort:
     """The budget of an attacker.
 
     `pairs`: pictures that the attacker sends through the edge. `passes`: training images of one network, repeats included.
-    `width`: channels of its inversion networks. `reader`: channels of its classifiers and of the judge. `steps`: gradient steps
-    of a white box for each picture. `sends`: how often `replay` sends each known picture.
+    `width`: channels of inversion networks. `reader`: channels of attackers' classifiers and of the judge. `steps`: gradient
+    steps of a white-box attacker for each picture. `sends`: how often `replay` sends each known picture.
     """
 
     pairs: int

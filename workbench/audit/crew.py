@@ -24,10 +24,10 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers to run on one view. All attackers that start from an inversion network share one.
+    """Attackers to run on one view. All attackers that start from an inversion network use the same one.
 
-    Unset fields default to the audit's settings. They are the `source` and number of the attackers' `pairs`, the observer, and
-    the number of `seeds`.
+    `source` and `pairs` are the source and number of the pictures that the attackers learn from. `seeds` is the number of
+    seeds. Unset fields default to the audit's settings.
     """
 
     view: str

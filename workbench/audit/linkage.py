@@ -74,9 +74,9 @@ class Linkage:
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
         """Return how well RMIA (see `membership`) separates the generator's training images from test images.
 
-        `area` is that under the ROC curve, `true_positives` the rate at 0.1 % false positives. The candidates are random
-        training images, as many as test images. Of the other training images, half train the `shadows` shadow generators, and
-        half are the reference pictures. Raises DataError if fewer than 8 others are left.
+        `area` is the area under the ROC curve, `true_positives` the rate at 0.1 % false positives. The candidates are random
+        training images, as many as test images. Of the remaining training images, half train the `shadows` shadow generators,
+        and half are the reference pictures. Raises DataError if fewer than 8 training images remain.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))

@@ -7,8 +7,8 @@
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-narrow generator with a small target and auxiliary of its own. Each of the three networks learns from another third of the
-attacker's pictures, so that target and auxiliary have not seen the generator's training pictures.
+generator with few channels, and with a small target and auxiliary of its own. Each of the three networks learns from another
+third of the attacker's pictures, so that target and auxiliary have not seen the generator's training pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOWARDS_ONE = 0.3  # RMIA's offline estimate of p(x) is ((1 + a) p_out + 1 - a) 
 
 
 class Shadow:
-    """A narrow generator with a target and an auxiliary of its own, all trained on the attacker's pictures `own`."""
+    """A generator with few channels, its target and its auxiliary, all three trained on the attacker's pictures `own`."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
-    """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests a member.
+    """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests a member, a training image.
 
     `audited` has the audited generator's confidences in the N pictures, `references` those in R reference pictures. `shadows`
     (S x N) and `shadows_of_references` (S x R) are the confidences of S shadow generators that saw none of these pictures.
@@ -108,8 +108,8 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
 def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
     """Return the share of members whose score is above a threshold that few non-members (`others`) exceed.
 
-    At most a share `false_positives` of the non-members exceeds it: none, if they are fewer than 1 / `false_positives`. The
-    interval is Wilson's. Raises UsageError if either side is empty.
+    At most a share `false_positives` of the non-members exceeds the threshold. With fewer than 1 / `false_positives`
+    non-members, none does. The interval is Wilson's. Raises UsageError if `members` or `others` is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")

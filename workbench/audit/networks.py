@@ -42,8 +42,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
     """Return the least-squares solution of x @ solution = wanted, by the normal equations in float64 with a tiny ridge.
 
     `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 would drop every direction
-    whose singular value is below 1e-7 N times the largest. For the pixels of 2,000 pictures this is a quarter of the
-    directions, which carry the colours.
+    whose singular value is below 1e-7 N times the largest. For the pixels of 2,000 pictures it would drop a quarter
+    of the directions, those of the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -106,7 +106,7 @@ class Inverter(nn.Module, ABC):
 
 
 class PictureInverter(Inverter):
-    """An inverter of views N x 3 x H x W, whose residual is a U-Net's.
+    """An inverter of views that are pictures, N x 3 x H x W. A U-Net computes the residual.
 
     The base is least squares on the view's pixels and the label's mean picture.
     """
@@ -136,7 +136,7 @@ class PictureInverter(Inverter):
 
 
 class CodeInverter(Inverter):
-    """An inverter of codes N x C x h x w: the label's mean picture, plus the residual of a transposed-convolution decoder."""
+    """An inverter of latents N x C x h x w: the label's mean picture, plus a residual by transposed convolutions."""
 
     def __init__(self, example: Tensor, width: int, means: MeanPictures, size: int) -> None:
         super().__init__(means)
@@ -263,7 +263,7 @@ def learn(
 ) -> None:
     """Train a network on `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
 
-    `tick` receives the number of images of each step. The last number is reduced, so that all add up to `passes`.
+    `tick` receives the number of images of each step. The last of these numbers is reduced, so that their sum is `passes`.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]

@@ -9,7 +9,7 @@
 
 Both know the weights of generator and encoder, and train their prior on the attacker's own pictures. The search starts from the
 inversion network's guess. The result is that guess plus a share of the correction, the found picture minus that guess. Held-out
-pairs determine the search's setting and the share, which is 0 if the prior does not help.
+pairs determine the share (0 if the prior does not help) and one parameter of the search, its `setting`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class WithPrior(Search):
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of pictures minus their label's mean picture, with `LATENTS` latents each."""
+    """A convolutional variational autoencoder of a picture minus its label's mean picture, with `LATENTS` latents."""
 
     LATENTS = 64
     SIGMA = 0.03  # standard deviation of the pixels' Gaussian likelihood
@@ -119,7 +119,7 @@ class ConditionalVAE(nn.Module):
         return pictures
 
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
-        """Return the negative evidence lower bound: the mean over N pictures, for each of a picture's values.
+        """Return the negative evidence lower bound (nats) up to a constant, averaged over pictures and over pixel values.
 
         `noise` is standard normal, N x `LATENTS`.
         """

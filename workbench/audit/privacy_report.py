@@ -60,8 +60,8 @@ def write(result: Result, path: Path, variants: Mapping[str, Result] | None = No
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are results of other generators, {name: result}. Each has the verdict on its perturbed view (`over`, `allowed`,
-    `holds`) and the target's accuracy on that view (`answered`).
+    `variants` are results of other generators, {name: result}. Each result has the verdict on its perturbed view
+    (`over`, `allowed`, `holds`) and the target's accuracy on that view (`answered`).
     """
     return _rendered(result, variants, whole=True)
 

@@ -156,7 +156,7 @@ class Inversion(Attacker):
 
 
 class FromInversion(Attacker):
-    """An attacker that starts from a fitted inversion network: `base`, or one that it fits if `base` is None."""
+    """An attacker that starts from the fitted inversion network `base`. If `base` is None, the attacker fits one first."""
 
     def __init__(
         self,
@@ -188,16 +188,16 @@ class FromInversion(Attacker):
 class Prior(FromInversion):
     """An inversion network that is further trained to make a critic accept its guesses as originals.
 
-    The training starts from an `Inversion` and has as many passes. The loss is the sum of the absolute error, the distance of
-    the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper than those
-    of `Inversion`, but mostly have a larger squared error. The base is used without the residual if its absolute and feature
-    error on held-out pairs is lower.
+    The training starts from a fitted `Inversion`, and uses as many images. The loss is a weighted sum of the absolute error,
+    the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are
+    sharper than those of `Inversion`, but mostly have a larger squared error. On held-out pairs, the absolute and feature
+    error decides whether the trained residual is used, or only the base (see `Inverter`).
     """
 
     name, knows = "prior", "pairs"
 
     def further(self, n: int) -> int:
-        """Return the passes of the further training, as many as the inversion network's."""
+        """Return the number of images of the further training, repeats included, as many as for the inversion network."""
         return self.effort.passes
 
     def fit(self, pairs: Pairs) -> None:
@@ -256,7 +256,7 @@ class Search(FromInversion):
     def searched(self, observed: Observed, search: Callable[[Tensor, Observed], Tensor] | None) -> Tensor:
         """Return `search(guesses, observations)`, computed in batches. If `search` is None, return the inversion's guesses.
 
-        Equal observations are searched for once.
+        For equal observations the search runs once.
         """
         assert self.base is not None
         first, which = observed.distinct

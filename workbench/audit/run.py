@@ -83,9 +83,9 @@ class Audit(Attempts):
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
         `unprotected` is the better row of `undo` and `invert` at strength 0. `identity` is the PSNR (dB) of the view itself at
-        strength 0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`. Without a call of
-        it, every figure is a lower bound. `shadows` is the number of shadow generators that are trained for `membership_rmia`,
-        which is empty for 0. `unseen` is the number of classifiers for the rows `unseen` (see `unseen_rows`).
+        strength 0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`. Unless it was
+        called before, every figure is a lower bound. `shadows` is the number of shadow generators that are trained for
+        `membership_rmia`, which is empty for 0. `unseen` is the number of classifiers in the rows `unseen` (`unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
@@ -157,7 +157,7 @@ class Audit(Attempts):
         }
 
     def bound(self) -> dict[str, Any]:
-        """Return limits for every attacker on the payload: its `bits`, its distinct `codes`, the share `identified` at most.
+        """Return limits for every attacker on the payload: its `bits`, the distinct `codes`, the largest share `identified`.
 
         From C distinct codes at most C of n pictures can be identified. `label_identified` is the share that is identified by a
         random choice within the class.

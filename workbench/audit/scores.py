@@ -80,7 +80,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return the scores of N guesses of the first N of M `images`, N values each. `identified` compares with all M."""
+    """Return {score: N values} for N guesses of the first N of M `images`. `identified` compares each guess with all M."""
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     images, labels = images[: len(guesses)], labels[: len(guesses)]
     similarity = run(metrics.ssim, images.device, images, guesses)

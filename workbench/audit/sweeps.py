@@ -47,8 +47,8 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
     """Return the best attack on the cloud's decoded images, one row for each codec in `names` (of `CODECS`).
 
     `bits` is the information in an image's code, `answered` the cloud's accuracy. `over` is the attack's PSNR gain (dB) over
-    the control, the class's mean image, or 0 if it is below the control. Then `failed` is set. The audit's own codec reuses the
-    row of `Audit.result`.
+    the control, the class's mean image. If the attack is below the control, `over` is 0 and `failed` is set. The audit's
+    own codec reuses the row of `Audit.result`.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -86,8 +86,8 @@ def of_surface(
 ) -> list[dict[str, Any]]:
     """Return the best of the given attackers on the cloud's decoded images, one row for each strength and rate.
 
-    `over` is the PSNR gain over the class's mean image (dB), or 0 for an attacker below it. Only PSNR is measured, so 30 points
-    take seconds with least squares (`undo`).
+    `over` is the PSNR gain over the class's mean image (dB), or 0 if no attacker exceeds that image. Only PSNR is measured, so
+    30 points take seconds with least squares (`undo`).
     """
     control = psnr(audit.images, audit.means[audit.labels]).clamp(max=100)
     rows = []

@@ -31,7 +31,7 @@ def unseen_cost(effort: Effort, count: int) -> int:
 
 
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
-    """Return a row for each unseen classifier: its name, and its accuracy on originals and on each picture view.
+    """Return a row for each unseen classifier: its name, and its accuracy on originals and in each view with pictures.
 
     `holds` states for each view whether the upper end of the accuracy's interval is at most `ALLOWED_UNSEEN`. The classifiers
     are the first `count` architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width,

@@ -20,7 +20,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
     The control is the class's mean image given the true label. For identification it is a random picture of the class. A
     payload determines the decoded image, because the decoder is public, and the cloud holds both. Therefore the best attack on
-    either counts for both.
+    payload or decoded image counts for both views.
 
     `identifiable` is the share of pictures that the distinct payloads can identify at most. It limits the upper end of the
     interval of `identified` for payload, decoded image and label, which all follow from the payload.
@@ -28,7 +28,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
     `over` is the gain of max(control, attack), since every attacker can use the control's guess. `failed` names the measures in
     which no attacker reached the control: the attacks are then too weak to prove protection. `interval` is the 95 % interval of
     the gain, paired by picture. A measure `holds` if the upper end of that interval is at most `allowed`. `over_label` is the
-    gain over attackers that saw only the cloud's label, if these were run. The control knows the true label, so `over`
+    gain over attackers that saw only the cloud's label, if such attackers were run. The control knows the true label, so `over`
     overstates the protection whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")

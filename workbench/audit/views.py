@@ -5,7 +5,7 @@
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is the protected image itself, which a lossless link such as PNG carries. `decoded` is the cloud's decoded image.
+`perturbed` is the protected image itself, as a lossless codec such as PNG transmits it. `decoded` is the cloud's decoded image.
 `payload` is the bytes on the wire, inside TLS. `label` is the only message of an edge that classifies the picture itself. Every
 view includes the label, because the cloud returns it.
 """
@@ -135,8 +135,8 @@ class Kept(Generic[Made]):
 class Observer:
     """An observer of everything that passes from client to cloud, for a `pair` of networks with a codec at a strength.
 
-    `options` go to the codec. `like` is an observer of the same pair, whose networks and protected pictures this one shares.
-    Raises UsageError for a strength outside [0, 1].
+    `options` go to the codec. `like` is an observer of the same pair, with which the new one shares networks and protected
+    pictures. Raises UsageError for a strength outside [0, 1].
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class Observer:
         return self.codec.decode_each(coded)
 
     def bits(self, protected: Tensor) -> Tensor:
-        """Return the information in each protected image's code, in bits (N)."""
+        """Return the information in the coded form of each protected image, in bits (N)."""
         parts = torch.split(protected, BATCH)
         return 8 * torch.tensor([size for part in parts for size in self.codec.sizes(self.codec.encode(part.to(self.device)))])
 
