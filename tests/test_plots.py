@@ -160,7 +160,7 @@ def test_learning_curves_mark_the_epoch_that_is_kept() -> None:
     np.testing.assert_allclose(lines["target"].get_ydata(), 30)
     np.testing.assert_allclose(lines["paper (CIFAR-10)"].get_ydata(), 91.6)
     np.testing.assert_allclose(lines["training"].get_xydata(), [(1, 2), (2, 1)])
-    np.testing.assert_allclose(lines["kept"].get_xydata(), [(3, 1 / 3)])
+    np.testing.assert_allclose(lines["lowest"].get_xydata(), [(3, 1 / 3)])
     assert accuracy.get_xlim()[1] > 8, "there is room for what is still to come"
     assert [text.get_text() for text in empty.texts] == ["not yet"]
 

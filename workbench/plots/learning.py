@@ -85,5 +85,5 @@ def _losses(axis: Axes, history: History) -> None:
     if history:
         axis.plot(steps, validation, color=GREEN, marker=".", label="validation")
         best = validation.index(min(validation))
-        axis.plot(steps[best], validation[best], "o", mfc="none", mec=GREY, ms=9, label="kept", clip_on=False)
+        axis.plot(steps[best], validation[best], "o", mfc="none", mec=GREY, ms=9, label="lowest", clip_on=False)
         axis.legend(loc="best", fontsize=8)

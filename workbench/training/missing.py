@@ -113,6 +113,7 @@ def train_all(
     minutes: float | None = None,
     devices: int = 1,
     variant: str = "",
+    shipped: bool = True,
     **options: Any,
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
@@ -122,8 +123,8 @@ def train_all(
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
-    budget = None if minutes is None else _budget(dataset, _missing(dataset, pairs, preset, variant), 60 * minutes)
-    options = {"preset": preset, "devices": devices, "budget": budget, **options}
+    budget = None if minutes is None else _budget(dataset, _missing(dataset, pairs, preset, variant, shipped), 60 * minutes)
+    options = {"preset": preset, "devices": devices, "budget": budget, "shipped": shipped, **options}
     made: dict[str, Manifest] = {}
     for name in dict.fromkeys(each for pair in pairs for each in pair):
         made |= _by_name(_classifier_alone(dataset, name, **options))
@@ -139,10 +140,10 @@ def _by_name(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
 
 
 def _classifier_alone(
-    dataset: Dataset, name: str, *, preset: str, budget: Budget | None, seed: int = 0, **options: Any
+    dataset: Dataset, name: str, *, preset: str, budget: Budget | None, shipped: bool, seed: int = 0, **options: Any
 ) -> list[Manifest]:
     run = {key: options[key] for key in ("device", "devices", "on_epoch") if key in options}
-    wanted = _Wanted(dataset, preset, budget)
+    wanted = _Wanted(dataset, preset, budget, shipped)
     wanted.need(name, partial(train_classifier, dataset, name, preset, seed, budget=budget, **run))
     return list(wanted.present.values())
 
@@ -151,9 +152,11 @@ def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budg
     return Budget(seconds, missing, data_root() / "runs" / "checkpoints" / dataset.family / "budget.json")
 
 
-def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
+def _missing(
+    dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "", shipped: bool = True
+) -> dict[str, float]:
     """Return the networks that `train_all` will train: {name: relative share of the budget}."""
-    wanted = _Wanted(dataset, preset, None)
+    wanted = _Wanted(dataset, preset, None, shipped)
     missing: dict[str, float] = {}
 
     def lacks(name: str, weight: float, after: bool = False) -> bool:
