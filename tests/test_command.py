@@ -140,6 +140,7 @@ def test_evaluate_measures_the_codec_that_is_asked_for(
         assert result["ssim"]["value"] > 0.9, "only the phone's JPEG lies between"
 
 
+@pytest.mark.system
 def test_bench_prints_ratios_for_people_and_machines(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "models", *PAIR, "--limit", "6", "--batches", "1", "4", "--rounds", "2", "--device", "cpu"]
     assert main([*command, "--json"]) == 0

@@ -42,6 +42,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return seen
 
 
+@pytest.mark.system
 def test_a_trained_pair_is_measured_once(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["grid", "--targets", TARGET, "--auxiliaries", AUXILIARY, "--limit", "6"]
     assert main(command) == 0

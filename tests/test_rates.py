@@ -211,6 +211,7 @@ def test_a_codec_is_named_with_its_rate(codec: Neural) -> None:
     assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]
 
 
+@pytest.mark.system
 def test_commands_measure_at_a_rate(
     tiny_root: Path, tmp_path: Path, variable: Neural, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,7 +169,14 @@ def test_undo_keeps_the_colours_of_two_thousand_pictures(observer: Observer) -> 
     assert decibels(attacker.guess(seen_as("perturbed", unseen)), unseen) > 60
 
 
-@pytest.mark.parametrize("name", [name for name, kind in ATTACKERS.items() if kind.guesses == "picture"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.system] if name == "diffusion" else [])  # takes as long as all others
+        for name, kind in ATTACKERS.items()
+        if kind.guesses == "picture"
+    ],
+)
 def test_at_strength_0_no_attacker_is_below_the_identity(name: str, open_observer: Observer) -> None:
     learnt, unseen = photographs(120), photographs(16, seed=1)
     pairs = Pairs(open_observer.observe(learnt, "perturbed"), learnt, None)

@@ -79,6 +79,7 @@ def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: 
         whole.linkage.members_by_rmia("perturbed")
 
 
+@pytest.mark.system
 def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=judge)
     result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)

@@ -485,6 +485,7 @@ def test_a_random_component_is_part_of_the_result(networks: Pair, digits: Datase
     assert made.result(("perturbed",), ("undo",))["noise"] == 0.25
 
 
+@pytest.mark.system
 def test_an_audit_of_a_random_component_can_be_repeated(networks: Pair, digits: Dataset, judge: Judge) -> None:
     attackers = ("undo", "optimise", "replay")
     first, second = (

@@ -59,6 +59,7 @@ def test_each_codec_over_bits_has_its_rate_and_its_gain(audit: Audit) -> None:
         assert row["noise"] == 0
 
 
+@pytest.mark.system
 def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge)
     result = made.result(("decoded",), ("undo", "invert", "prior"))
@@ -120,6 +121,7 @@ def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:
         assert len(audit.observer_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
 
 
+@pytest.mark.system
 def test_each_source_over_pairs_has_no_more_pairs_than_exist(networks: Pair, digits: Dataset, judge: Judge) -> None:
     few = with_train(digits, digits.train.head(40))
     audit = Audit(networks, few, n=N, seeds=2, effort=EFFORT, pairs=20, judge=judge)
@@ -139,9 +141,19 @@ def test_a_curve_leaves_the_audits_seeds_and_sources_unchanged(audit: Audit) -> 
 @pytest.mark.parametrize(
     ("curve", "title", "attacked"),
     [
-        (lambda audit: of_strength(audit, (0.0, 0.5, 1.0), seeds=2), "attack over strength", 3 * 2 * 64),
+        pytest.param(
+            lambda audit: of_strength(audit, (0.0, 0.5, 1.0), seeds=2),
+            "attack over strength",
+            3 * 2 * 64,
+            marks=pytest.mark.system,
+        ),
         (lambda audit: of_rate(audit, ("neural", "PNG")), "attack over bits", 2 * 64),
-        (lambda audit: of_pairs(audit, (20, 100), ("same", "noise")), "attack over pairs", 2 * (64 + 100)),
+        pytest.param(
+            lambda audit: of_pairs(audit, (20, 100), ("same", "noise")),
+            "attack over pairs",
+            2 * (64 + 100),
+            marks=pytest.mark.system,
+        ),
     ],
 )
 @pytest.mark.parametrize("judged", [True, pytest.param(False, marks=pytest.mark.system)])

@@ -25,6 +25,7 @@ def test_an_unseen_classifier_reads_open_pictures(networks: Pair, digits: Datase
     assert row["perturbed"].n == 60
 
 
+@pytest.mark.system
 def test_the_result_has_unseen_classifiers_on_request(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=TINY, judge=judge)
     result = made.result(("perturbed",), ("undo",), unseen=1)

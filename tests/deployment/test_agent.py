@@ -252,6 +252,7 @@ def package(there: Far, content: str = "") -> dict[str, Any]:
     return {"wheel": sha, "file": path.name, "locks": {}, "least": "3.11", "pip": ["--no-index"], "device": "cpu"}
 
 
+@pytest.mark.system
 def test_an_environment_is_made_once_by_pip_and_runs_the_package(there: Far) -> None:
     asked = package(there)
     made = there.ask("environment", **asked, python="")["done"]

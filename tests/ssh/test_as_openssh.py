@@ -399,6 +399,7 @@ def _class(text: str, classes: dict[str, str]) -> tuple[str, str]:
     return next((name for name, pattern in classes.items() if re.search(pattern, text)), "other"), text
 
 
+@pytest.mark.system
 def test_the_table_ends_as_openssh_does(box: Box) -> None:
     assert shutil.which("ssh"), "OpenSSH's client comes with its server"
     with ThreadPoolExecutor(8) as pool:

@@ -613,6 +613,7 @@ def test_an_address_that_swallows_everything_times_out(namespaces: Ground) -> No
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.system
 def test_an_upload_over_a_returning_network_sends_the_rest(namespaces: Ground, tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.write_bytes(os.urandom(12 << 20))

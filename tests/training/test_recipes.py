@@ -284,6 +284,7 @@ def test_an_interrupt_stops_the_rest_which_is_trained_later(
     assert [manifest.complete for manifest in again] == [True] * 3
 
 
+@pytest.mark.system
 def test_joint_training_continues_a_generator_and_is_resumed(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
