@@ -33,6 +33,12 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
     return to_float(digits.train.images[:32]), digits.train.labels[:32]
 
 
+def test_a_loss_for_every_strength_has_no_other_strength() -> None:
+    classifiers = Classifier("resnet18", width=8), Classifier("mobilenet_v2", width=8)
+    with pytest.raises(UsageError, match=r"trained at strength 1, got 0\.5"):
+        GeneratorObjective(PerturbationGenerator(2, 0.1), *classifiers, HIDDEN, strength=0.5)
+
+
 # --- the bound ---------------------------------------------------------------------------------------------------------------
 
 

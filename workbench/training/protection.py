@@ -146,7 +146,8 @@ class GeneratorObjective(Objective):
     """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
     If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). All terms except the leakage
-    use `strength`, the generator's strength in later use: 1 in the papers and for a loss with `every_strength`.
+    use `strength`, the generator's strength in later use. It is 1 in the papers. Raises UsageError for any other strength with
+    a loss for `every_strength`.
     """
 
     network: PerturbationGenerator
@@ -161,6 +162,8 @@ class GeneratorObjective(Objective):
     ) -> None:
         super().__init__()
         check_strength(strength)
+        if loss.every_strength and strength != 1:
+            raise UsageError(f"a loss for every strength is trained at strength 1, got {strength:g}: set every_strength=False")
         if loss.leakage_weight and not generator.noise:
             raise UsageError("the leakage is bounded by the generator's random component: give one with --noise above 0")
         self.network, self.loss, self.strength = generator, loss, strength
