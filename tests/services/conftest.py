@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.authority import copy_authority
 from tests.support.services import SECRET, Both, Log, Served, both_of
+from tests.support.waiting import until
 from workbench.certs import ROLES, issue
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
@@ -57,8 +58,15 @@ def files(digits: Dataset) -> list[bytes]:
 
 
 @pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> Log:
-    """Everything that is logged during a test, at the finest level."""
+def logged(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Log:
+    """Everything that is logged during a test, at the finest level.
+
+    A service writes a request's line after its response, so requests of earlier tests to shared services end first.
+    """
+    for name in {"both", "token_edge"} & set(request.fixturenames):
+        shared = request.getfixturevalue(name)
+        for served in (shared.edge, shared.cloud) if isinstance(shared, Both) else (shared,):
+            until(lambda served=served: not served.server.server_state.tasks)
     caplog.set_level(logging.DEBUG)
     for name in ("workbench.access", "workbench.services"):
         caplog.set_level(logging.DEBUG, name)

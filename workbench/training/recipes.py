@@ -80,7 +80,10 @@ def train_generator(
     `defence` sets the strength in training (default 1) and the noise of the generator, and can add an inversion network as the
     adversary. The variant `paper` trains from scratch with the papers' loss and settings.
     """
-    settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
+    settings, strength = settings_of(preset, "generator", epochs, variant), 1.0 if defence is None else defence.strength
+    if loss is None:
+        loss = losses_of(preset, variant)[0]
+        loss = replace(loss, every_strength=loss.every_strength and strength == 1)
     encoded = ENCODER in PRESETS[preset] and variant != PAPER
     if PAPER in (preset, variant) and (target, auxiliary) == ("googlenet", "vgg13_bn"):
         settings = replace(settings, learning_rate=1e-3)  # as in PP's public code, for the one pair that needs it
@@ -103,7 +106,6 @@ def train_generator(
         learn_apart_from_encoder(generator)
     if loss.leakage_weight:
         learn_from_deepest(generator)
-    strength = 1.0 if defence is None else defence.strength
     objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength)
     if defence is not None:
         losses["defence"] = asdict(defence)
