@@ -60,7 +60,8 @@ def _order(n: int) -> Tensor:
 def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
     """Return the indices of a test set's test half and validation half, and the name of this division.
 
-    Published pictures go to their half in the papers' order. All other pictures are halved in a shuffled order (seed 0).
+    Each published test picture goes to its half in the papers, and each half has the papers' order. All other pictures are
+    shuffled (seed 0), then halved, and follow the published ones.
     """
     ranks, names = _ranks(), keys(images)
     published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)

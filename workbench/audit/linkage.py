@@ -120,7 +120,10 @@ class Linkage:
 
     @cached_property
     def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For as many of the attacker's own pictures as test images: protected images, those of second captures, and labels."""
+        """The protected images of the attacker's own pictures, the protected images of their second captures, and labels.
+
+        The number of pictures is that of the test images, or of the training images if these are fewer.
+        """
         own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
         images = to_float(own.images)
         return observer.protect(images), observer.protect(_second_captures(images)), own.labels

@@ -111,9 +111,9 @@ def bench_models(
 
     `rate`, in [0, 1], is the rate of the codec `neural`. Milliseconds are for one image: the median over rounds, the least and
     the greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation of ours
-    with the plain networks under the same codec, over all `images`: the largest difference between protected images (values in
-    [0, 1]), and the number of images with different labels. The papers' implementation is left out, because it rounds the
-    latents and so has other labels. Raises UsageError for fewer images than the largest batch.
+    with the unprepared networks and the codec `neural`, over all `images`: the largest difference between protected images
+    (values in [0, 1]), and the number of images with different labels. It omits the papers' implementation, which rounds the
+    latents and so gives other labels. Raises UsageError for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")

@@ -196,7 +196,10 @@ class Deployed:
         return HttpsClient(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
-        """Return the policy that verifies the edge's attestation evidence. See `credentials.required_policy`."""
+        """Return the attestation policy for the edge: `given`, else the plan's, else None.
+
+        Raises UsageError for a confidential edge without a usable policy (see `credentials.required_policy`).
+        """
         return required_policy(self.plan, given)
 
     def status(self) -> list[StageRow]:

@@ -69,7 +69,7 @@ class ViewBase(ABC):
         self._renewed += 1
 
     def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
-        """Return the cloud's result for the pictures (frames) with id `number`, packed for the page (see `pack_seen`)."""
+        """Return `seen`, the cloud's result, packed for the page. `number` is the id of the sent `frames` (see `pack_seen`)."""
         count = len(seen.which)
         spent = {stage: round(statistics.median(times), 3) for (stage, n), times in self._spent.items() if n == count}
         return pack_seen(number, settings, seen, spent, self.note_of(settings))

@@ -123,7 +123,10 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Return a socket that listens on a loopback port (0: any free port). Raises RemoteError if the port is taken."""
+    """Return a socket that listens on a local loopback port (0: any free port).
+
+    Raises RemoteError if that fails, such as for a port that is taken. `machine` is this machine's name in the message.
+    """
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:

@@ -172,7 +172,7 @@ class CompressorObjective(Objective):
         return {"accuracy_in_sample": float(accuracy), "bits_in_sample": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as figures bits an image by the entropy model, MSE and accuracies on the reconstruction."""
+        """Return the loss and a dict of figures: bits per image by the entropy model, MSE, and accuracies when decoded."""
         task = self.loss.kind == "rate-accuracy"
         with torch.no_grad():
             images = self._protect(images)
@@ -297,7 +297,7 @@ class JointObjective(CompressorObjective):
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as figures bits an image, accuracies of target and auxiliary at the cloud, SSIM and |SSIM|."""
+        """Return the loss and a dict of figures: bits per image, accuracies of both classifiers at the cloud, SSIM, |SSIM|."""
         protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)

@@ -107,7 +107,7 @@ class VariableRateObjective(CompressorObjective):
         """Do nothing, because `finish` computes the tables once."""
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as figures bits an image, MSE, and the accuracies on the reconstruction."""
+        """Return the loss and a dict of figures: bits per image, MSE, and accuracies of target and auxiliary when decoded."""
         images = images.float()  # mixed precision passes bfloat16; the entropy model's logits need 32 bits
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():

@@ -47,7 +47,10 @@ ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # t
 
 
 def shim_name(container: Container) -> str:
-    """Return the name in Kata's charts of the shim, the runtime for one kind of guest, such as qemu-snp-runtime-rs."""
+    """Return the name of the container's shim under `shims` in Kata's chart, such as `qemu-snp-runtime-rs`.
+
+    A shim is the runtime for one kind of guest.
+    """
     return str(runtime_class(container)).removeprefix("kata-")
 
 
