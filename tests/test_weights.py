@@ -451,6 +451,10 @@ def test_shipped_weights_can_be_left_aside(
     assert [each.name for each in missing.ensure(digits, *names)][:2] == [*names]
     with pytest.raises(InterruptedError, match=names[0]):
         missing.ensure(digits, *names, shipped=False)
+    with pytest.raises(InterruptedError, match=names[0]):
+        missing.train_all(digits, [names], shipped=False)
+    assert not missing._missing(digits, [names], "quick")
+    assert {*names} <= missing._missing(digits, [names], "quick", shipped=False).keys(), "they get a share of a budget, too"
     weights.save(pair.target, pair.manifests["target"])
     with pytest.raises(InterruptedError, match=names[1]):
         missing.ensure(digits, *names, shipped=False)

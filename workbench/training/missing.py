@@ -118,8 +118,8 @@ def train_all(
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    A repeated call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError if
-    both `minutes` and several devices are given.
+    A repeated call continues an interrupted one with the remaining time. `shipped` and `options` are those of `ensure`. Raises
+    UsageError if both `minutes` and several devices are given.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
