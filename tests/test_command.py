@@ -271,6 +271,7 @@ def test_audit_prints_exactly_one_json_object_and_keeps_the_same(
     assert "audit: 100%" in err
     assert shown.read_text(encoding="utf-8") == privacy_report.render(result)
     assert {each.name for each in tmp_path.iterdir() if each.is_file()} == {"audit.json", "audit.html"}
+    assert not list((tiny_data / "runs" / "audits").iterdir()), "an audit that ended leaves no figures of attackers"
 
 
 def test_audit_takes_its_options(tiny_data: Path, tiny_efforts: None, capsys: pytest.CaptureFixture[str]) -> None:

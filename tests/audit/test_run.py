@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +17,13 @@ from tests.support.audits import TINY, Counted, noisy, with_train
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
 from workbench.audit.attempts import best_of
+from workbench.audit.contract import Attacker
+from workbench.audit.crew import Attempt
+from workbench.audit.figures import Figures
 from workbench.audit.reconstruct import Search
 from workbench.audit.scores import FIGURES, Judge
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
+from workbench.audit.views import Observed
 from workbench.data import Dataset
 from workbench.errors import DataError, UsageError, WeightsError
 from workbench.evaluation import provenance
@@ -509,3 +515,44 @@ def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
 def near(images: Tensor, others: Tensor) -> bool:
     distance = torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
     return bool((distance == 0).any())
+
+
+# --- interrupted audits ----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_audit_continues_with_equal_figures(
+    networks: Pair, digits: Dataset, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def audit(folder: Path | None) -> Audit:
+        return Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge, folder=folder)
+
+    views, attackers = ("perturbed",), ("undo", "invert", "read")
+    whole = audit(None).result(views, attackers)["rows"]
+    attempt = Attempt("perturbed", ("undo", "invert"))
+    audit(tmp_path).tried([attempt])
+    ran: list[str] = []
+    for name in attackers:
+        monkeypatch.setattr(ATTACKERS[name], "guess", _counting(name, ATTACKERS[name].guess, ran))
+    continued = audit(tmp_path)
+    continued.tried([attempt])
+    assert ran == [], "their figures are in the folder"
+    assert plain(continued.result(views, attackers)["rows"]) == plain(whole)
+    assert {"undo", "read"} <= set(ran), "at strength 0 no figure was there, and `read` had not run"
+
+
+def _counting(name: str, guess: Callable[[Attacker, Observed], Tensor], ran: list[str]) -> Callable[..., Tensor]:
+    def counted(self: Attacker, observed: Observed) -> Tensor:
+        ran.append(name)
+        return guess(self, observed)
+
+    return counted
+
+
+def test_a_damaged_file_of_figures_counts_as_missing(tmp_path: Path) -> None:
+    figures, key = Figures(tmp_path), ("perturbed", "undo", 0.5)
+    assert key not in figures
+    figures[key] = {"psnr": torch.tensor([1.0, 2.0])}
+    assert key in Figures(tmp_path) and ("perturbed", "undo", 1.0) not in Figures(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:20])
+    assert key not in Figures(tmp_path)

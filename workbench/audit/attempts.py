@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from ..weights import Pair
 from .attackers import ATTACKERS, Attacker, FromInversion, Inversion
 from .contract import EFFORTS, Effort
 from .crew import Attempt, run_parallel
+from .figures import Figures
 from .scores import FIGURES, SHARES, Judge, across, identified, score
 from .views import Observed, Observer, Pairs, pairs_of
 
@@ -36,8 +38,9 @@ class Attempts:
     The first `n` test images are attacked, or all if there are fewer. For some attackers `Attacker.most` is a smaller
     maximum. Each attacker runs with `seeds` seeds, and learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
     is None, the number is that of `effort`, limited to the training split. Figures are means over images and seeds. The
-    classifier `judge`, which scores guesses, may come from another audit of the same data set. Raises UsageError for an
-    unknown or impossible setting, and DataError for more pairs than training images.
+    classifier `judge`, which scores guesses, may come from another audit of the same data set. Figures are also stored in
+    `folder`, if given (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError for more pairs
+    than training images.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Attempts:
         device: str = "cpu",
         progress: bool = False,
         judge: Judge | None = None,
+        folder: Path | None = None,
     ) -> None:
         if pair.target.num_classes != len(dataset.classes):
             raise UsageError(
@@ -77,7 +81,7 @@ class Attempts:
         self.guesses: dict[tuple[str, str], Tensor] = {}  # guesses of the first seed for display, by view and attacker
         self._protected: dict[float, Tensor] = {}
         self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
-        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # figures of every attacker that has run
+        self._figures = Figures(folder)
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
@@ -186,7 +190,8 @@ class Attempts:
         self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
         if missing:
             figures = self._run(missing, view, source, observer, effort, seed)
-            self._figures |= {(*run, name): figures[name] for name in missing}
+            for name in missing:
+                self._figures[(*run, name)] = figures[name]
         return {name: self._figures[(*run, name)] for name in attempt.attackers}
 
     def _run(

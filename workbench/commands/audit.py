@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import shutil
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .options import (
@@ -20,6 +23,10 @@ from .options import (
     read_rate,
     text_table,
 )
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..weights import Pair
 
 __all__ = ["add"]
 
@@ -104,6 +111,9 @@ def audit(options: argparse.Namespace) -> int:
     if options.attacker and options.view and options.view not in KNOWN[options.attacker].views:
         allowed = ", ".join(KNOWN[options.attacker].views)
         raise UsageError(f"attacker {options.attacker!r} does not work on view {options.view!r}: on {allowed}")
+    require_writable(folder := _folder(options, pair, dataset))
+    if done := len(list(folder.glob("*.safetensors"))):
+        print(f"continuing an interrupted audit: the figures of {done} attackers are there", file=sys.stderr)
     made = Audit(
         pair,
         dataset,
@@ -117,6 +127,7 @@ def audit(options: argparse.Namespace) -> int:
         source=options.source,
         device=pick_device(options.device),
         progress=True,
+        folder=folder,
     )
     if options.converge:
         made.converge(views, attackers)
@@ -128,7 +139,19 @@ def audit(options: argparse.Namespace) -> int:
     if options.page is not None:
         privacy_report.write(result, options.page)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
+    shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _folder(options: argparse.Namespace, pair: Pair, dataset: Dataset) -> Path:
+    """Return the folder for an audit's figures until it ends: another one for other settings, weights, data or code."""
+    from ..evaluation import origin
+    from ..storage import data_root
+
+    settings = {key: value for key, value in vars(options).items() if key not in ("run", "json", "output", "page")}
+    settings |= {key: value for key, value in origin(pair, dataset, options.device).items() if key != "date"}
+    identity = json.dumps(settings, sort_keys=True, default=str)
+    return data_root() / "runs" / "audits" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _describe(result: dict[str, Any]) -> str:
