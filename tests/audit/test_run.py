@@ -552,7 +552,8 @@ def test_a_damaged_file_of_figures_counts_as_missing(tmp_path: Path) -> None:
     figures, key = Figures(tmp_path), ("perturbed", "undo", 0.5)
     assert key not in figures
     figures[key] = {"psnr": torch.tensor([1.0, 2.0])}
-    assert key in Figures(tmp_path) and ("perturbed", "undo", 1.0) not in Figures(tmp_path)
+    assert key in Figures(tmp_path)
+    assert ("perturbed", "undo", 1.0) not in Figures(tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:20])
     assert key not in Figures(tmp_path)

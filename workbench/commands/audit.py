@@ -149,7 +149,7 @@ def _folder(options: argparse.Namespace, pair: Pair, dataset: Dataset) -> Path:
     from ..storage import data_root
 
     settings = {key: value for key, value in vars(options).items() if key not in ("run", "json", "output", "page")}
-    settings |= {key: value for key, value in origin(pair, dataset, options.device).items() if key != "date"}
+    settings |= {key: value for key, value in origin(pair, dataset, pick_device(options.device)).items() if key != "date"}
     identity = json.dumps(settings, sort_keys=True, default=str)
     return data_root() / "runs" / "audits" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
