@@ -117,23 +117,23 @@ class Grid:
             run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
-    def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> bool:
+    def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> weights.Pair | None:
+        """Return the pair with completely trained networks, or None."""
+        if not _complete(weights.generator_name(target, auxiliary), self):
+            return None
         try:
-            weights.load_pair(self.family, target, auxiliary, compressor=compressor)
+            return weights.load_pair(self.family, target, auxiliary, compressor=compressor)
         except WeightsError:
-            return False
-        return _complete(weights.generator_name(target, auxiliary), self)
+            return None
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
         """Return the pair's saved result, or None if it was measured with other weights, rate or number of images than now."""
-        path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
-        if not path.is_file() or not self._trained(target, auxiliary, coded):
+        path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
+        if not path.is_file() or not (pair := self._trained(target, auxiliary, self.rate is not None)):
             return None
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        pair = weights.load_pair(self.family, target, auxiliary, compressor=coded)
         same = result["weights"] == pair.sha256() and result.get("limit", ...) == self.limit
-        same = same and result.get("rate") == self.rate
-        return result if same else None
+        return result if same and result.get("rate") == self.rate else None
 
     def _collect(self) -> dict[str, Any]:
         found = {pair: result for pair in self.pairs if (result := self._measured(*pair)) is not None}

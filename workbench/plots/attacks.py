@@ -56,6 +56,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
     _finished(figure, axes, title)
     axes[2].set_ylim(0, 125)  # room for the codecs' names
     axes[2].set_yticks(range(0, 101, 20))
+    figure.draw_without_rendering()
     for axis, key, factor in zip(axes, (*AXIS_LABELS, "answered"), (1, 1, 100), strict=True):
         at = [(row["bits"].value, factor * row[key].value) for row in rows]
         label_points(axis, at, [str(row["point"]) for row in rows], list(itertools.pairwise(at)))
@@ -152,6 +153,7 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
         handle.set_facecolor(SKY)
     at = [(point["bits"].value, 100 * point["answered"].value) for point in points]
     bars = [((x, 100 * p["answered"].low), (x, 100 * p["answered"].high)) for (x, _), p in zip(at, points, strict=True)]
+    figure.draw_without_rendering()
     label_points(axis, at, [str(point["point"]) for point in points], bars, clear=9)
     return figure
 

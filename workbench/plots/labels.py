@@ -32,12 +32,11 @@ def label_points(
     """Write the name of each point (x, y) next to the point, so that the name covers no point, stroke or other name.
 
     `strokes` are the ends of straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this
-    last, because it fixes the figure's layout.
+    last, after `figure.draw_without_rendering`, which sets the positions of the axes.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
     renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72  # type: ignore[no-untyped-call]
-    figure.draw_without_rendering()
     places = axis.transData.transform(np.reshape(points, (-1, 2)))
     along = [_along(axis.transData.transform(list(ends))) for ends in strokes]
     taken = np.concatenate([_squares(places, clear * scale), *(_squares(each, scale) for each in along)])
