@@ -345,7 +345,6 @@ def test_every_level_survives_the_way_to_float_and_back() -> None:
 
 
 def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
-    """Return a JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
     directory = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
     return encode(UPRIGHT, "JPEG", exif=exif)
@@ -364,7 +363,6 @@ def refused(data: bytes | Path, size: int | None = 32) -> str:
 
 
 def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
-    """Return the pixels of a picture, or None if it is refused with a DataError."""
     try:
         return pixels(data, size)
     except DataError:

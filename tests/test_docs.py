@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from workbench import runs
+from workbench import __version__, runs
 from workbench.__main__ import _parser
 from workbench.certs import ROLES
 from workbench.classifiers import CLASSIFIERS
@@ -37,8 +37,6 @@ TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
 
 class Command(NamedTuple):
-    """A command on a page: its words, and whether it stands in running text, where a command's name may stand alone."""
-
     page: Path
     line: int
     words: list[str]
@@ -52,7 +50,6 @@ FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
 def fences(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the text of a page's code blocks of these languages."""
     text = page.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
         if match[1].strip() in languages:
@@ -82,7 +79,6 @@ parser = functools.cache(_parser)
 
 
 def parsed(words: list[str]) -> tuple[Any, str]:
-    """Parse arguments with the real parser. Return the options (None for an error or --help), and the parser's output."""
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -92,7 +88,6 @@ def parsed(words: list[str]) -> tuple[Any, str]:
 
 
 def names() -> dict[str, Any]:
-    """Return the subcommands and their parsers."""
     (choices,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
     return dict(choices)
 
@@ -159,7 +154,6 @@ def check_other(command: Command) -> None:
 
 
 def mistake(command: Command) -> str:
-    """Return the reason why a command is wrong, or an empty string."""
     try:
         CHECKS.get(command.words[0].removeprefix(".venv/bin/"), check_other)(command)
     except AssertionError as error:
@@ -246,7 +240,6 @@ def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slugs(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub generates them."""
     found = set()
     for heading in re.findall(r"^#+ +(.*)", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
         found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
@@ -307,7 +300,7 @@ def test_one_version_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     meta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
     changes = re.findall(r"^## \[(\d[^\]]*)\] - (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {project["version"], str(citation["version"]), meta["version"], changes[0][0]} == {project["version"]}
+    assert {__version__, str(citation["version"]), meta["version"], changes[0][0]} == {project["version"]}
     assert {str(citation["date-released"]), meta["datePublished"], changes[0][1]} == {changes[0][1]}
     assert (meta["identifier"], meta["description"]) == (project["name"], project["description"])
     assert meta["programmingLanguage"]["version"] == project["requires-python"]

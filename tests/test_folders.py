@@ -36,7 +36,6 @@ def count(data_dir: Path) -> int:
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """Two classes of ten pictures each."""
     root = tmp_path / "pets"
     save_class_folders(root, {"cat": 10, "dog": 10})
     return root
@@ -244,7 +243,6 @@ def test_a_folder_that_changed_divides_under_another_name(pets: Path) -> None:
 
 
 def pack(root: Path, archive: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    """Pack the batches under `root` like the published archive, with additional members, and remove the folder."""
     with tarfile.open(archive, f"w:{archive.suffix[1:].replace('tar', '').replace('tgz', 'gz')}") as tar:
         tar.add(root / cifar10.BATCHES, cifar10.BATCHES)
         for info, content in members:
@@ -326,7 +324,6 @@ def test_a_file_that_is_no_archive_is_said_to_be_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """Twelve pictures in place of the 10,000 published ones."""
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     places = {key: rank for rank, key in enumerate(np.array(cifar10.keys(images), object)[shuffled(12).numpy()])}
     monkeypatch.setattr(cifar10, "_ranks", lambda: places)

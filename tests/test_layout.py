@@ -14,12 +14,10 @@ MAKEFILE = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
 
 
 def long_names(text: str) -> list[str]:
-    """Return the names of tests that are too long."""
     return [name for name in re.findall(r"^\s*(?:async )?def (test_\w+)", text, re.MULTILINE) if len(name) > LONGEST]
 
 
 def borrowed(text: str) -> list[str]:
-    """Return the modules of tests and fixtures from which a file imports."""
     imports = re.findall(r"^\s*(?:from ([\w.]+) )?import (\([^)]*\)|.*)", text, re.MULTILINE)
     modules = {f"{base}.{name}".lstrip(".") for base, names in imports for name in re.findall(r"[\w.]+", names)}
     return sorted(module for module in modules if re.search(r"(^|\.)(test_|conftest(\.|$))", module))

@@ -20,7 +20,6 @@ from workbench.metrics import Estimate, percentile
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
-    """An event loop with a clock of its own, which the loads read."""
     loop = VirtualLoop()
     monkeypatch.setattr(measured, "time", SimpleNamespace(perf_counter=loop.time, process_time=time.process_time))
     yield loop
@@ -28,8 +27,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualLoop]:
 
 
 class Counter:
-    """A service that responds after a delay, and counts concurrent requests."""
-
     def __init__(self, seconds: float = 0.002, still: float = 0.0) -> None:
         self.seconds, self.still = seconds, still
         self.numbers: list[int] = []
@@ -144,7 +141,6 @@ def known(rate: float, percent: float) -> float:
 
 
 def windows(rate: float, relaxations: float, count: int) -> list[list[float]]:
-    """Return `count` windows after a warm-up, each `relaxations` relaxation times long."""
     relaxed = relaxation_s(rate, CAPACITY)
     seconds = (5 + relaxations) * relaxed
     return [in_a_queue(rate, seconds, seed)[round(5 * relaxed * rate) :] for seed in range(count)]

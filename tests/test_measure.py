@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 import sys
 import uuid
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.snp import processor
-from workbench.__main__ import _parser, main
+from workbench.__main__ import main
 from workbench.attest import verify
 from workbench.attest.measurement import Boot, measure
 
@@ -61,7 +60,6 @@ def firmware(sections: Sequence[tuple[int, int, int]] = SECTIONS, pages: int = 1
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with an OVMF, an empty kernel and an empty initrd."""
     (tmp_path / "ovmf.fd").write_bytes(firmware())
     (tmp_path / "kernel").touch()
     (tmp_path / "initrd").touch()
@@ -119,13 +117,8 @@ def test_whatever_the_guest_starts_with_changes_the_measurement(files: Path) -> 
     assert measure(Boot(ovmf, kernel)) == measure(Boot(ovmf, kernel, files / "initrd")), "as QEMU does it"
 
 
-def test_the_pages_commands_are_understood() -> None:
+def test_the_page_names_all_options() -> None:
     page = (Path(__file__).parent.parent / "docs" / "attestation.md").read_text(encoding="utf-8")
-    commands = [shlex.split(line, comments=True) for line in page.splitlines() if line.startswith("workbench measure")]
-    assert commands
-    for command in commands:
-        parsed = _parser().parse_args(command[1:])
-        assert {"ovmf", "kernel", "append", "vcpus"} <= set(vars(parsed))
     assert set(re.findall(r"^\| `(--[\w-]+)` \|", page, re.MULTILINE)) == {
         "--ovmf", "--kernel", "--initrd", "--append", "--vcpus", "--vcpu-type", "--guest-features", "--ovmf-hash",
     }  # fmt: skip
@@ -155,7 +148,6 @@ def test_a_policy_with_the_measurement_accepts_the_guests_report(files: Path, ca
 
 
 def line(capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    """Return the one line with which a command fails."""
     assert main(command) != 0
     out, err = capsys.readouterr()
     assert out == ""

@@ -17,12 +17,10 @@ from PIL import Image
 from workbench import plots
 from workbench.metrics import Estimate, mean, wilson
 from workbench.pictures import residual
-from workbench.plots.labels import label_points
 
 
 @pytest.fixture(autouse=True)
 def own_style() -> Iterator[None]:
-    """The workbench's style on the backend that draws to memory. Everything is restored afterwards."""
     with mpl.rc_context():
         mpl.use("Agg")
         plots.use_style()
@@ -62,7 +60,6 @@ ENERGY: dict[str, dict[str, object]] = {
 
 
 def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
-    """Return a row in the form of an audit's curves."""
     figures = {"psnr": mean([psnr - 1, psnr + 1]), "ssim": mean([psnr / 40, psnr / 30]), "bits": mean([bits, bits])}
     return {"point": point, "answered": wilson(right, 100), "over": psnr - 13, **figures}
 
@@ -314,12 +311,6 @@ def test_names_beside_points_cover_neither_points_nor_each_other() -> None:
         assert not any(box.contains(*place) for place in axis.transData.transform(axis.collections[-1].get_offsets()))
         assert axis.get_window_extent().contains(box.x0, box.y0)
         assert axis.get_window_extent().contains(box.x1, box.y1)
-
-
-def test_where_there_is_no_point_nothing_is_named() -> None:
-    axis = Figure().subplots()
-    label_points(axis, [], [])
-    assert not axis.texts
 
 
 def test_guesses_are_drawn_below_originals_from_best_to_worst() -> None:

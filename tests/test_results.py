@@ -24,7 +24,6 @@ PAGE, TEMPLATE = "docs/results/energy.md", "docs/results/templates/energy.md.j2"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the pages and of their sources."""
     for folder in ("docs/results", "data/results"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "README.md", tmp_path)
@@ -33,7 +32,6 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def few(checkout: Path) -> Path:
-    """The checkout with two of its pages, which render faster than all."""
     for path in (checkout / "docs" / "results").rglob("*.md*"):
         if path.name.partition(".")[0] not in ("README", "cifar10", "energy"):
             path.unlink()
@@ -41,7 +39,6 @@ def few(checkout: Path) -> Path:
 
 
 def check(capsys: pytest.CaptureFixture[str], root: Path) -> tuple[int, list[str]]:
-    """Run `workbench results --check` in this process, and return its status and its lines."""
     status = main(["results", "--check", "--root", str(root)])
     out, err = capsys.readouterr()
     assert out == ""
@@ -138,7 +135,6 @@ def audit_in_full(path: Path) -> None:
 
 
 def every_picture_decoded(path: Path) -> None:
-    """Add a row of a cloud that decodes every picture."""
     run = json.loads(path.read_text(encoding="utf-8"))
     name = "latency: resnet18-X-vgg13_bn, "
     every = json.loads(json.dumps(results.named(run, f"{name}new"))) | {"name": f"{name}every"}
@@ -150,7 +146,6 @@ def every_picture_decoded(path: Path) -> None:
 
 
 def energy_of_the_notebook(path: Path) -> dict[str, Any]:
-    """Replace the run by one of the notebook: a picture a request, every situation, and the assumptions with their sources."""
     run = json.loads(path.read_text(encoding="utf-8"))
     parts = {"none": (0.1, 0.0, 0.4), "pp": (0.2, 4.0, 0.4), "pmc2": (0.1, 0.0, 0.4)}
     took, sent = {"none": 6.0, "pp": 10.0, "pmc2": 12.0}, {"none": 1256.0, "pp": 2295.0, "pmc2": 1249.0}

@@ -9,8 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -22,6 +20,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from tests.support.waiting import until
 from workbench import runs
 from workbench.errors import RunError, StorageError, UsageError
 from workbench.processes import cores
@@ -53,7 +52,6 @@ ABOUT: dict[str, Any] = {
 
 
 def make(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
-    """Write a real notebook that counts its runs and then runs `cells`."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -71,16 +69,6 @@ def task(path: Path, output: Path, threads: int = 1, **parameters: Any) -> Task:
 def count(output: Path, name: str) -> int:
     path = output / f"{name}.count"
     return len(path.read_text()) if path.exists() else 0
-
-
-def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Poll `holds` until it is true. Return False if it is not in time."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def alive(pid: int) -> bool:
@@ -125,8 +113,6 @@ def test_only_plain_json_values_are_taken(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """An executed batch: its tasks, the returned statuses, and the status files at that time."""
-
     tasks: list[Task]
     statuses: list[dict[str, Any]]
     files: list[dict[str, Any]]
@@ -138,7 +124,6 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    """Two notebooks, executed once: one that fails, and one that saves results and reports its environment."""
     folder, output = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("run")
     tell = "import os\nprint(x, *(os.environ.get(name) for name in ('OMP_NUM_THREADS', 'WORKBENCH_DATA', 'JPY_SESSION_NAME')))"
     good = make(folder, "good", KEEP, tell, parameters=PARAMETERS + "\nx: int = 0")
@@ -234,9 +219,6 @@ def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) 
     assert waves[1:] == [[name] for name in runs.ALONE]
     assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
-
-
-def test_a_batch_of_nothing_is_nothing() -> None:
     assert runs.run_batch([]) == []
 
 
@@ -262,7 +244,7 @@ def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> Non
     )
     quick = output / "quick.status.json"
     try:
-        assert wait_until(lambda: quick.exists() and any(output.glob("*.pids")), 60)
+        until(lambda: quick.exists() and any(output.glob("*.pids")), 60)
         pids = [int(pid) for path in output.glob("*.pids") for pid in path.stem.split("-")]
         assert all(alive(pid) for pid in pids)
         process.send_signal(signal.SIGINT)
@@ -270,7 +252,7 @@ def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> Non
     finally:
         process.kill()
     assert (out, process.returncode) == ("interrupted\n", 130)
-    assert wait_until(lambda: not any(alive(pid) for pid in pids), 15), "a notebook's process or its kernel lives on"
+    until(lambda: not any(alive(pid) for pid in pids), 15, "neither the notebook's process nor its kernel ended")
     assert json.loads(quick.read_text())["status"] == "done"
     assert json.loads((output / "endless.status.json").read_text())["status"] == "failed"
 
@@ -279,8 +261,6 @@ def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> Non
 
 
 class References(HTMLParser):
-    """A parser that collects a page's references and its text."""
-
     def __init__(self, page: str) -> None:
         super().__init__()
         self.references: list[tuple[str, str, str]] = []

@@ -82,7 +82,6 @@ def write(path: Path, text: str) -> Path:
 
 
 def places(path: Path) -> list[int]:
-    """Return the lines of a file with findings."""
     return sorted({first + number - 1 for first, text in words.prose_of(path) for number, _ in words.findings(text)})
 
 

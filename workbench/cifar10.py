@@ -15,7 +15,6 @@ import os
 import socket
 import tarfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -47,7 +46,6 @@ def keys(images: Tensor) -> list[bytes]:
 
 @functools.cache
 def _ranks() -> dict[bytes, int]:
-    """Return each published test picture's position in the papers' order: the test half, then the validation half."""
     content = Path(__file__).with_name("cifar10_test.sha256").read_bytes()
     published = [content[start : start + KEY] for start in range(0, len(content), KEY)]
     return {published[index]: rank for rank, index in enumerate(_order(len(published)).tolist())}
@@ -140,7 +138,6 @@ def _torchvision() -> Any:
 
 
 def _published() -> dict[str, str | None]:
-    """Return {file name: MD5 sum} of the published files. A file with None is not checked."""
     cifar10 = _torchvision()
     return dict([*cifar10.train_list, *cifar10.test_list, (cifar10.meta["filename"], cifar10.meta["md5"])])
 
@@ -150,7 +147,6 @@ def _complete(root: Path) -> bool:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the published files only, and check the MD5 sum of each before it is written."""
     wanted = _published()
     try:
         with tarfile.open(archive) as tar:
@@ -162,11 +158,8 @@ def _unpack(archive: Path, folder: Path) -> None:
         reason = " ".join(str(error).split())
         raise DataError(f"{str(archive)!r} cannot be unpacked ({reason}); download it again") from error
     if wanted:
-        raise DataError(f"{str(archive)!r} lacks {BATCHES}/{_first(list(wanted))}; download it again")
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more files" if len(names) > 1 else "")
+        others = f" and {len(wanted) - 1} more files" if len(wanted) > 1 else ""
+        raise DataError(f"{str(archive)!r} lacks {BATCHES}/{next(iter(wanted))}{others}; download it again")
 
 
 def _write(file: IO[bytes] | None, path: Path, md5: str | None) -> None:

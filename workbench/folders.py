@@ -145,7 +145,6 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
 
 
 def _loose(root: Path, pictures: str) -> Counter[str]:
-    """Return a count of the files directly in `root`, by kind. `pictures` is the kind under which pictures are counted."""
     counts: Counter[str] = Counter()
     for path in root.iterdir():
         if not path.is_dir() and not _of_system(path.name):

@@ -1,4 +1,6 @@
-"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its row of Table 2.
+"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its measurement.
+
+The target is the cloud's classifier, which must recognise protected images. The auxiliary is a classifier that must not.
 
 ::
 
@@ -39,7 +41,8 @@ __all__ = ["Grid"]
 class Grid:
     """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`.
 
-    `limit` is the number of test images (None: all), `rate` that of the neural codec (None: PNG, without a compressor).
+    `family` names the data set whose weights are used. `preset` and `seed` are options of `workbench train`. `limit` is the
+    number of test images (None: all). `rate` is the neural codec's rate in [0, 1] (None: PNG, without a neural codec).
     """
 
     family: str
@@ -95,7 +98,6 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, and save the results of measured pairs. Return {failed job: reason}."""
         environment = {"WORKBENCH_DATA": str(data_root())}
         if executor is None:
             environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
@@ -118,7 +120,6 @@ class Grid:
         return failed
 
     def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> weights.Pair | None:
-        """Return the pair with completely trained networks, or None."""
         if not _complete(weights.generator_name(target, auxiliary), self):
             return None
         try:
@@ -127,7 +128,6 @@ class Grid:
             return None
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's saved result, or None if it was measured with other weights, rate or number of images than now."""
         path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
         if not path.is_file() or not (pair := self._trained(target, auxiliary, self.rate is not None)):
             return None
@@ -178,7 +178,6 @@ _children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
-    """Run `workbench` commands in order. Return the output of `evaluate`, and the reason of the first failure ("": none)."""
     out = ""
     for command in commands:
         with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:

@@ -67,7 +67,6 @@ def _first_difference(kept: str, text: str) -> int:
 
 
 def _insert(path: Path, text: str) -> str:
-    """Return a file's text with `text` in place of the block between its markers."""
     whole = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -102,7 +101,6 @@ def _render(environment: jinja2.Environment, name: str) -> str:
 
 
 def _load(root: Path, name: str) -> dict[str, Any]:
-    """Return the result in `data/results` with this name (without `.json`)."""
     path = root / RESULTS / f"{name}.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -51,31 +51,19 @@ AUTOGROUP = Path("/proc/self/autogroup")
 FILES_APART = 500  # file descriptors reserved for other purposes than connections
 
 
-async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(CHUNKED)
-    while True:
-        writer.write(TRAILERS)
-        await writer.drain()
-        await asyncio.sleep(STEP_S)
-        _check(reader)
+Write = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def _pipeline(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(LIVE * 100)
-        await writer.drain()
-        await asyncio.sleep(STEP_S)
-        _check(reader)
+def _repeating(first: bytes, repeated: bytes, pause_s: float = STEP_S) -> Write:
+    async def write(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while not reader.at_eof():
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+            writer.write(repeated)
+        raise ConnectionResetError  # the service has closed the connection
 
-
-async def _newlines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(LIVE)
-    await writer.drain()
-    while True:
-        await asyncio.sleep(1.0)
-        writer.write(b"\r\n")
-        await writer.drain()
-        _check(reader)
+    return write
 
 
 async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,22 +74,15 @@ async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await asyncio.sleep(STEP_S)
 
 
-ATTACKS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
-    "trailers": _trailers,
-    "pipeline": _pipeline,
-    "newlines": _newlines,
+ATTACKS: dict[str, Write] = {
+    "trailers": _repeating(CHUNKED + TRAILERS, TRAILERS),
+    "pipeline": _repeating(LIVE * 100, LIVE * 100),
+    "newlines": _repeating(LIVE, b"\r\n", 1.0),
     "unread": _unread,
 }
 
 
-def _check(reader: asyncio.StreamReader) -> None:
-    """Raise ConnectionError if the service has closed the connection."""
-    if reader.at_eof():
-        raise ConnectionResetError
-
-
 async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence[float]) -> None:
-    """Run `connections` attackers until cancelled. Print the numbers of their connections once a second, as JSON."""
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
@@ -224,7 +205,7 @@ def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, 
 
 
 def _yield_cores() -> None:
-    """Lower this process's priority, because real attackers would not use the service's cores."""
+    # Real attackers would not use the service's cores.
     os.nice(NICE)
     with contextlib.suppress(OSError):  # Linux's autogroups apply `nice` only within a session, so lower the session's priority
         AUTOGROUP.write_text(str(NICE))

@@ -53,8 +53,9 @@ def relaxation_s(rate: float, capacity: float) -> float:
 def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
     """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
 
-    Values within a block may depend on each other in any way. Blocks must be long compared with that dependence, which a window
-    of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of independent values.
+    A resample joins `blocks` blocks of consecutive values, drawn at random (`seed`). Blocks must be long compared with the
+    dependence of the values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the
+    interval is that of independent values.
     """
     x = np.asarray(values, dtype=np.float64)
     length = len(x) // blocks
@@ -112,7 +113,10 @@ class Load:
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests in flight for `seconds`, then wait for the last responses, which also count."""
+    """Keep `concurrency` requests in flight for `seconds`, then wait for the last responses, which also count.
+
+    `send(k)` sends request k, and returns its number of images.
+    """
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
@@ -127,10 +131,10 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at random times (Poisson) with a mean of `rate` a second, and wait for all responses.
+    """Send requests at random times (Poisson, `seed`) with a mean of `rate` a second, and wait for all responses.
 
-    A warm-up of `warm_up_s` seconds, which is not recorded, precedes the measured `seconds`. Latencies are in the order of the
-    due times.
+    `send(k)` sends request k, and returns its number of images. A warm-up of `warm_up_s` seconds, which is not recorded,
+    precedes the measured `seconds`. Latencies are in the order of the due times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))
@@ -157,13 +161,11 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm
 
 
 async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
-    """Send one request, and store its latency in `times` by its number, since responses arrive out of order."""
     if await _one(load, send, number, due):
         times[number] = load.milliseconds[-1]
 
 
 async def _one(load: Load, send: Send, number: int, began: float) -> bool:
-    """Send one request and record its latency from `began`, or its error by text. Return whether it succeeded."""
     try:
         images = await send(number)
     except WorkbenchError as error:

@@ -56,7 +56,6 @@ def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each
 
 
 def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
-    """Draw originals above guesses, with the PSNR below each guess."""
     lines = [_line(part) for part in (images, guesses)]
     axis.imshow(np.concatenate([lines[0], np.full_like(lines[0][:GAP], 255), lines[1]]), interpolation="nearest")
     width = images.shape[-1]
