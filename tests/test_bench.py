@@ -61,9 +61,6 @@ def test_wrong_counts_are_refused(pair: Pair, digits: Dataset) -> None:
         bench_models(pair, images, batches=(1, 5))
 
 
-# --- labels of repeated sends ------------------------------------------------------------------------------------------------
-
-
 def test_only_a_random_component_excuses_other_labels() -> None:
     for noise, others, fits in ((0.0, 0, True), (0.0, 1, False), (0.1, 20, True), (0.1, 21, False)):
         found = np.repeat([1, 0], [others, 200 - others])

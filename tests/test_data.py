@@ -317,19 +317,13 @@ def test_pictures_keep_their_order_however_many_there_are() -> None:
         assert images[:, 1, 7, 7].tolist() == list(range(255, 255 - n, -1))
 
 
-def test_no_pictures_is_a_usage_error() -> None:
+def test_pictures_that_fit_in_no_tensor_are_refused() -> None:
     with pytest.raises(UsageError, match="no pictures given"):
         load_pictures([])
-
-
-def test_pictures_of_two_sizes_need_a_size() -> None:
     sources = [encode(NOISE), encode(NOISE_32)]
     with pytest.raises(DataError, match="differ in size"):
         load_pictures(sources, None)
     assert load_pictures(sources, 16).shape == (2, 3, 16, 16)
-
-
-def test_more_pictures_than_memory_holds_are_a_data_error() -> None:
     blank = encode(Image.new("RGB", (256, 256)))
     with pytest.raises(DataError, match="are more than fit in 4 GiB"):
         load_pictures([blank, *[b""] * 65_535], None)

@@ -236,9 +236,6 @@ def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.milliseconds
 
 
-# --- links and form ----------------------------------------------------------------------------------------------------------
-
-
 def slugs(page: Path) -> set[str]:
     found = set()
     for heading in re.findall(r"^#+ +(.*)", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
@@ -273,26 +270,20 @@ def test_every_page_and_picture_is_linked() -> None:
     assert files <= linked
 
 
-def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
-
-
 def test_a_page_opens_with_what_its_reader_can_do() -> None:
     for page in PAGES:
         blocks = [block for block in page.read_text(encoding="utf-8").split("\n\n") if not block.startswith(("#", "<!--"))]
         assert blocks[0].startswith("After this page you") or not page.is_relative_to(ROOT / "docs"), (page, blocks[0])
 
 
-def test_tables_are_narrow_and_headings_frequent() -> None:
+def test_pages_and_tables_are_short_and_headings_frequent() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         for line in FENCE.sub("", text).splitlines():
             assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) <= 7, (page, line)
         for part in re.split(r"^#+ ", text, flags=re.MULTILINE):
             assert len(part.splitlines()) <= 60, (page, part[:200])
-
-
-# --- files that a project of this kind is expected to have --------------------------------------------------------------------
 
 
 def test_one_version_everywhere() -> None:

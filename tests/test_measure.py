@@ -144,9 +144,6 @@ def test_a_policy_with_the_measurement_accepts_the_guests_report(files: Path, ca
     verify(ours.report(measurement=bytes.fromhex(measurement)), ours.policy(measurements=(measurement,)), b"")
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------------
-
-
 def line(capsys: pytest.CaptureFixture[str], *command: str) -> str:
     assert main(command) != 0
     out, err = capsys.readouterr()

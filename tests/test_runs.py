@@ -78,9 +78,6 @@ def alive(pid: int) -> bool:
         return False
 
 
-# --- planning --------------------------------------------------------------------------------------------------------------
-
-
 def test_a_plan_gives_each_notebook_the_parameters_it_declares(tmp_path: Path) -> None:
     explore, train = runs.plan(["explore", "train"], tmp_path, {"limit": 8, "quality": 50}, threads=2)
     assert explore.parameters == {"limit": 8, "quality": 50, "output_dir": str(tmp_path)}
@@ -106,9 +103,6 @@ def test_only_plain_json_values_are_taken(tmp_path: Path) -> None:
             runs.plan(["explore"], tmp_path, {"limit": value})
     for value in (3, 0.5, "x", True, None, [1, "a"], {"a": [1]}):
         assert runs.plan(["explore"], tmp_path, {"limit": value})[0].parameters["limit"] == value
-
-
-# --- executing -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -255,9 +249,6 @@ def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> Non
     until(lambda: not any(alive(pid) for pid in pids), 15, "neither the notebook's process nor its kernel ended")
     assert json.loads(quick.read_text())["status"] == "done"
     assert json.loads((output / "endless.status.json").read_text())["status"] == "failed"
-
-
-# --- a run's folder --------------------------------------------------------------------------------------------------------
 
 
 class References(HTMLParser):

@@ -88,10 +88,9 @@ def places(path: Path) -> list[int]:
 def test_a_python_file_is_read_where_it_has_prose(tmp_path: Path) -> None:
     text = '"""A module.\n\nIt starts anew.\n"""\n\nbeside = 1  # stands beside it\nf"he is {beside} told"\nname = "anew"\n'
     assert places(write(tmp_path / "x.py", text)) == [3, 6, 7]
-
-
-def test_a_comment_of_two_lines_is_one_text(tmp_path: Path) -> None:
-    assert places(write(tmp_path / "x.py", "# which is taken by\n# itself\nx = 1\n\n# by\nx = 2\n# itself\n")) == [1]
+    assert places(write(tmp_path / "x.py", "# which is taken by\n# itself\nx = 1\n\n# by\nx = 2\n# itself\n")) == [1], (
+        "a comment of two lines is one text"
+    )
 
 
 def test_a_notebook_is_read_where_it_has_prose(tmp_path: Path) -> None:
@@ -108,9 +107,6 @@ def test_markdown_is_read_outside_its_code(tmp_path: Path) -> None:
     assert places(write(tmp_path / "x.md", "# A\n\n```sh\nrun anew\n```\n\nrun `anew` anew\n")) == [7]
     assert places(write(tmp_path / "x.md", "| a | — | — |\n| b; c; d; | told |\n")) == [2]
     assert places(write(tmp_path / "x.md.j2", "{% set he = 1 %}\n{{ anew }} told\n")) == [2]
-
-
-def test_a_comment_of_another_language_is_read(tmp_path: Path) -> None:
     assert places(write(tmp_path / "x.js", "const he = 1;\n// told\n")) == [2]
 
 

@@ -36,9 +36,6 @@ MOST_BYTES = 64 << 20  # limit of one file in the archive
 DOWNLOAD_TIMEOUT_S = 30
 
 
-# --- the halves of the test set --------------------------------------------------------------------------------------------
-
-
 def keys(images: Tensor) -> list[bytes]:
     """Return the first `KEY` bytes of the SHA-256 of each uint8 picture, N x 3 x 32 x 32."""
     return [hashlib.sha256(image.tobytes()).digest()[:KEY] for image in images.contiguous().numpy()]
@@ -85,9 +82,6 @@ def in_validation_half(images: Tensor) -> int:
     """Return the number of pictures that are in the validation half of CIFAR-10's official test set."""
     ranks = _ranks()
     return sum(ranks.get(name, 0) >= len(ranks) // 2 for name in keys(images))
-
-
-# --- the published files ---------------------------------------------------------------------------------------------------
 
 
 def locate(directory: Path | None) -> Path | None:

@@ -74,7 +74,7 @@ class Grid:
         first = {name: ("train", "classifier", "--target", name, *common) for name in names}
         if ENCODER in PRESETS[self.preset] and not all(self._trained(*pair) for pair in self.pairs):  # generators start from it
             first[ENCODER] = ("train", ENCODER, *common)
-        jobs = {name: [job] for name, job in first.items() if not _complete(name, self)}
+        jobs = {name: [job] for name, job in first.items() if not self._complete(name)}
         failed = self._batch("classifiers", jobs, executor)
         jobs = {}
         for target, auxiliary in self.pairs:
@@ -119,8 +119,12 @@ class Grid:
             run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
+    def _complete(self, name: str) -> weights.Manifest | None:
+        manifest = weights.find(name, self.family)
+        return manifest if manifest and manifest.complete else None
+
     def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> weights.Pair | None:
-        if not _complete(weights.generator_name(target, auxiliary), self):
+        if not self._complete(weights.generator_name(target, auxiliary)):
             return None
         try:
             return weights.load_pair(self.family, target, auxiliary, compressor=compressor)
@@ -138,9 +142,10 @@ class Grid:
     def _collect(self) -> dict[str, Any]:
         found = {pair: result for pair in self.pairs if (result := self._measured(*pair)) is not None}
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
+        trained = {"classifier": names, "generator": [weights.generator_name(*pair) for pair in found]}
         seconds = {
-            "classifier": [_seconds(name, self) for name in names if _complete(name, self)],
-            "generator": [_seconds(weights.generator_name(*pair), self) for pair in found],
+            kind: [float(manifest.training.get("seconds", 0.0)) for name in each if (manifest := self._complete(name))]
+            for kind, each in trained.items()
         }
         mean = {kind: sum(each) / len(each) if each else 0.0 for kind, each in seconds.items()}
         whole = (len(CLASSIFIER_NAMES) * mean["classifier"] + len(CLASSIFIER_NAMES) ** 2 * mean["generator"]) / 3600
@@ -153,7 +158,6 @@ class Grid:
         return result
 
     def _draw(self, key: str, found: dict[tuple[str, str], dict[str, Any]]) -> None:
-        plots.use_style()
         values = {pair: Estimate(**result[f"{key}_accuracy"]) for pair, result in found.items()}
         who = "target" if key == "protected" else "auxiliary"
         first = next(iter(found.values()))
@@ -162,16 +166,6 @@ class Grid:
         for suffix in ("png", "svg"):
             with replacing(self.folder / f"{who}.{suffix}") as temporary:
                 figure.savefig(temporary, format=suffix, dpi=160)
-
-
-def _complete(name: str, grid: Grid) -> bool:
-    found = weights.find(name, grid.family)
-    return found is not None and found.complete
-
-
-def _seconds(name: str, grid: Grid) -> float:
-    found = weights.find(name, grid.family)
-    return float(found.training.get("seconds", 0.0)) if found is not None else 0.0
 
 
 _children = Children()

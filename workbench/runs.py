@@ -114,8 +114,6 @@ def _survives_json(value: Any) -> bool:
     return type(back) is type(value) and back == value
 
 
-# --- one notebook ----------------------------------------------------------------------------------------------------------
-
 _children = Children()
 
 
@@ -171,9 +169,6 @@ def _execute_here(task: Task) -> dict[str, Any]:
         trace = _ANSI.sub("", "\n".join(error.traceback))
         return {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
     return {"status": "done"}
-
-
-# --- a batch ---------------------------------------------------------------------------------------------------------------
 
 
 def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
@@ -238,9 +233,6 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
         ) from error
     with client:
         yield client.get_executor(pure=False)  # type: ignore[no-untyped-call]
-
-
-# --- a run's folder --------------------------------------------------------------------------------------------------------
 
 
 def new_directory() -> Path:

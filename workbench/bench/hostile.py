@@ -123,33 +123,13 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """A context that runs `connections` attackers in a separate process. `authority` is the CA certificate's file.
+    """The numbers of an attack's connections, known when it has ended.
 
-    `pause_s` is the range of the pause (s) before an attacker reconnects. When the context ends, `self.counts` receives the
-    numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once) connections.
+    `counts` has the numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once)
+    connections.
     """
 
-    url: str
-    authority: Path
-    connections: int
-    pause_s: tuple[float, float] = PAUSE_S
     counts: dict[str, int] = field(default_factory=dict)
-
-    def __enter__(self) -> Attack:
-        command = [sys.executable, "-m", __name__, self.url, str(self.authority), str(self.connections)]
-        command += [str(pause) for pause in self.pause_s]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self._process.stdout is not None
-        self._process.stdout.readline()  # the first line of counts: the attack has begun
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        lines = (self._process.communicate()[0] or "").splitlines()
-        self.counts = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
-        self.counts["most_open"] = max((json.loads(line).get("open", 0) for line in lines if line.endswith("}")), default=0)
 
 
 @dataclass
@@ -196,12 +176,28 @@ class Probes:
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """A context in which the service at `url` is attacked. Raises UsageError if the limit of open files is too low."""
+    """A context in which a process attacks the service at `url` over many `connections`.
+
+    `authority` is the CA certificate's file. `pause_s` is the range of the pause (s) before an attacker reconnects. Raises
+    UsageError if the limit of open files is too low.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
         raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")
-    with Attack(url, authority, connections, pause_s) as attack:
+    command = [sys.executable, "-m", __name__, url, str(authority), str(connections), *map(str, pause_s)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first line of counts: the attack has begun
+    attack = Attack()
+    try:
         yield attack
+    finally:
+        process.terminate()
+        counts = [json.loads(line) for line in process.communicate()[0].splitlines() if line.endswith("}")]
+        attack.counts = {
+            **(counts[-1] if counts else {}),
+            "most_open": max((each.get("open", 0) for each in counts), default=0),
+        }
 
 
 def _yield_cores() -> None:

@@ -50,23 +50,23 @@ def relaxation_s(rate: float, capacity: float) -> float:
     return 1 / (math.sqrt(capacity) - math.sqrt(rate)) ** 2
 
 
-def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
+def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
     """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
 
-    A resample joins `blocks` blocks of consecutive values, drawn at random (`seed`). Blocks must be long compared with the
+    A resample joins blocks of consecutive values, drawn at random. Blocks must be long compared with the
     dependence of the values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the
     interval is that of independent values.
     """
     x = np.asarray(values, dtype=np.float64)
-    length = len(x) // blocks
+    length = len(x) // BLOCKS
     if length < 2:
         return percentile(values, percent)
-    starts = np.random.default_rng(seed).integers(0, len(x) - length + 1, (RESAMPLES, blocks))
+    starts = np.random.default_rng(0).integers(0, len(x) - length + 1, (RESAMPLES, BLOCKS))
     order = np.argsort(x, kind="stable")
     ranks = np.empty(len(x), np.int64)  # partitioned faster than the values
     ranks[order] = np.arange(len(x))
     every_block = np.lib.stride_tricks.sliding_window_view(ranks, length)
-    at = math.ceil(percent / 100 * blocks * length) - 1
+    at = math.ceil(percent / 100 * BLOCKS * length) - 1
     drawn = [x[order[np.partition(every_block[firsts].ravel(), at)[at]]] for firsts in starts]
     value = float(np.percentile(x, percent))
     low, high = np.percentile(drawn, (2.5, 97.5))

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from ..services.loading import StageConfig
 from ..services.local import Local, Running
 from ..services.trust import client_context
 from ..system import Stopwatch, System
-from .hostile import PAUSE_S, Probes, attacked
+from .hostile import Probes, attacked
 from .latency import end_to_end
 from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
@@ -92,6 +93,7 @@ class EdgeTarget:
         return self.size
 
 
+@dataclass
 class ServiceFixture:
     """Runs edge and cloud on this machine, and an event loop that sends loads to them.
 
@@ -99,27 +101,22 @@ class ServiceFixture:
     `files`, `labels` and `noise` are as in `EdgeTarget`.
     """
 
-    def __init__(
-        self,
-        options: Sequence[str],
-        model: str,
-        files: Sequence[bytes],
-        labels: Images,
-        token: bool = False,
-        noise: float = 0.0,
-    ) -> None:
-        self._options, self._model, self._files, self._labels = options, model, files, labels
-        self._token, self._noise, self._stack = token, noise, ExitStack()
+    options: Sequence[str]
+    model: str
+    files: Sequence[bytes]
+    labels: Images
+    token: bool = False
+    noise: float = 0.0
 
     def __enter__(self) -> ServiceFixture:
-        local = self._stack.enter_context(Local())
-        self.local = local
-        self.cloud = local.start("cloud", *self._options)
+        self._stack = ExitStack()
+        self.local = local = self._stack.enter_context(Local())
+        self.cloud = local.start("cloud", *self.options)
         extra: tuple[str, ...] = ()
-        if self._token:  # the edge then accepts connections without a certificate, too
+        if self.token:  # the edge then accepts connections without a certificate, too
             (local.folder / "token").write_text(secrets.token_hex(16))
             extra = ("--token-file", str(local.folder / "token"))
-        self.edge = local.start("edge", *self._options, *extra, "--cloud", self.cloud.url)
+        self.edge = local.start("edge", *self.options, *extra, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
         self._edge_connection = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
         self._stack.callback(lambda: self._run(self._edge_connection.__aexit__()))
@@ -129,7 +126,7 @@ class ServiceFixture:
         self._stack.close()
 
     def _target(self, size: int) -> EdgeTarget:
-        return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
+        return EdgeTarget(self._edge_connection, self.model, self.files, self.labels, size, self.noise)
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1, **options: float) -> Load:
         """Send requests of `size` images for `seconds` in `loop`, which is `closed_loop` or `open_loop`.
@@ -152,12 +149,10 @@ class ServiceFixture:
         load = open_loop(self._target(1), rate, seconds, warm_up_s=warm_up_s)
         return self._run(_meanwhile(load, _repeat(read, every))), used
 
-    def under_attack(
-        self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
-    ) -> dict[str, Any]:
-        """Attack the edge. Return honest clients' load, probes, edge memory (bytes, every `every` s) and attackers' counts.
+    def under_attack(self, connections: int, seconds: float, every: float) -> dict[str, Any]:
+        """Attack the edge over `connections` for `seconds`.
 
-        `connections` attackers run for `seconds`. `pause_s` is the range of the pause (s) before one of them reconnects.
+        Return the honest clients' load, probes, edge memory (bytes, every `every` s) and the attackers' counts.
         """
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
@@ -165,7 +160,7 @@ class ServiceFixture:
         async def read() -> None:
             memory.append((await self._used(self.edge, "client", "edge")).get("process_resident_memory_bytes", 0.0))
 
-        with attacked(self.edge.url, authority, connections, pause_s) as attack:
+        with attacked(self.edge.url, authority, connections) as attack:
             honest = closed_loop(self._target(1), HONEST, seconds)
             load = self._run(_meanwhile(honest, _repeat(read, every), probes.run()))
         return {"honest": load.as_dict(), "probes": probes.as_dict(), "edge_memory": memory, "attackers": attack.counts}
@@ -215,7 +210,8 @@ def bench_services(
 
     `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
     lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
-    `requests` single pictures are sent one after another. Raises UsageError for too few images.
+    Direct calls and services alternate for `rounds` rounds. `requests` single pictures are sent one after another. Raises
+    UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
@@ -256,17 +252,11 @@ def bench_services(
 
 
 def bench_hostile(
-    stage: StageConfig,
-    system: System,
-    images: Images,
-    *,
-    connections: int,
-    seconds: float,
-    data: Sequence[str] = (),
-    pause_s: tuple[float, float] = PAUSE_S,
+    stage: StageConfig, system: System, images: Images, *, connections: int, seconds: float, data: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
 
+    `stage`, `system` and `data` are as in `bench_services`. Honest clients send `images` one by one.
     `memory_change` is the relative change of the edge's memory during the attack, whose first tenth is left out. `p95_ratio` is
     the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
     """
@@ -275,7 +265,7 @@ def bench_hostile(
     with ServiceFixture(options, stage.target, files, labels, True, system.edge.generator.noise) as fixture:
         fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warm-up
         quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
-        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
+        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60))
         after = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
     memory = found["edge_memory"]
     first = memory[min(len(memory) - 1, len(memory) // 10)] if memory else 0.0

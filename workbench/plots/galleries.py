@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -69,11 +68,10 @@ def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
 
 
 def _line(images: Tensor) -> np.ndarray[Any, Any]:
-    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1)
-    white = torch.full_like(pixels[0, :, :GAP], 255)
-    parts = [part for picture in pixels for part in (picture, white)][:-1]
-    line: np.ndarray[Any, Any] = torch.cat(parts, 1).numpy()
-    return line
+    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
+    gap = ((0, 0), (0, GAP), (0, 0))
+    line: np.ndarray[Any, Any] = np.concatenate([np.pad(picture, gap, constant_values=255) for picture in pixels], axis=1)
+    return line[:, :-GAP]
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
