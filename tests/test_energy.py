@@ -148,8 +148,7 @@ def test_the_lte_tail_dominates_a_single_picture() -> None:
 
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
-    both = {name: measured(name) for name in ("none", "pp", "pmc2")}
-    found = shares(both, Assumptions(), {})
+    found = shares({name: measured(name) for name in ARRANGEMENTS}, Assumptions(), {})
     assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
     assert "over_none" not in found["none"]
 
@@ -379,11 +378,14 @@ def test_a_battery_without_power_tells_by_what_is_left(tmp_path: Path) -> None:
         assert reading.joules == pytest.approx(joules), name
 
 
-def test_a_negative_discharge_current_counts_as_positive(tmp_path: Path) -> None:
-    battery(tmp_path, power_now=-3_000_000)
-    with Battery(tmp_path / "power_supply").reading() as reading:
+def test_a_discharge_counts_as_positive_until_it_ends(tmp_path: Path) -> None:
+    at = battery(tmp_path, power_now=-3_000_000)
+    sensor = Battery(tmp_path / "power_supply")
+    with sensor.reading() as reading:
         pass
     assert reading.joules == pytest.approx(3.0 * reading.seconds)
+    with pytest.raises(RunError, match="unplug it"), sensor.reading():
+        write(at, status="Charging")
 
 
 def test_a_battery_that_says_nothing_of_the_device_is_refused(tmp_path: Path) -> None:
@@ -398,13 +400,6 @@ def test_a_battery_that_says_nothing_of_the_device_is_refused(tmp_path: Path) ->
         battery(tmp_path / str(number), **files)
         with pytest.raises(RunError, match=re.escape(words)):
             Battery(tmp_path / str(number) / "power_supply")
-
-
-def test_a_battery_that_is_plugged_in_meanwhile_is_noticed(tmp_path: Path) -> None:
-    at = battery(tmp_path, power_now=3_000_000)
-    sensor = Battery(tmp_path / "power_supply")
-    with pytest.raises(RunError, match="unplug it"), sensor.reading():
-        write(at, status="Charging")
 
 
 def test_the_processors_sensor_goes_before_the_battery(tmp_path: Path) -> None:

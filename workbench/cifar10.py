@@ -87,7 +87,8 @@ def in_validation_half(images: Tensor) -> int:
 def locate(directory: Path | None) -> Path | None:
     """Return the folder of the published batches, or the folder to which they will be downloaded.
 
-    Return None if `directory` has neither batches nor their archive. An archive is unpacked next to itself, or under
+    `directory` is the user's folder or archive (None: `data/datasets/cifar10`). Return None if it has neither batches nor their
+    archive. An archive is unpacked next to itself, or under
     `data/datasets` if its folder is read-only. Raises DataError for a damaged archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"

@@ -141,7 +141,7 @@ def _cifar10(directory: Path | None) -> Dataset:
         raise DataError(f"{str(directory)!r} is a file: give the folder with CIFAR-10, or the archive {cifar10.ARCHIVES[0]}")
     if (root := cifar10.locate(directory)) is not None:
         found = root
-        title, read = "CIFAR-10", cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
+        title, read = "CIFAR-10", _cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
     else:
         assert directory is not None
         splits, passed = split_folders(directory)
@@ -159,7 +159,7 @@ def _cifar10(directory: Path | None) -> Dataset:
         }
         _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
         title = f"CIFAR-10 ({_describe_copy(parts['test'].paths[0])} copy)"
-        read = cached_reader(lambda part: _read_class_folders(parts[part]))
+        read = _cached_reader(lambda part: _read_class_folders(parts[part]))
 
     @functools.cache
     def halves() -> tuple[Tensor, Tensor, str]:
@@ -178,8 +178,7 @@ def _cifar10(directory: Path | None) -> Dataset:
     return Dataset("cifar10", title, "cifar10", CIFAR10_CLASSES, True, split, lambda: halves()[2], notes)
 
 
-def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
-    """Return `read` with a cache, so that validation and test come from one reading of the same files."""
+def _cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
     cache: dict[str, Split] = {}
     lock = threading.Lock()
 
@@ -254,7 +253,7 @@ def _folder(directory: Path | None) -> Dataset:
         )
     parts = {split: ClassFolders.scan(folder, classes) for split, folder in (splits or {"all": directory}).items()}
     _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
-    read = cached_reader(lambda part: _read_class_folders(parts[part]))
+    read = _cached_reader(lambda part: _read_class_folders(parts[part]))
     pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:

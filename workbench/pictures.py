@@ -153,7 +153,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
 
     EXIF orientation is applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
     animation the first frame is read. A picture that is already `size` x `size` is not scaled. White in a grey picture is the
-    largest value of its bits. With 32 bits it is the picture's maximum (floats: 1, or the maximum if that is larger).
+    largest value that its bits can hold. With 32 bits it is the picture's maximum (floats: 1, or the maximum if larger).
 
     `name` is the name in error messages of a picture that is given as bytes. Raises DataError for a file that is missing, no
     picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.

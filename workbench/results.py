@@ -115,12 +115,12 @@ def _load(root: Path, name: str) -> dict[str, Any]:
 
 
 def fixed(value: float, digits: int = 2) -> str:
-    """Format a number with thousands separators: `1,508.73`."""
+    """Format a number with thousands separators and `digits` decimals: `1,508.73`."""
     return f"{value:,.{digits}f}"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Format a difference with its sign: `+0.02`."""
+    """Format a difference with its sign and `digits` decimals: `+0.02`."""
     return f"{round(value, digits) + 0.0:+,.{digits}f}"  # + 0.0: no negative zero
 
 
@@ -143,7 +143,7 @@ def spread(figure: dict[str, float], digits: int = 1) -> str:
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result with this name from the content of a run's or a notebook's file."""
+    """Return the result called `name` from the content of a JSON file. Raises UsageError if there is none."""
     return picked(run["results"], name=name)
 
 
@@ -156,9 +156,10 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return the line below a table: its file, date, processor, commit, and the command that repeats the measurement.
+    """Return the line below a table that states the source of its figures.
 
-    `when` is the date to print if `origin` has none.
+    It names the result's file `name`, the facts in `origin` (date, processor, device, commit), and the `command` that repeats
+    the measurement. `when` is the date to print if `origin` has none.
     """
     recorded = origin.get("date")
     day = f"{date.fromisoformat(recorded):%-d %B %Y}" if recorded else when or UNKNOWN

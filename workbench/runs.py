@@ -254,7 +254,7 @@ def new_directory() -> Path:
 
 
 def point_latest(directory: Path) -> None:
-    """Make `data/runs/latest` a symbolic link to a run."""
+    """Make `data/runs/latest` a symbolic link to the run in `directory`."""
     link = directory.parent / "latest"
     aside = directory.parent / f".latest.{os.getpid()}"
     try:

@@ -53,9 +53,9 @@ def relaxation_s(rate: float, capacity: float) -> float:
 def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
     """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
 
-    A resample joins blocks of consecutive values, drawn at random. Blocks must be long compared with the
-    dependence of the values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the
-    interval is that of independent values.
+    A resample joins blocks of consecutive values, drawn at random. Blocks must be long compared with the dependence of the
+    values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of
+    independent values.
     """
     x = np.asarray(values, dtype=np.float64)
     length = len(x) // BLOCKS

@@ -257,6 +257,7 @@ def bench_hostile(
     """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
 
     `stage`, `system` and `data` are as in `bench_services`. Honest clients send `images` one by one.
+
     `memory_change` is the relative change of the edge's memory during the attack, whose first tenth is left out. `p95_ratio` is
     the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
     """

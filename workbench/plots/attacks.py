@@ -66,8 +66,8 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source of pairs.
 
-    `sources` come from `audit.sweeps.of_pairs`: {source of the attacker's pictures (see `audit.views`): rows}. `control` and
-    `recognisable` are as in `attack_curves`.
+    The attacker's pictures come from the same data set (key `same` of `sources`), from others (`other`) or are noise (`noise`).
+    The rows come from `audit.sweeps.of_pairs`. `control` and `recognisable` are as in `attack_curves`.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
     for axis, key in zip(axes, AXIS_LABELS, strict=True):

@@ -75,10 +75,10 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw a row for each view of `explore`: original, protected, at the cloud, residual, and a column of text.
+    """Draw a row for each of `views`: original, protected, at the cloud, residual, and a column of text.
 
-    A view is a `panels.methods.View`. The residual is protected minus original, amplified by `gain`, on mid-grey. If an
-    attacker was trained, its guess is drawn, too.
+    A view is what one pair of networks makes of a picture (`panels.methods.View`). The residual is protected minus original,
+    amplified by `gain`, on mid-grey. If an attacker was trained, its guess is drawn, too.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

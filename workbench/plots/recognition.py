@@ -17,7 +17,10 @@ PAYLOAD = "payload to the cloud (bytes/image)"
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracies with `chance` (in [0, 1]), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
+    """Draw accuracies, SSIM and bytes over the perturbation's strength, from the rows of `Evaluation.curve`.
+
+    `chance` is the accuracy of guessing, in [0, 1].
+    """
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
