@@ -110,6 +110,7 @@ def test_refusals_are_counted_by_their_words_and_are_no_images(clock: VirtualLoo
     assert result["ms"]["p50"]["low"] <= result["ms"]["p50"]["value"] <= result["ms"]["p50"]["high"]
 
     async def refuse(number: int) -> int:
+        clock.advance(0.001)
         raise ServiceError("no")
 
     assert "ms" not in clock.run(closed_loop(refuse, 1, 0.01)).as_dict(), "no response, no percentiles"
