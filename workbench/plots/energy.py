@@ -71,15 +71,8 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
     for row, name in enumerate(names):
         share, (low, high) = ours[name]["share"], ours[name]["range"]
         axis.plot([100 * low, 100 * high], [row, row], **wide, label="range of what is assumed")
-        axis.errorbar(
-            [100 * share.value],
-            [row],
-            xerr=error_bars([share], 100),
-            fmt="o",
-            color=BLUE,
-            capsize=3,
-            label="ours, 95 % interval",
-        )
+        ours_in_percent = {"xerr": error_bars([share], 100), "label": "ours, 95 % interval"}
+        axis.errorbar([100 * share.value], [row], **ours_in_percent, fmt="o", color=BLUE, capsize=3)
         if name in paper:
             axis.plot([paper[name]], [row], "D", **hollow, label="paper, its meter")
     axis.set_yticks(range(len(names)), names)
