@@ -57,7 +57,6 @@ def entries(requirements: list[str], python: str, versions: str) -> dict[str, st
 
 
 def without_hashes(entry: str) -> str:
-    """Return the requirements of an entry, a line each."""
     return re.sub(r"( \\)?\n +--hash=\S+", "", entry)
 
 
@@ -78,7 +77,6 @@ def with_cpu_build(entry: str) -> str:
 
 
 def main() -> int:
-    """Compile the requirements and split them."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     project, extras = declared["project"], declared["project"]["optional-dependencies"]
     installed = subprocess.run([sys.executable, "-m", "pip", "freeze", "--exclude-editable"], capture_output=True, text=True)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -35,36 +33,26 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
         load("digit")
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_a_missing_data_folder_is_a_data_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere' does not exist"):
-        load(name, tmp_path / "nowhere")
+def test_a_missing_data_folder_is_a_data_error(tmp_path: Path) -> None:
+    for name in DATASETS:
+        with pytest.raises(DataError, match="nowhere' does not exist"):
+            load(name, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("split", "n"), [("train", 697), ("validation", 100), ("test", 1000)])
-def test_digits_are_uint8_colour_images_with_labels(digits: Dataset, split: str, n: int) -> None:
-    part = getattr(digits, split)
-    assert len(part) == n
-    assert part.images.shape == (n, 3, 32, 32)
-    assert part.images.dtype == torch.uint8
-    assert part.labels.shape == (n,)
-    assert part.labels.dtype == torch.int64
-    assert set(part.labels.tolist()) == set(range(len(digits.classes)))
-    assert torch.equal(part.images[:, 0], part.images[:, 2])
-
-
-def test_digits_splits_are_disjoint_complete_and_seeded(digits: Dataset) -> None:
-    source = load_digits()
-    splits = (digits.train, digits.validation, digits.test)
+def test_digits_are_uint8_colour_images_in_seeded_splits(digits: Dataset) -> None:
+    source, splits = load_digits(), (digits.train, digits.validation, digits.test)
+    assert [len(split) for split in splits] == [697, 100, 1000]
+    for split in splits:
+        assert split.images.shape == (len(split), 3, 32, 32)
+        assert split.images.dtype == torch.uint8
+        assert split.labels.dtype == torch.int64
+        assert set(split.labels.tolist()) == set(range(len(digits.classes)))
+        assert torch.equal(split.images[:, 0], split.images[:, 2])
     labels = torch.cat([split.labels for split in splits])
     assert torch.equal(labels, torch.from_numpy(source.target)[shuffled(1797)])
-    images = torch.cat([split.images for split in splits])
-    assert len(images) == 1797
+    images = torch.cat([split.images[:, 0] for split in splits])
     assert len(images.flatten(1).unique(dim=0)) == len(np.unique(source.images.reshape(1797, -1), axis=0))
-
-
-def test_digits_show_what_scikit_learn_has(digits: Dataset) -> None:
-    small = torch.from_numpy(load_digits().images).float()[shuffled(1797)[-1000:]] / 16
+    small = torch.from_numpy(source.images).float()[shuffled(1797)[-1000:]] / 16
     shrunk = torch.nn.functional.avg_pool2d(to_float(digits.test.images)[:, 0], 4)
     assert (shrunk - small).abs().mean() < 0.06 < (shrunk.roll(1, 0) - small).abs().mean() / 3
 
@@ -118,11 +106,10 @@ def test_the_photographs_show_classes_of_cifar10() -> None:
         assert (imagenet.test.images == image).flatten(1).all(1).any()
 
 
-@pytest.mark.parametrize("name", ["samples", "samples-imagenet", "samples-photographs"])
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_the_samples_have_a_test_split_only(name: str, split: str) -> None:
-    with pytest.raises(DataError, match=f"no {split} split"):
-        getattr(load(name), split)
+def test_the_samples_have_a_test_split_only() -> None:
+    for name, split in itertools.product(("samples", "samples-imagenet", "samples-photographs"), ("train", "validation")):
+        with pytest.raises(DataError, match=f"no {split} split"):
+            getattr(load(name), split)
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------------
@@ -164,33 +151,29 @@ def test_folders_share_weights_only_with_equal_classes(tmp_path: Path) -> None:
     assert all(re.fullmatch(r"folder-pets-of-mine-[0-9a-f]{8}", family) for family in families)
 
 
-def test_a_folder_too_small_for_three_splits_is_a_data_error(tmp_path: Path) -> None:
-    save_class_folders(tmp_path / "few", {"cat": 1, "dog": 1})
-    with pytest.raises(DataError, match="2 images in .*few' are too few to train, validate and test on"):
-        _ = load("folder", tmp_path / "few").train
-
-
 def test_a_folder_data_set_needs_a_folder() -> None:
     with pytest.raises(UsageError, match="needs --data-dir"):
         load("folder")
 
 
-def test_a_folder_needs_two_classes(tmp_path: Path) -> None:
-    save_class_folders(tmp_path, {"cat": 1})
-    with pytest.raises(DataError, match="holds 1 class folders; at least 2 are needed"):
-        load("folder", tmp_path)
-
-
-def test_a_class_without_images_is_named(tmp_path: Path) -> None:
-    save_class_folders(tmp_path, {"cat": 2, "dog": 0})
-    with pytest.raises(DataError, match=r"no images in .*dog'"):
-        _ = load("folder", tmp_path).test
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"cat": 1, "dog": 1}, "2 images in .*few' are too few to train, validate and test on"),
+        ({"cat": 1}, "holds 1 class folders; at least 2 are needed"),
+        ({"cat": 2, "dog": 0}, r"no images in .*dog'"),
+    ],
+)
+def test_a_folder_with_too_little_is_a_data_error(tmp_path: Path, counts: dict[str, int], reason: str) -> None:
+    save_class_folders(tmp_path / "few", counts)
+    with pytest.raises(DataError, match=reason):
+        _ = load("folder", tmp_path / "few").train
 
 
 def test_a_broken_picture_among_many_is_named(tmp_path: Path) -> None:
-    save_class_folders(tmp_path, {"cat": 50, "dog": 50})
-    (tmp_path / "dog" / "031.png").write_bytes(encode(NOISE)[:300])
-    with pytest.raises(DataError, match=r"dog/031\.png' cannot be read"):
+    save_class_folders(tmp_path, {"cat": 5, "dog": 5})
+    (tmp_path / "dog" / "003.png").write_bytes(encode(NOISE)[:300])
+    with pytest.raises(DataError, match=r"dog/003\.png' cannot be read"):
         _ = load("folder", tmp_path).train
 
 
@@ -225,23 +208,20 @@ def save_copy(root: Path, kind: str, **options: Any) -> None:
         NOISE_32.save(folder / f"0.{kind.lower()}", kind, **options)
 
 
-@pytest.mark.parametrize(
-    ("kind", "options", "coding"),
-    [("PNG", {}, "PNG"), ("JPEG", {"quality": 75}, "JPEG q75"), ("JPEG", {"quality": 92}, "JPEG q92")],
-)
-def test_a_copy_is_named_after_its_coding(tmp_path: Path, kind: str, options: dict[str, Any], coding: str) -> None:
-    save_copy(tmp_path, kind, **options)
-    cifar = load("cifar10", tmp_path)
-    assert cifar.title == f"CIFAR-10 ({coding} copy)"
-    assert len(cifar.train) == 10
-    assert sorted(cifar.test.labels.tolist() + cifar.validation.labels.tolist()) == list(range(10))
-
-
-def test_a_copy_whose_first_file_is_no_picture_is_a_data_error(tmp_path: Path) -> None:
-    save_copy(tmp_path, "PNG")
-    (tmp_path / "test" / "airplane" / "0.png").write_text("no picture")
+def test_a_copy_is_named_after_its_coding(tmp_path: Path) -> None:
+    for kind, options, coding in (
+        ("PNG", {}, "PNG"),
+        ("JPEG", {"quality": 75}, "JPEG q75"),
+        ("JPEG", {"quality": 92}, "JPEG q92"),
+    ):
+        save_copy(tmp_path / coding, kind, **options)
+        cifar = load("cifar10", tmp_path / coding)
+        assert cifar.title == f"CIFAR-10 ({coding} copy)"
+        assert len(cifar.train) == 10
+        assert sorted(cifar.test.labels.tolist() + cifar.validation.labels.tolist()) == list(range(10))
+    (tmp_path / "PNG" / "test" / "airplane" / "0.png").write_text("no picture")
     with pytest.raises(DataError, match="cannot be read"):
-        _ = load("cifar10", tmp_path).test
+        _ = load("cifar10", tmp_path / "PNG").test
 
 
 def test_a_folder_that_holds_no_cifar10_is_a_data_error(tmp_path: Path) -> None:
@@ -249,17 +229,17 @@ def test_a_folder_that_holds_no_cifar10_is_a_data_error(tmp_path: Path) -> None:
         load("cifar10", tmp_path)
 
 
-@pytest.mark.parametrize("inside", ["", "cifar-10-batches-py"])
-def test_the_official_layout_is_read_from_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+def test_the_official_layout_is_read_from_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = save_official(tmp_path, monkeypatch)
-    cifar = load("cifar10", tmp_path / inside)
-    assert cifar.title == "CIFAR-10"
-    assert cifar.train.images.shape == (8, 3, 32, 32)
-    assert cifar.train.labels.tolist() == [0, 1, 2, 9, 1, 1, 2, 9]
     test, validation = shuffled(4).chunk(2)
-    assert np.array_equal(cifar.test.images.numpy(), rows[test])
-    assert np.array_equal(cifar.validation.images.numpy(), rows[validation])
-    assert cifar.test.labels.tolist() == torch.tensor([2, 1, 2, 9])[test].tolist()
+    for folder in (tmp_path, tmp_path / "cifar-10-batches-py"):
+        cifar = load("cifar10", folder)
+        assert cifar.title == "CIFAR-10"
+        assert cifar.train.images.shape == (8, 3, 32, 32)
+        assert cifar.train.labels.tolist() == [0, 1, 2, 9, 1, 1, 2, 9]
+        assert np.array_equal(cifar.test.images.numpy(), rows[test])
+        assert np.array_equal(cifar.validation.images.numpy(), rows[validation])
+        assert cifar.test.labels.tolist() == torch.tensor([2, 1, 2, 9])[test].tolist()
 
 
 def test_without_a_network_cifar10_is_one_line(empty_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,16 +276,16 @@ def test_the_first_frame_of_an_animation_counts() -> None:
         assert (pixels(data) == (0, 255, 0)).all(), kind
 
 
-@pytest.mark.parametrize("shape", [(96, 32), (32, 96), (300, 100)])
-def test_a_picture_that_is_not_square_is_cut_to_its_middle(shape: tuple[int, int]) -> None:
-    side = min(shape)
-    picture = Image.new("RGB", shape, "red")
-    left, top = (shape[0] - side) // 2, (shape[1] - side) // 2
-    picture.paste("blue", (left, top, left + side, top + side))
-    for kind, margin in (("PNG", 2), ("JPEG", 8)):
-        read = pixels(encode(picture, kind, quality=100, subsampling=0), 32)
-        assert read.shape == (32, 32, 3)
-        assert np.allclose(read[2:-2, 2:-2], (0, 0, 255), atol=margin), kind
+def test_a_picture_that_is_not_square_is_cut_to_its_middle() -> None:
+    for width, height in ((96, 32), (32, 96), (300, 100)):
+        side = min(width, height)
+        picture = Image.new("RGB", (width, height), "red")
+        left, top = (width - side) // 2, (height - side) // 2
+        picture.paste("blue", (left, top, left + side, top + side))
+        for kind, margin in (("PNG", 2), ("JPEG", 8)):
+            read = pixels(encode(picture, kind, quality=100, subsampling=0), 32)
+            assert read.shape == (32, 32, 3)
+            assert np.allclose(read[2:-2, 2:-2], (0, 0, 255), atol=margin), (width, height, kind)
 
 
 def test_a_large_jpeg_is_scaled_like_the_same_large_png() -> None:
@@ -327,31 +307,25 @@ def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path) -> None:
     assert np.array_equal(pixels(str(path), 32), expected)
 
 
-@pytest.mark.parametrize("n", [1, 63, 200])
-def test_pictures_keep_their_order_however_many_there_are(n: int) -> None:
-    sources = [encode(Image.new("RGB", (8, 8), (index, 255 - index, 7))) for index in range(n)]
-    images = load_pictures(sources, None)
-    assert images.shape == (n, 3, 8, 8)
-    assert images.is_contiguous()
-    assert images[:, 0, 0, 0].tolist() == list(range(n))
-    assert images[:, 1, 7, 7].tolist() == list(range(255, 255 - n, -1))
+def test_pictures_keep_their_order_however_many_there_are() -> None:
+    sources = [encode(Image.new("RGB", (8, 8), (index, 255 - index, 7))) for index in range(200)]
+    for n in (1, 63, 200):
+        images = load_pictures(sources[:n], None)
+        assert images.shape == (n, 3, 8, 8)
+        assert images.is_contiguous()
+        assert images[:, 0, 0, 0].tolist() == list(range(n))
+        assert images[:, 1, 7, 7].tolist() == list(range(255, 255 - n, -1))
 
 
-def test_no_pictures_is_a_usage_error() -> None:
+def test_pictures_that_fit_in_no_tensor_are_refused() -> None:
     with pytest.raises(UsageError, match="no pictures given"):
         load_pictures([])
-
-
-def test_pictures_of_two_sizes_need_a_size() -> None:
     sources = [encode(NOISE), encode(NOISE_32)]
     with pytest.raises(DataError, match="differ in size"):
         load_pictures(sources, None)
     assert load_pictures(sources, 16).shape == (2, 3, 16, 16)
-
-
-def test_more_pictures_than_memory_holds_are_a_data_error() -> None:
-    blank = encode(Image.new("RGB", (4096, 4096)))
-    with pytest.raises(DataError):
+    blank = encode(Image.new("RGB", (256, 256)))
+    with pytest.raises(DataError, match="are more than fit in 4 GiB"):
         load_pictures([blank, *[b""] * 65_535], None)
 
 
@@ -365,80 +339,62 @@ def test_every_level_survives_the_way_to_float_and_back() -> None:
 
 
 def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
-    """Return a JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
     directory = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
     return encode(UPRIGHT, "JPEG", exif=exif)
 
 
 def refused(data: bytes | Path, size: int | None = 32) -> str:
-    """Return the one-line error for a file. Fail for any other exception, a long wait or a second line."""
-    start = time.thread_time()  # this thread's own work, on however busy a machine
-    with pytest.raises(DataError) as caught:
+    """Return the one-line error for a file, or "" if it is read. Fail for any other exception, a long wait or a second line."""
+    start, line = time.thread_time(), ""  # this thread's own work, on however busy a machine
+    try:
         open_picture(data, size)
+    except DataError as error:
+        line = str(error)
     assert time.thread_time() - start < 5
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    assert "\n" not in line
+    return line
 
 
 def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
-    """Return the pixels of a picture, or None if it is refused with a DataError."""
     try:
         return pixels(data, size)
     except DataError:
         return None
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        png_claiming(50_000, 50_000),
-        png_claiming(12_000, 12_000),
-        png_claiming(2**31 - 1, 1),
-        b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + encode(Image.new("P", (8, 8)), "GIF")[13:],
-        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0),
-    ],
-    ids=["png 50,000 squared", "png 12,000 squared", "png one line", "gif", "bmp"],
-)
-def test_a_header_with_too_many_pixels_is_refused_undecoded(data: bytes) -> None:
-    assert "120,000,000" in refused(data)
+def test_a_header_with_too_many_pixels_is_refused_undecoded() -> None:
+    for name, data in {
+        "png 50,000 squared": png_claiming(50_000, 50_000),
+        "png 12,000 squared": png_claiming(12_000, 12_000),
+        "png one line": png_claiming(2**31 - 1, 1),
+        "gif": b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + encode(Image.new("P", (8, 8)), "GIF")[13:],
+        "bmp": b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    }.items():
+        assert "120,000,000" in refused(data), name
+    assert "truncated" in refused(png_claiming(500, 500)), "a claim within bounds is judged by its data"
 
 
-def test_a_claim_within_bounds_is_judged_by_its_data() -> None:
-    assert "truncated" in refused(png_claiming(500, 500))
+def test_bytes_that_are_no_picture_are_refused() -> None:
+    for data in (b"", b"\0", b"dear diary\n" * 40, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"<svg/>", b"MZ" * 500):
+        assert f"picture {len(data)} bytes cannot be read" in refused(data), data
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0", b"dear diary\n" * 40, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"<svg/>", b"MZ" * 500]
-)
-def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
-    assert f"picture {len(data)} bytes cannot be read" in refused(data)
-
-
-@pytest.mark.parametrize("content", [b"dear diary", b""])
-def test_a_file_that_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_picture_is_refused_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "holiday.jpg"
-    path.write_bytes(content)
-    assert refused(path) == (
-        f"picture '{path}' cannot be read: not a picture of a known format; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF"
-    )
+    for content in (b"dear diary", b"", encode(NOISE, "PPM")):
+        path.write_bytes(content)
+        assert refused(path) == (
+            f"picture '{path}' cannot be read: not a picture of a known format; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF"
+        ), content[:2]
 
 
 def test_a_missing_file_and_a_folder_are_refused_by_their_names(tmp_path: Path) -> None:
     assert refused(tmp_path / "no.jpg") == f"picture '{tmp_path / 'no.jpg'}' does not exist"
     assert f"picture '{tmp_path}' cannot be read" in refused(tmp_path)
     assert "does not exist" in refused(tmp_path / "no" / "such" / "folder.jpg")
-
-
-def test_a_name_with_line_breaks_or_a_null_stays_one_line() -> None:
     assert "does not exist" in refused(Path("no\nsuch.jpg"))
     assert "cannot be read" in refused(Path("no\0such.jpg"))
-
-
-def test_other_formats_that_pillow_reads_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "drawing.ppm"
-    path.write_bytes(encode(NOISE, "PPM"))
-    assert "known format" in refused(path)
 
 
 def test_a_file_beyond_128_mib_is_refused_unread(tmp_path: Path) -> None:
@@ -464,62 +420,44 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_half_a_picture_is_refused(name: str) -> None:
-    assert pixels(WHOLE[name]).shape in {(40, 56, 3), (56, 40, 3)}
-    assert "cannot be read" in refused(WHOLE[name][: len(WHOLE[name]) // 2])
+def test_a_picture_cut_anywhere_is_refused_or_was_whole_already(name: str) -> None:
+    data, whole = WHOLE[name], pixels(WHOLE[name])
+    assert whole.shape in {(40, 56, 3), (56, 40, 3)}
+    assert "cannot be read" in refused(data[: len(data) // 2])
+    for end in {*np.linspace(0, len(data) - 1, 50).astype(int).tolist(), *range(10), *range(len(data) - 10, len(data))}:
+        read = read_or_refused(data[:end])
+        assert read is None or np.array_equal(read, whole), end
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data())
-def test_a_picture_cut_anywhere_is_refused_or_was_whole_already(name: str, data: st.DataObject) -> None:
-    whole = WHOLE[name]
-    read = read_or_refused(whole[: data.draw(st.integers(0, len(whole) - 1))])
-    assert read is None or np.array_equal(read, pixels(whole))
+def test_a_picture_with_changed_bytes_is_read_or_refused(name: str) -> None:
+    for seed in range(100):
+        rng, damaged = np.random.default_rng(seed), bytearray(WHOLE[name])
+        for position in rng.integers(0, min(501, len(damaged)), rng.integers(1, 13)):
+            damaged[position] = rng.integers(0, 256)
+        read = read_or_refused(bytes(damaged), (32, None)[seed % 2])
+        assert read is None or read.shape[-1] == 3, seed
 
 
-@pytest.mark.parametrize("name", WHOLE)
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    changes=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), min_size=1, max_size=12),
-    size=st.sampled_from([32, None]),
-)
-def test_a_picture_with_changed_bytes_is_read_or_refused(name: str, changes: list[tuple[int, int]], size: int | None) -> None:
-    damaged = bytearray(WHOLE[name])
-    for position, value in changes:
-        damaged[position % len(damaged)] = value
-    read = read_or_refused(bytes(damaged), size)
-    assert read is None or read.shape[-1] == 3
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(magic=st.sampled_from([b"", *(whole[:12] for whole in WHOLE.values())]), rest=st.binary(max_size=300))
-def test_random_bytes_are_refused(magic: bytes, rest: bytes) -> None:
-    assert "cannot be read" in refused(magic + rest)
+def test_random_bytes_are_refused() -> None:
+    magics = [b"", *(whole[:12] for whole in WHOLE.values())]
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        line = refused(magics[seed % len(magics)] + rng.bytes(int(rng.integers(0, 301))))
+        assert "cannot be read" in line or "claims too many pixels" in line, (seed, line)
 
 
 ROTATED = (274, 3, 1, b"\6\0\0\0")
 
 
-@pytest.mark.parametrize(
-    "entries",
-    [
-        [ROTATED, (282, 2, 4, b"abc\0")],
-        [ROTATED, (256, 2, 4, b"abc\0")],
-        [ROTATED, (273, 7, 4, b"abcd")],
-        [ROTATED, (34665, 4, 1, b"\xff\xff\xff\x7f")],
-        [(274, 3, 2, b"\6\0\x08\0")],
-        [(274, 2, 4, b"six\0")],
-    ],
-    ids=[
-        "text as resolution",
-        "text as width",
-        "bytes as offset",
-        "directory beyond the end",
-        "two orientations",
-        "text as orientation",
-    ],
-)
-def test_a_damaged_exif_directory_is_read_past_or_refused(entries: list[tuple[int, int, int, bytes]]) -> None:
-    read = read_or_refused(jpeg_with_exif(entries))
-    assert read is None or sorted(read.shape) == [3, 32, 48]
+def test_a_damaged_exif_directory_is_read_past_or_refused() -> None:
+    for name, entries in {
+        "text as resolution": [ROTATED, (282, 2, 4, b"abc\0")],
+        "text as width": [ROTATED, (256, 2, 4, b"abc\0")],
+        "bytes as offset": [ROTATED, (273, 7, 4, b"abcd")],
+        "directory beyond the end": [ROTATED, (34665, 4, 1, b"\xff\xff\xff\x7f")],
+        "two orientations": [(274, 3, 2, b"\6\0\x08\0")],
+        "text as orientation": [(274, 2, 4, b"six\0")],
+    }.items():
+        read = read_or_refused(jpeg_with_exif(entries))
+        assert read is None or sorted(read.shape) == [3, 32, 48], name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import io
 import json
@@ -11,13 +12,14 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from workbench import runs
+from workbench import __version__, runs
 from workbench.__main__ import _parser
 from workbench.certs import ROLES
 from workbench.classifiers import CLASSIFIERS
@@ -27,7 +29,6 @@ from workbench.training import PRESETS
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
-DOCS = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
 EXTERNAL = ("cd", "conda", "curl", "git", "jupyter", "openssl", "pip", "pre-commit", "sudo", "ulimit")
@@ -36,8 +37,6 @@ TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
 
 class Command(NamedTuple):
-    """A command on a page: its words, and whether it stands in running text, where a command's name may stand alone."""
-
     page: Path
     line: int
     words: list[str]
@@ -51,7 +50,6 @@ FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
 def fences(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the text of a page's code blocks of these languages."""
     text = page.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
         if match[1].strip() in languages:
@@ -77,19 +75,20 @@ def commands() -> Iterator[Command]:
 COMMANDS = list(commands())
 
 
+parser = functools.cache(_parser)
+
+
 def parsed(words: list[str]) -> tuple[Any, str]:
-    """Parse arguments with the real parser. Return the options (None for an error or --help), and the parser's output."""
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         try:
-            return _parser().parse_args(words), ""
+            return parser().parse_args(words), ""
         except SystemExit as stop:
             return None, printed.getvalue() if stop.code else ""
 
 
 def names() -> dict[str, Any]:
-    """Return the subcommands and their parsers."""
-    (choices,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
+    (choices,) = (action.choices for action in parser()._actions if isinstance(action.choices, dict))
     return dict(choices)
 
 
@@ -148,15 +147,22 @@ def check_python(command: Command) -> None:
 CHECKS = {"make": check_make, "papermill": check_papermill, "python": check_python, "workbench": check_workbench}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=str)
-def test_a_command_of_the_docs_parses(command: Command) -> None:
-    program = command.words[0].removeprefix(".venv/bin/")
-    if program in CHECKS:
-        CHECKS[program](command)
-    else:
-        assert program in EXTERNAL, f"{command}: unknown program; mark the block `sh {ELSEWHERE}` if it needs another machine"
-        made = {file for file in command.words if file.startswith("data/certs/")}
-        assert made <= CERTIFICATES, command
+def check_other(command: Command) -> None:
+    assert command.words[0] in EXTERNAL, f"unknown program; mark the block `sh {ELSEWHERE}` if it needs another machine"
+    made = {file for file in command.words if file.startswith("data/certs/")}
+    assert made <= CERTIFICATES, command
+
+
+def mistake(command: Command) -> str:
+    try:
+        CHECKS.get(command.words[0].removeprefix(".venv/bin/"), check_other)(command)
+    except AssertionError as error:
+        return f"{command}: {error}"
+    return ""
+
+
+def test_the_commands_of_the_docs_parse() -> None:
+    assert [wrong for command in COMMANDS if (wrong := mistake(command))] == []
 
 
 CERTIFICATES = {"data/certs/ca.pem", "data/certs/authority/ca.key"}
@@ -170,9 +176,8 @@ def test_the_certificates_that_docs_name_are_made(tmp_path: Path) -> None:
     assert {f"data/certs/{path.as_posix()}" for path in files} == CERTIFICATES
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_a_wrong_command_would_be_seen() -> None:
+    texts = (
         "workbench evaluate --dataset digits --codek neural",
         "workbench launch --no-such-option",
         "workbench nothing",
@@ -187,13 +192,9 @@ def test_the_certificates_that_docs_name_are_made(tmp_path: Path) -> None:
         "python tests/nothing.py",
         "python tests/speed_explore.py --nothing",
         "python -m tests.support.nothing",
-    ],
-)
-@pytest.mark.parametrize("in_text", [False, True])
-def test_a_wrong_command_would_be_seen(text: str, in_text: bool) -> None:
-    command = Command(ROOT / "README.md", 1, shlex.split(text), in_text)
-    with pytest.raises(AssertionError):
-        CHECKS[command.words[0]](command)
+    )
+    commands = [Command(ROOT / "README.md", 1, shlex.split(text), in_text) for text in texts for in_text in (False, True)]
+    assert [command for command in commands if not mistake(command)] == []
 
 
 def test_commands_are_found_in_blocks_and_in_text() -> None:
@@ -203,27 +204,24 @@ def test_commands_are_found_in_blocks_and_in_text() -> None:
     assert set(names()) <= used, "every command of `workbench` is in the docs"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_no_command_hides_in_an_unmarked_block(page: Path) -> None:
-    for match in FENCE.finditer(page.read_text(encoding="utf-8")):
-        language = match[1].strip()
-        marked = [f"{shell} {ELSEWHERE}" for shell in SHELLS]
-        assert language in ("", *SHELLS, *marked, "python", "toml", "json", "yaml", "text"), language
-        if language in ("", "text"):
-            assert not re.search(r"^\s*\$? ?(workbench|make|papermill|python) ", match[2], re.MULTILINE), match[2]
+def test_no_command_hides_in_an_unmarked_block() -> None:
+    marked = [f"{shell} {ELSEWHERE}" for shell in SHELLS]
+    for page in PAGES:
+        for match in FENCE.finditer(page.read_text(encoding="utf-8")):
+            language = match[1].strip()
+            assert language in ("", *SHELLS, *marked, "python", "toml", "json", "yaml", "text"), (page, language)
+            if language in ("", "text"):
+                assert not re.search(r"^\s*\$? ?(workbench|make|papermill|python) ", match[2], re.MULTILINE), (page, match[2])
 
 
-def python_blocks() -> list[tuple[Path, int, str]]:
-    return [(page, line, block) for page in PAGES for line, block in fences(page, "python")]
-
-
-@pytest.mark.parametrize(("page", "line", "block"), python_blocks(), ids=lambda value: getattr(value, "name", None))
-def test_what_an_example_imports_exists(page: Path, line: int, block: str) -> None:
-    for node in ast.walk(ast.parse(block)):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            module = importlib.import_module(node.module)
-            for alias in node.names:
-                assert hasattr(module, alias.name) or importlib.import_module(f"{node.module}.{alias.name}"), (page, line)
+def test_what_an_example_imports_exists() -> None:
+    blocks = [(page, *block) for page in PAGES for block in fences(page, "python")]
+    for page, line, block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or find_spec(f"{node.module}.{alias.name}"), (page, line, alias.name)
 
 
 def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +236,7 @@ def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.milliseconds
 
 
-# --- links and form ----------------------------------------------------------------------------------------------------------
-
-
 def slugs(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub generates them."""
     found = set()
     for heading in re.findall(r"^#+ +(.*)", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
         found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
@@ -276,27 +270,20 @@ def test_every_page_and_picture_is_linked() -> None:
     assert files <= linked
 
 
-def test_the_readme_is_short() -> None:
+def test_a_page_opens_with_what_its_reader_can_do() -> None:
+    for page in PAGES:
+        blocks = [block for block in page.read_text(encoding="utf-8").split("\n\n") if not block.startswith(("#", "<!--"))]
+        assert blocks[0].startswith("After this page you") or not page.is_relative_to(ROOT / "docs"), (page, blocks[0])
+
+
+def test_pages_and_tables_are_short_and_headings_frequent() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
-
-
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_a_page_opens_with_what_its_reader_can_do(page: Path) -> None:
-    blocks = [block for block in page.read_text(encoding="utf-8").split("\n\n") if not block.startswith(("#", "<!--"))]
-    assert blocks[0].startswith("After this page you"), blocks[0]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_tables_are_narrow_and_headings_frequent(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    for line in FENCE.sub("", text).splitlines():
-        if line.startswith("|"):
-            assert len(re.findall(r"(?<!\\)\|", line)) <= 7, line
-    for part in re.split(r"^#+ ", text, flags=re.MULTILINE):
-        assert len(part.splitlines()) <= 60, part[:200]
-
-
-# --- files that a project of this kind is expected to have --------------------------------------------------------------------
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for line in FENCE.sub("", text).splitlines():
+            assert not line.startswith("|") or len(re.findall(r"(?<!\\)\|", line)) <= 7, (page, line)
+        for part in re.split(r"^#+ ", text, flags=re.MULTILINE):
+            assert len(part.splitlines()) <= 60, (page, part[:200])
 
 
 def test_one_version_everywhere() -> None:
@@ -304,7 +291,7 @@ def test_one_version_everywhere() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     meta = json.loads((ROOT / "codemeta.json").read_text(encoding="utf-8"))
     changes = re.findall(r"^## \[(\d[^\]]*)\] - (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert {project["version"], str(citation["version"]), meta["version"], changes[0][0]} == {project["version"]}
+    assert {__version__, str(citation["version"]), meta["version"], changes[0][0]} == {project["version"]}
     assert {str(citation["date-released"]), meta["datePublished"], changes[0][1]} == {changes[0][1]}
     assert (meta["identifier"], meta["description"]) == (project["name"], project["description"])
     assert meta["programmingLanguage"]["version"] == project["requires-python"]
@@ -315,15 +302,8 @@ def test_one_version_everywhere() -> None:
 def test_the_changelog_keeps_its_format() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"^## .*", text, re.MULTILINE)[0] == "## [Unreleased]"
-    assert set(re.findall(r"^### (.*)", text, re.MULTILINE)) <= {
-        "Added",
-        "Changed",
-        "Deprecated",
-        "Removed",
-        "Fixed",
-        "Security",
-        "Corrected figures",
-    }
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security", "Corrected figures"}
+    assert set(re.findall(r"^### (.*)", text, re.MULTILINE)) <= kinds
     assert max(map(len, text.splitlines())) <= 160, "short entries, in the reader's terms"
 
 

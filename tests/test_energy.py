@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -52,7 +51,6 @@ from workbench.weights import Manifest, Pair
 
 
 def measured(name: str = "pp") -> Measured:
-    """Return two repetitions with round figures."""
     parts = {"compression": [0.5, 0.7], "generator": [8.0, 9.0], "sending": [0.5, 0.3]}
     return Measured(name, batch=4, n=8, cpu_ms=parts, ms=[12.0, 12.0], sent=[1000.0, 2000.0], classes=[1] * 8)
 
@@ -64,6 +62,7 @@ def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
     # ms times W is mJ. 5 µJ a byte is 5 mJ a kB. The waiting times are 3 and 2 ms.
     wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "wake": 0.0}
     assert parts == pytest.approx(wanted)
+    assert tuple(parts) == PARTS
     whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
     assert found["mj"] == Estimate(
         *(pytest.approx(x) for x in (whole.value, whole.low, whole.high)), 2, pytest.approx(whole.std)
@@ -149,25 +148,21 @@ def test_the_lte_tail_dominates_a_single_picture() -> None:
 
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
-    both = {name: measured(name) for name in ("none", "pp", "pmc2")}
-    found = shares(both, Assumptions(), {})
+    found = shares({name: measured(name) for name in ARRANGEMENTS}, Assumptions(), {})
     assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
     assert "over_none" not in found["none"]
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
+def test_assumptions_that_make_no_sense_are_refused() -> None:
+    for name, value, words in (
         ("cpu_w", -1.0, "cpu_w must be a number from 0 up, got -1.0"),
         ("cpu_w", 0.0, "cpu_w must be above 0"),
         ("joules_per_byte", float("nan"), "joules_per_byte must be a number from 0 up, got nan"),
         ("wait_w", float("inf"), "wait_w must be a number"),
         ("slowdown", 0.0, "slowdown must be above 0"),
-    ],
-)
-def test_assumptions_that_make_no_sense_are_refused(name: str, value: float, words: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(words)):
-        Assumptions(**{name: value})
+    ):
+        with pytest.raises(UsageError, match=re.escape(words)):
+            Assumptions(**{name: value})
 
 
 def test_every_range_holds_its_default_and_says_who_measured_it() -> None:
@@ -250,14 +245,14 @@ def test_a_clock_of_cpu_time_counts_all_threads_and_no_waiting() -> None:
 
     clock = CpuClock()
     with clock("generator"):
-        worker = threading.Thread(target=burn, args=(0.05,))
+        worker = threading.Thread(target=burn, args=(0.03,))
         worker.start()
-        burn(0.05)
+        burn(0.03)
         worker.join()
-    assert clock.milliseconds["generator"] >= 100
+    assert clock.milliseconds["generator"] >= 60
     with clock("compression"):
-        time.sleep(0.2)
-    assert clock.milliseconds["compression"] < 100
+        time.sleep(0.1)
+    assert clock.milliseconds["compression"] < 60
 
 
 def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
@@ -328,7 +323,6 @@ def test_a_counter_that_wraps_around_goes_on_counting(tmp_path: Path) -> None:
 
 @contextmanager
 def no_root() -> Iterator[None]:
-    """Drop root's rights inside the context, because root can read every file."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -356,11 +350,11 @@ def test_unreadable_counters_are_reported_with_the_way_out() -> None:
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("content", ["", "many"])
-def test_a_counter_that_holds_no_number_is_named(tmp_path: Path, content: str) -> None:
-    counter = write(package(tmp_path), energy_uj=content) / "energy_uj"
-    with pytest.raises(RunError, match=re.escape(f"{counter} gives no reading")):
-        Rapl(tmp_path / "powercap")
+def test_a_counter_that_holds_no_number_is_named(tmp_path: Path) -> None:
+    for content in ("", "many"):
+        counter = write(package(tmp_path), energy_uj=content) / "energy_uj"
+        with pytest.raises(RunError, match=re.escape(f"{counter} gives no reading")):
+            Rapl(tmp_path / "powercap")
 
 
 @pytest.mark.timing
@@ -373,51 +367,39 @@ def test_a_battery_with_power_is_read_during_the_work(tmp_path: Path) -> None:
     assert reading.joules / reading.seconds == pytest.approx(8.0, abs=1.2), "mostly the power while it lasted"
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "joules"),
-    [
-        ({"energy_now": 50_000_000}, {"energy_now": 49_990_000}, 36.0),
-        ({"charge_now": 3_000_000, "voltage_now": 4_000_000}, {"charge_now": 2_999_000}, 14.4),
-    ],
-    ids=["energy", "charge"],
-)
-def test_a_battery_without_power_tells_by_what_is_left(
-    tmp_path: Path, before: dict[str, int], after: dict[str, int], joules: float
-) -> None:
-    at = battery(tmp_path, **before)
-    with Battery(tmp_path / "power_supply").reading() as reading:
-        write(at, **after)
-    assert reading.joules == pytest.approx(joules)
+def test_a_battery_without_power_tells_by_what_is_left(tmp_path: Path) -> None:
+    for name, before, after, joules in (
+        ("energy", {"energy_now": 50_000_000}, {"energy_now": 49_990_000}, 36.0),
+        ("charge", {"charge_now": 3_000_000, "voltage_now": 4_000_000}, {"charge_now": 2_999_000}, 14.4),
+    ):
+        at = battery(tmp_path / name, **before)
+        with Battery(tmp_path / name / "power_supply").reading() as reading:
+            write(at, **after)
+        assert reading.joules == pytest.approx(joules), name
 
 
-def test_a_negative_discharge_current_counts_as_positive(tmp_path: Path) -> None:
-    battery(tmp_path, power_now=-3_000_000)
-    with Battery(tmp_path / "power_supply").reading() as reading:
+def test_a_discharge_counts_as_positive_until_it_ends(tmp_path: Path) -> None:
+    at = battery(tmp_path, power_now=-3_000_000)
+    sensor = Battery(tmp_path / "power_supply")
+    with sensor.reading() as reading:
         pass
     assert reading.joules == pytest.approx(3.0 * reading.seconds)
+    with pytest.raises(RunError, match="unplug it"), sensor.reading():
+        write(at, status="Charging")
 
 
-@pytest.mark.parametrize(
-    ("files", "words"),
-    [
+def test_a_battery_that_says_nothing_of_the_device_is_refused(tmp_path: Path) -> None:
+    refused: list[tuple[dict[str, object], str]] = [
         ({"status": "Charging", "power_now": 1}, "battery BAT0 is not what the device runs on (status 'Charging'): unplug it"),
         ({}, "battery BAT0 tells neither power_now nor energy_now nor charge_now"),
         ({"charge_now": 5}, "voltage_now gives no reading"),
         ({"scope": "Device", "power_now": 1}, "no battery at"),
         ({"type": "Mains"}, "no battery at"),
-    ],
-)
-def test_a_battery_that_says_nothing_of_the_device_is_refused(tmp_path: Path, files: dict[str, object], words: str) -> None:
-    battery(tmp_path, **files)
-    with pytest.raises(RunError, match=re.escape(words)):
-        Battery(tmp_path / "power_supply")
-
-
-def test_a_battery_that_is_plugged_in_meanwhile_is_noticed(tmp_path: Path) -> None:
-    at = battery(tmp_path, power_now=3_000_000)
-    sensor = Battery(tmp_path / "power_supply")
-    with pytest.raises(RunError, match="unplug it"), sensor.reading():
-        write(at, status="Charging")
+    ]
+    for number, (files, words) in enumerate(refused):
+        battery(tmp_path / str(number), **files)
+        with pytest.raises(RunError, match=re.escape(words)):
+            Battery(tmp_path / str(number) / "power_supply")
 
 
 def test_the_processors_sensor_goes_before_the_battery(tmp_path: Path) -> None:
@@ -467,24 +449,18 @@ class Machine:
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rapl, "window_s", 0.15)
-    monkeypatch.setattr(Rapl, "windows", 3)
+    monkeypatch.setattr(Rapl, "window_s", 0.1)
+    monkeypatch.setattr(Rapl, "windows", 2)
 
 
 @pytest.mark.timing
-@pytest.mark.usefixtures("short")
-def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) -> None:
+def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rapl, "window_s", 0.15)
+    monkeypatch.setattr(Rapl, "windows", 3)
     machine = Machine(tmp_path, rest_w=5.0, core_w=12.0)
     found = watts(Rapl(tmp_path / "powercap"), machine.work, machine.sleep)
     assert len(found) == 3
     assert mean(found).value == pytest.approx(12.0, rel=0.25), "the counter is written after each work"
-
-
-@pytest.mark.usefixtures("short")
-def test_a_machine_with_equal_power_at_rest_gives_no_power(tmp_path: Path) -> None:
-    package(tmp_path)
-    with pytest.raises(RunError, match=r"measured RAPL readings are no higher at work than at rest \(0.00 W\): end what else"):
-        watts(Rapl(tmp_path / "powercap"), lambda: sum(range(1000)))
 
 
 @pytest.mark.usefixtures("short")
@@ -494,7 +470,7 @@ def test_a_silent_sensor_is_left_out_unless_requested(phones: dict[str, Phone], 
     power, sees, reasons = powers(phones, images, "auto", tmp_path)
     assert (power, sees) == ({}, "")
     assert "no higher at work than at rest" in reasons[-1]
-    with pytest.raises(RunError, match="no higher at work than at rest"):
+    with pytest.raises(RunError, match=r"measured RAPL readings are no higher at work than at rest \(0.00 W\): end what else"):
         powers(phones, images, "rapl", tmp_path)
     power, sees, reasons = powers(phones, images, "estimate", tmp_path)
     assert (power, sees, reasons) == ({}, "", [])
@@ -530,9 +506,3 @@ def test_torch_uses_one_thread_during_a_measurement() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_the_parts_are_those_that_the_model_adds_up() -> None:
-    found: dict[str, Any] = energy(measured(), Assumptions(wait_w=1.0))
-    assert tuple(found["parts_mj"]) == PARTS
-    assert sum(each.value for each in found["parts_mj"].values()) == pytest.approx(found["mj"].value)

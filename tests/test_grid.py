@@ -23,7 +23,6 @@ DATA = ("--dataset", "digits")
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"

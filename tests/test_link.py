@@ -17,8 +17,6 @@ from workbench.bench.link import FREE, LINKS, Kind, Link
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
-    """Run an echo service, and yield its URL."""
-
     def serve(near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
             while data := near.recv(1 << 16):
@@ -35,7 +33,6 @@ def connected(link: Link) -> socket.socket:
 
 
 def there_and_back(near: socket.socket, data: bytes) -> tuple[bytes, float]:
-    """Return the echoed bytes, and the seconds that they took."""
     start = time.perf_counter()
     sender = threading.Thread(target=near.sendall, args=(data,))
     sender.start()

@@ -24,15 +24,21 @@ PAGE, TEMPLATE = "docs/results/energy.md", "docs/results/templates/energy.md.j2"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the pages and of their sources."""
     for folder in ("docs/results", "data/results"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "README.md", tmp_path)
     return tmp_path
 
 
+@pytest.fixture
+def few(checkout: Path) -> Path:
+    for path in (checkout / "docs" / "results").rglob("*.md*"):
+        if path.name.partition(".")[0] not in ("README", "cifar10", "energy"):
+            path.unlink()
+    return checkout
+
+
 def check(capsys: pytest.CaptureFixture[str], root: Path) -> tuple[int, list[str]]:
-    """Run `workbench results --check` in this process, and return its status and its lines."""
     status = main(["results", "--check", "--root", str(root)])
     out, err = capsys.readouterr()
     assert out == ""
@@ -45,29 +51,73 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def test_the_repository_s_pages_are_as_rendered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert check(capsys, ROOT) == (0, [])
+def test_the_repository_s_pages_are_checked_without_torch() -> None:
+    code = "import sys; from workbench.__main__ import main; status = main(['results', '--check']); print(status, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("0 False\n", "")
 
 
-def test_a_changed_result_is_reported_then_written(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = checkout / "data/results/cifar10-resnet18-vgg13_bn.json"
+def test_a_changed_result_is_reported_then_written(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = few / "data/results/cifar10-resnet18-vgg13_bn.json"
     run = json.loads(path.read_text(encoding="utf-8"))
     results.named(run, "table 3: neural")["values"]["target_accuracy"]["value"] = 0.1234
     path.write_text(json.dumps(run), encoding="utf-8")
-    status, lines = check(capsys, checkout)
+    status, lines = check(capsys, few)
     assert status == 1
     assert [re.match(r"workbench: (\S+) differs from data/results at line \d+: run", line)[1] for line in lines] == [  # type: ignore[index]
         "README.md",
         "docs/results/cifar10.md",
     ]
-    assert main(["results", "--root", str(checkout)]) == 0
+    assert main(["results", "--root", str(few)]) == 0
     assert capsys.readouterr().out.splitlines() == ["README.md", "docs/results/cifar10.md"]
-    assert "| 12.34 % [" in (checkout / "README.md").read_text(encoding="utf-8")
-    assert check(capsys, checkout) == (0, [])
+    assert "| 12.34 % [" in (few / "README.md").read_text(encoding="utf-8")
+    assert check(capsys, few) == (0, [])
 
 
-def test_an_audit_in_full_has_its_tables_on_the_page(checkout: Path) -> None:
-    path = checkout / "data/results/digits-resnet18-vgg13_bn-audit.json"
+def test_other_results_have_their_tables_on_the_pages(checkout: Path) -> None:
+    edit(checkout / "README.md", results.BEGIN, f"above\n{results.BEGIN}\nstale")
+    edit(checkout / "README.md", results.END, f"{results.END}\nbelow")
+    over = energy_of_the_notebook(checkout / "data/results/cifar10-energy-cpu.json")
+    every_picture_decoded(checkout / "data/results/cifar10-latency-cpu.json")
+    audit_in_full(checkout / "data/results/digits-resnet18-vgg13_bn-audit.json")
+    assert main(["results", "--root", str(checkout)]) == 0
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    assert "stale" not in text
+    assert f"above\n{results.BEGIN}\n|" in text
+    assert f"{results.END}\nbelow" in text
+    privacy = (checkout / "docs/results/privacy.md").read_text(encoding="utf-8")
+    for line in (
+        "| digits | 11.0 [10.0, 12.0] | 12.0 [11.0, 13.0] | 14.0 [13.0, 15.0] | 18.0 [17.0, 19.0] | 26.0 [25.0, 27.0] |",
+        "digits: two shots are linked in 50.0 % [49.0, 51.0] of comparisons by pixel",
+        "| digits, decoded | 1.23 % [0.23, 2.23] | 51.0 % [50.0, 52.0] | 4 |",
+        "| digits, vgg19_bn (**fails**) | originals; no training saw it | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] |",
+        "| digits, payload | invert, 15.00 dB | invert, 15.00 dB |",
+        "`workbench audit --effort brief --converge --membership --unseen --limit 900 --seeds 1 --json`",
+    ):
+        assert line in privacy, line
+    services = (checkout / "docs/results/services.md").read_text(encoding="utf-8")
+    for line in (
+        "One picture alone takes 11.2 ms with the row *every* and",
+        "PP is not ahead there",
+        "| component (ms/image, 256 a request) | PMC², PNG | PMC², JPEG | PMC², neural, every | PMC², neural | PP |",
+        "| link between the domains (p50 of one picture, ms) | PMC², PNG | PMC², JPEG | PMC², neural | PP |",
+    ):
+        assert line in services, line
+    page = (checkout / PAGE).read_text(encoding="utf-8")
+    least, most = over["pmc2"]["range"]
+    assert page.index("range over the assumptions (mJ)") < page.index("## The assumptions") < page.index("## By situation")
+    for line in (
+        f"| {100 * least:.1f} to {100 * most:.1f} % |",
+        "with 1 picture a request",
+        "| a byte sent | 0.64 µJ | 2.27 µJ | 6.95 µJ | a 4G uplink of a phone of 2020 (Narayanan et al., SIGCOMM '21)",
+        "| stream, Wi-Fi | stream, LTE | one request alone, Wi-Fi | one request alone, LTE |",
+        "Over LTE that tail is 11.58 s at 1.06 W",
+        "times what no protection costs, because it waits longer for its response",
+    ):
+        assert line in page, line
+
+
+def audit_in_full(path: Path) -> None:
     audit = json.loads(path.read_text(encoding="utf-8"))
 
     def share(value: float) -> dict[str, float]:
@@ -82,21 +132,9 @@ def test_an_audit_in_full_has_its_tables_on_the_page(checkout: Path) -> None:
     audit["unseen"][0]["holds"] = {"perturbed": False, "decoded": True}
     audit["n"] = 900
     path.write_text(json.dumps(audit), encoding="utf-8")
-    assert main(["results", "--root", str(checkout)]) == 0
-    page = (checkout / "docs/results/privacy.md").read_text(encoding="utf-8")
-    for line in (
-        "| digits | 11.0 [10.0, 12.0] | 12.0 [11.0, 13.0] | 14.0 [13.0, 15.0] | 18.0 [17.0, 19.0] | 26.0 [25.0, 27.0] |",
-        "digits: two shots are linked in 50.0 % [49.0, 51.0] of comparisons by pixel",
-        "| digits, decoded | 1.23 % [0.23, 2.23] | 51.0 % [50.0, 52.0] | 4 |",
-        "| digits, vgg19_bn (**fails**) | originals; no training saw it | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] |",
-        "| digits, payload | invert, 15.00 dB | invert, 15.00 dB |",
-        "`workbench audit --effort brief --converge --membership --unseen --limit 900 --seeds 1 --json`",
-    ):
-        assert line in page, line
 
 
-def test_a_cloud_that_decodes_every_picture_has_its_columns(checkout: Path) -> None:
-    path = checkout / "data/results/cifar10-latency-cpu.json"
+def every_picture_decoded(path: Path) -> None:
     run = json.loads(path.read_text(encoding="utf-8"))
     name = "latency: resnet18-X-vgg13_bn, "
     every = json.loads(json.dumps(results.named(run, f"{name}new"))) | {"name": f"{name}every"}
@@ -105,17 +143,9 @@ def test_a_cloud_that_decodes_every_picture_has_its_columns(checkout: Path) -> N
         row["values"].pop("links", None)
     run["results"] = [row for row in run["results"] if row["name"] != f"{name}every"] + [every]
     path.write_text(json.dumps(run), encoding="utf-8")
-    assert main(["results", "--root", str(checkout)]) == 0
-    page = (checkout / "docs/results/services.md").read_text(encoding="utf-8")
-    assert "One picture alone takes 11.2 ms with the row *every* and" in page
-    assert "PP is not ahead there" in page
-    assert "| component (ms/image, 256 a request) | PMC², PNG | PMC², JPEG | PMC², neural, every | PMC², neural | PP |" in page
-    assert "| link between the domains (p50 of one picture, ms) | PMC², PNG | PMC², JPEG | PMC², neural | PP |" in page
 
 
-def test_the_energy_page_begins_with_the_range_and_names_sources(checkout: Path) -> None:
-    """The run is one of the notebook: a picture a request, every situation, and the assumptions with their sources."""
-    path = checkout / "data/results/cifar10-energy-cpu.json"
+def energy_of_the_notebook(path: Path) -> dict[str, Any]:
     run = json.loads(path.read_text(encoding="utf-8"))
     parts = {"none": (0.1, 0.0, 0.4), "pp": (0.2, 4.0, 0.4), "pmc2": (0.1, 0.0, 0.4)}
     took, sent = {"none": 6.0, "pp": 10.0, "pmc2": 12.0}, {"none": 1256.0, "pp": 2295.0, "pmc2": 1249.0}
@@ -131,57 +161,31 @@ def test_the_energy_page_begins_with_the_range_and_names_sources(checkout: Path)
     radios = {name: asdict(radio) | {"alone_j": radio.alone_j} for name, radio in RADIOS.items()}
     run["results"].append(run["results"][0] | {"name": "assumptions", "values": plain({"ranges": RANGES, "radios": radios})})
     path.write_text(json.dumps(run), encoding="utf-8")
-    assert main(["results", "--root", str(checkout)]) == 0
-    page = (checkout / PAGE).read_text(encoding="utf-8")
-    least, most = over["pmc2"]["range"]
-    assert page.index("range over the assumptions (mJ)") < page.index("## The assumptions") < page.index("## By situation")
-    assert f"| {100 * least:.1f} to {100 * most:.1f} % |" in page
-    assert "with 1 picture a request" in page
-    assert (
-        "| a byte sent | 0.64 µJ | 2.27 µJ | 6.95 µJ | a 4G uplink of a phone of 2020 (Narayanan et al., SIGCOMM '21)" in page
+    return over
+
+
+def test_pages_that_differ_or_have_no_template_are_reported(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cifar10, page = few / "docs/results/cifar10.md", few / PAGE
+    number = page.read_text(encoding="utf-8").splitlines().index("## Next to the paper's meter") + 1
+    edit(page, "## Next to the paper's meter", "## By hand")
+    cifar10.write_text("".join(cifar10.read_text(encoding="utf-8").splitlines(keepends=True)[:5]), encoding="utf-8")
+    (few / "docs/results/stray.md").write_text("by hand", encoding="utf-8")
+    stray = "workbench: docs/results/stray.md has no template in docs/results/templates: add one, or remove the page"
+    assert check(capsys, few) == (
+        1,
+        [
+            "workbench: docs/results/cifar10.md differs from data/results at line 6: run `workbench results`",
+            f"workbench: {PAGE} differs from data/results at line {number}: run `workbench results`",
+            stray,
+        ],
     )
-    assert "| stream, Wi-Fi | stream, LTE | one request alone, Wi-Fi | one request alone, LTE |" in page
-    assert "Over LTE that tail is 11.58 s at 1.06 W" in page
-    assert "times what no protection costs, because it waits longer for its response" in page
+    page.unlink()
+    assert check(capsys, few)[1][1:] == [f"workbench: {PAGE} is missing: run `workbench results`", stray]
 
 
-def test_the_text_around_the_readme_s_block_stays(checkout: Path) -> None:
-    edit(checkout / "README.md", results.BEGIN, f"above\n{results.BEGIN}\nstale")
-    edit(checkout / "README.md", results.END, f"{results.END}\nbelow")
-    assert main(["results", "--root", str(checkout)]) == 0
-    text = (checkout / "README.md").read_text(encoding="utf-8")
-    assert "stale" not in text
-    assert f"above\n{results.BEGIN}\n|" in text
-    assert f"{results.END}\nbelow" in text
-
-
-def test_a_page_edited_by_hand_names_its_line(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    number = (checkout / PAGE).read_text(encoding="utf-8").splitlines().index("## Next to the paper's meter") + 1
-    edit(checkout / PAGE, "## Next to the paper's meter", "## By hand")
-    status, (line,) = check(capsys, checkout)
-    assert (status, line) == (1, f"workbench: {PAGE} differs from data/results at line {number}: run `workbench results`")
-
-
-def test_a_page_that_ends_early_names_its_line(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first = (checkout / PAGE).read_text(encoding="utf-8").splitlines(keepends=True)[:5]
-    (checkout / PAGE).write_text("".join(first), encoding="utf-8")
-    assert "at line 6:" in check(capsys, checkout)[1][0]
-
-
-def test_a_missing_page_and_one_without_a_template_are_reported(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (checkout / PAGE).unlink()
-    (checkout / "docs/results/stray.md").write_text("by hand", encoding="utf-8")
-    status, lines = check(capsys, checkout)
-    assert status == 1
-    assert lines == [
-        f"workbench: {PAGE} is missing: run `workbench results`",
-        "workbench: docs/results/stray.md has no template in docs/results/templates: add one, or remove the page",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("path", "old", "new", "said"),
-    [
+def test_what_cannot_be_rendered_is_one_line(few: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (few / "docs/results/templates/cifar10.md.j2").unlink()
+    for path, old, new, reason in (
         (TEMPLATE, 'load("cifar10-energy-cpu")', 'load("energy-gpu")', r"energy-gpu\.json cannot be read.*No such file"),
         (TEMPLATE, "first.dataset", "first.nothing", r"energy\.md\.j2 uses a figure that .* does not have.*nothing"),
         (TEMPLATE, "v.mj | interval", "v | interval", r"energy\.md\.j2 uses a figure that .* does not have.*median"),
@@ -189,15 +193,13 @@ def test_a_missing_page_and_one_without_a_template_are_reported(checkout: Path, 
         (TEMPLATE, "resnet18-X-vgg13_bn, PMC²", "resnet34", r"no row of .* has name = 'energy: resnet34'"),
         ("data/results/cifar10-energy-cpu.json", '"format"', "format", r"cifar10-energy-cpu\.json cannot be read"),
         ("README.md", results.END, "", r"README\.md lacks the lines '<!-- results: begin -->'"),
-    ],
-)
-def test_what_cannot_be_rendered_is_one_line(
-    path: str, old: str, new: str, said: str, checkout: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    edit(checkout / path, old, new)
-    assert main(["results", "--root", str(checkout)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(said, line), line
+    ):
+        before = (few / path).read_text(encoding="utf-8")
+        edit(few / path, old, new)
+        assert main(["results", "--root", str(few)]) == 2, reason
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(reason, line), line
+        (few / path).write_text(before, encoding="utf-8")
 
 
 def test_outside_a_checkout_the_way_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,24 +217,15 @@ def test_every_result_is_on_a_page() -> None:
     assert named == {path.stem for path in (ROOT / results.RESULTS).glob("*.json")}
 
 
-@pytest.mark.parametrize(
-    ("origin", "when", "said"),
-    [
-        (
-            {"date": "2026-11-30", "processor": "AMD EPYC", "cores": 2, "device": "cpu (x86_64)", "commit": "abc"},
-            "",
-            "date: 30 November 2026; processor: AMD EPYC, 2 cores; device: cpu (x86_64); commit: abc.",
-        ),
-        ({}, "", "date: not recorded; processor: not recorded; device: not recorded; commit: not recorded."),
-        (
-            {"commit": None},
-            "1 May 2026",
-            "date: 1 May 2026; processor: not recorded; device: not recorded; commit: not recorded.",
-        ),
-    ],
-)
-def test_a_source_invents_no_date_and_no_processor(origin: dict[str, Any], when: str, said: str) -> None:
-    assert results.source("x", origin, when=when) == f"Source: [`x.json`](../../data/results/x.json); {said}"
+def test_a_source_invents_no_date_and_no_processor() -> None:
+    full = {"date": "2026-11-30", "processor": "AMD EPYC", "cores": 2, "device": "cpu (x86_64)", "commit": "abc"}
+    unknown = "processor: not recorded; device: not recorded; commit: not recorded."
+    for origin, when, facts in (
+        (full, "", "date: 30 November 2026; processor: AMD EPYC, 2 cores; device: cpu (x86_64); commit: abc."),
+        ({}, "", f"date: not recorded; {unknown}"),
+        ({"commit": None}, "1 May 2026", f"date: 1 May 2026; {unknown}"),
+    ):
+        assert results.source("x", origin, when=when) == f"Source: [`x.json`](../../data/results/x.json); {facts}"
 
 
 def test_figures_are_formatted_alike_everywhere() -> None:
@@ -241,9 +234,3 @@ def test_figures_are_formatted_alike_everywhere() -> None:
     assert results.interval({"median": 1508.7, "least": 1.25, "most": 2e6}, 1) == "1,508.7 [1.2, 2,000,000.0]"
     assert results.spread({"value": 748.73, "std": 81.25}) == "748.7 ± 81.2"
     assert [results.signed(value) for value in (0.024, -1.5, -0.001)] == ["+0.02", "-1.50", "+0.00"]
-
-
-def test_the_check_is_quick_because_it_imports_no_torch() -> None:
-    code = "import sys; from workbench.__main__ import main; assert main(['results', '--check']) == 0; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "False\n"

@@ -56,7 +56,6 @@ CODE = re.compile(r"`[^`\n]+`|<[^>\n]+>|https?://\S+")
 
 
 def findings(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line number and a sentence for each banned phrase in a text; code in it is not read."""
     prose = CODE.sub(lambda match: "x" * len(match[0]), text)
     for pattern, way_out in PATTERNS:
         for match in pattern.finditer(prose):
@@ -65,7 +64,6 @@ def findings(text: str) -> Iterator[tuple[int, str]]:
 
 
 def docstring_findings(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line number and a sentence for each docstring of a Python file that breaks a rule of form."""
     try:
         tree = ast.parse(text)
     except SyntaxError:  # a notebook's magic
@@ -103,7 +101,6 @@ def _form(node: Scope, names: tuple[str, ...], docstring: str) -> Iterator[str]:
 
 
 def _is_plain_function(node: Scope) -> bool:
-    """Return whether a node is a function whose docstring opens with a verb: no property, no fixture, no test."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("test_"):
         return False
     decorators = " ".join(ast.unparse(each) for each in node.decorator_list)
@@ -116,13 +113,11 @@ def _stems(text: str) -> set[str]:
 
 
 def _known(node: Scope, names: tuple[str, ...]) -> set[str]:
-    """Return the stems of a scope's names and parameters."""
     parameters = [] if isinstance(node, ast.Module | ast.ClassDef) else [each.arg for each in node.args.args]
     return _stems(" ".join([*names, *parameters]).replace("_", " "))
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the prose of a file: the line that each piece begins at, and its text."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         yield from _python(text)
@@ -138,7 +133,6 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def findings_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the line and the description of each finding in a file."""
     for first, text in prose_of(path):
         yield from ((first + number - 1, what) for number, what in findings(text))
     if path.suffix == ".py":
@@ -150,7 +144,6 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _comment(line: str) -> str:
-    """Return the comment of a line in another language than Python, or ""."""
     match = re.search(r"(?:^|\s)(?:#|//|/\*|<!--)\s+(.*)|^\s*\*\s+(.*)", line)
     return (match[1] or match[2]) if match else ""
 
@@ -180,7 +173,6 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
 
 
 def files(root: Path) -> list[str]:
-    """Return the files of the repository that hold prose."""
     command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return sorted(
@@ -191,7 +183,6 @@ def files(root: Path) -> list[str]:
 
 
 def main() -> int:
-    """Print the findings of all files; return the exit status."""
     lines = [f"{name}:{line}: {what}" for name in files(ROOT) for line, what in sorted(set(findings_of(ROOT / name)))]
     print("\n".join(lines), end="\n" if lines else "", file=sys.stderr)
     return 1 if lines else 0

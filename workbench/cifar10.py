@@ -15,7 +15,6 @@ import os
 import socket
 import tarfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -37,9 +36,6 @@ MOST_BYTES = 64 << 20  # limit of one file in the archive
 DOWNLOAD_TIMEOUT_S = 30
 
 
-# --- the halves of the test set --------------------------------------------------------------------------------------------
-
-
 def keys(images: Tensor) -> list[bytes]:
     """Return the first `KEY` bytes of the SHA-256 of each uint8 picture, N x 3 x 32 x 32."""
     return [hashlib.sha256(image.tobytes()).digest()[:KEY] for image in images.contiguous().numpy()]
@@ -47,7 +43,6 @@ def keys(images: Tensor) -> list[bytes]:
 
 @functools.cache
 def _ranks() -> dict[bytes, int]:
-    """Return each published test picture's position in the papers' order: the test half, then the validation half."""
     content = Path(__file__).with_name("cifar10_test.sha256").read_bytes()
     published = [content[start : start + KEY] for start in range(0, len(content), KEY)]
     return {published[index]: rank for rank, index in enumerate(_order(len(published)).tolist())}
@@ -89,13 +84,11 @@ def in_validation_half(images: Tensor) -> int:
     return sum(ranks.get(name, 0) >= len(ranks) // 2 for name in keys(images))
 
 
-# --- the published files ---------------------------------------------------------------------------------------------------
-
-
 def locate(directory: Path | None) -> Path | None:
     """Return the folder of the published batches, or the folder to which they will be downloaded.
 
-    Return None if `directory` has neither batches nor their archive. An archive is unpacked next to itself, or under
+    `directory` is the user's folder or archive (None: `data/datasets/cifar10`). Return None if it has neither batches nor their
+    archive. An archive is unpacked next to itself, or under
     `data/datasets` if its folder is read-only. Raises DataError for a damaged archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
@@ -140,7 +133,6 @@ def _torchvision() -> Any:
 
 
 def _published() -> dict[str, str | None]:
-    """Return {file name: MD5 sum} of the published files. A file with None is not checked."""
     cifar10 = _torchvision()
     return dict([*cifar10.train_list, *cifar10.test_list, (cifar10.meta["filename"], cifar10.meta["md5"])])
 
@@ -150,7 +142,6 @@ def _complete(root: Path) -> bool:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the published files only, and check the MD5 sum of each before it is written."""
     wanted = _published()
     try:
         with tarfile.open(archive) as tar:
@@ -162,11 +153,8 @@ def _unpack(archive: Path, folder: Path) -> None:
         reason = " ".join(str(error).split())
         raise DataError(f"{str(archive)!r} cannot be unpacked ({reason}); download it again") from error
     if wanted:
-        raise DataError(f"{str(archive)!r} lacks {BATCHES}/{_first(list(wanted))}; download it again")
-
-
-def _first(names: Sequence[str]) -> str:
-    return names[0] + (f" and {len(names) - 1} more files" if len(names) > 1 else "")
+        others = f" and {len(wanted) - 1} more files" if len(wanted) > 1 else ""
+        raise DataError(f"{str(archive)!r} lacks {BATCHES}/{next(iter(wanted))}{others}; download it again")
 
 
 def _write(file: IO[bytes] | None, path: Path, md5: str | None) -> None:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,13 +25,7 @@ from .storage import expand_user
 from .streams import complain
 from .terminal import printable
 
-__all__ = [
-    "CIFAR10_CLASSES",
-    "DATASETS",
-    "Dataset",
-    "Split",
-    "load",
-]
+__all__ = ["CIFAR10_CLASSES", "DATASETS", "Dataset", "Split", "load"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "validation", "test")
@@ -56,7 +49,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set. Its splits are read on first access.
+    """A named data set. Its splits are read on first access: `train`, `validation` (selects the best checkpoint) and `test`.
 
     `family` names the data set whose weights are used for this one: for `samples` it is `cifar10`. `title` is the name in
     figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
@@ -74,17 +67,14 @@ class Dataset:
 
     @cached_property
     def train(self) -> Split:
-        """The images for training."""
         return self._read("train")
 
     @cached_property
     def validation(self) -> Split:
-        """The images that select the best checkpoint."""
         return self._read("validation")
 
     @cached_property
     def test(self) -> Split:
-        """The images for measurements."""
         return self._read("test")
 
     @cached_property
@@ -93,9 +83,9 @@ class Dataset:
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return how many of our test images are in the validation split of another `division`, or None if this is unknown.
+        """Return how many of the test images are validation images in the split named `division`, or None if this is unknown.
 
-        Measurements are biased if they include images that selected the weights.
+        Validation images select a network's weights, so accuracies measured on them are biased.
         """
         if division in (self.division, self.title) and not self.name.startswith("samples"):
             return 0
@@ -108,14 +98,13 @@ class Dataset:
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """Return a data set by name.
 
-    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 scaled to 3 x 32 x 32, split 697 / 100 / 1,000. The test split
-      is as large as an audit requires. Needs no file.
-    - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5), each
-      picture by its content. Read from `data_dir` (torchvision's layout, its archive `cifar-10-python.tar.gz`, or `train/` and
-      `test/` with class folders), else downloaded to `data/datasets`.
-    - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only), 13 of which are in the validation
-      split of `cifar10`; `samples-imagenet`: 20 ImageNet pictures from the same package, cut square and scaled
-      to 32 x 32; `samples-photographs`: the 7 of these that show a class of CIFAR-10.
+    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 scaled to 3 x 32 x 32, split 697 / 100 / 1,000. Needs no file.
+    - `cifar10`: split 50,000 / 5,000 / 5,000. The official test set is halved at random into validation and test images (see
+      `cifar10`). Read from `data_dir` (torchvision's layout, its archive `cifar-10-python.tar.gz`, or `train/` and `test/` with
+      class folders), else downloaded to `data/datasets`.
+    - `samples`: 20 CIFAR-10 test images from the foolbox package (test split only). 13 are validation images of `cifar10`.
+    - `samples-imagenet`: 20 ImageNet pictures from the same package, cut square and scaled to 32 x 32.
+    - `samples-photographs`: the 7 of `samples-imagenet` that show a class of CIFAR-10.
     - `folder`: any `data_dir` of class folders, with or without `train/`, `test/` and `val/` above them.
 
     Skipped files are reported in one line on stderr, and kept in `notes`.
@@ -152,7 +141,7 @@ def _cifar10(directory: Path | None) -> Dataset:
         raise DataError(f"{str(directory)!r} is a file: give the folder with CIFAR-10, or the archive {cifar10.ARCHIVES[0]}")
     if (root := cifar10.locate(directory)) is not None:
         found = root
-        title, read = "CIFAR-10", cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
+        title, read = "CIFAR-10", _cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
     else:
         assert directory is not None
         splits, passed = split_folders(directory)
@@ -168,9 +157,9 @@ def _cifar10(directory: Path | None) -> Dataset:
             "train": ClassFolders.scan(splits["train"], CIFAR10_CLASSES),
             "test": ClassFolders.scan(splits[held_out], CIFAR10_CLASSES),
         }
-        _report(directory, sum((part.passed for part in parts.values()), passed), notes)
+        _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
         title = f"CIFAR-10 ({_describe_copy(parts['test'].paths[0])} copy)"
-        read = cached_reader(lambda part: _read_class_folders(parts[part]))
+        read = _cached_reader(lambda part: _read_class_folders(parts[part]))
 
     @functools.cache
     def halves() -> tuple[Tensor, Tensor, str]:
@@ -189,8 +178,7 @@ def _cifar10(directory: Path | None) -> Dataset:
     return Dataset("cifar10", title, "cifar10", CIFAR10_CLASSES, True, split, lambda: halves()[2], notes)
 
 
-def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
-    """Return `read` with a cache, so that validation and test come from one reading of the same files."""
+def _cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
     cache: dict[str, Split] = {}
     lock = threading.Lock()
 
@@ -204,7 +192,6 @@ def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
 
 
 def _describe_copy(first: Path) -> str:
-    """Name the encoding of a copy of a data set by its first file: `JPEG q75`, `PNG`."""
     open_picture(first)  # raises DataError with the file's name if it is damaged
     with Image.open(first) as picture:
         tables = getattr(picture, "quantization", None)
@@ -219,9 +206,7 @@ def _describe_copy(first: Path) -> str:
 
 
 def _samples(directory: Path | None) -> Dataset:
-    def read(split: str) -> Split:
-        paths = _packaged("samples", split)
-        return Split(load_pictures(paths, 32), torch.tensor([label_of(path) for path in paths]))
+    read = _sample_reader("samples", {label: label for label in range(len(CIFAR10_CLASSES))})
 
     def division() -> str:
         images = read("test").images
@@ -231,29 +216,27 @@ def _samples(directory: Path | None) -> Dataset:
 
 
 def _samples_imagenet(directory: Path | None) -> Dataset:
-    classes = sorted({label_of(path) for path in _packaged("samples-imagenet", "test")})
-
-    def read(split: str) -> Split:
-        paths = _packaged("samples-imagenet", split)
-        return Split(load_pictures(paths, 32), torch.tensor([classes.index(label_of(path)) for path in paths]))
-
-    names = tuple(f"ImageNet {index}" for index in classes)
+    labels = sorted({label_of(path) for path in sample_files("samples-imagenet")})
+    read = _sample_reader("samples-imagenet", {label: index for index, label in enumerate(labels)})
+    names = tuple(f"ImageNet {label}" for label in labels)
     return Dataset("samples-imagenet", "ImageNet (20 samples, 32 x 32)", "imagenet", names, True, read)
 
 
 def _samples_photographs(directory: Path | None) -> Dataset:
-    def read(split: str) -> Split:
-        of = {path: label_of(path) for path in _packaged("samples-imagenet", split)}
-        shown = {path: PHOTOGRAPHS[label] for path, label in of.items() if label in PHOTOGRAPHS}
-        return Split(load_pictures(shown, 32), torch.tensor([CIFAR10_CLASSES.index(name) for name in shown.values()]))
-
+    read = _sample_reader("samples-imagenet", {label: CIFAR10_CLASSES.index(name) for label, name in PHOTOGRAPHS.items()})
     return Dataset("samples-photographs", "ImageNet (7 photographs, 32 x 32)", "cifar10", CIFAR10_CLASSES, True, read)
 
 
-def _packaged(name: str, split: str) -> list[Path]:
-    if split != "test":
-        raise DataError(f"the samples have no {split} split, they are 20 images to look at: use --dataset cifar10 or digits")
-    return sample_files(name)
+def _sample_reader(name: str, classes: dict[int, int]) -> Callable[[str], Split]:
+    def read(split: str) -> Split:
+        if split != "test":
+            raise DataError(
+                f"the samples have no {split} split, they are 20 images to look at: use --dataset cifar10 or digits"
+            )
+        shown = {path: classes[label] for path in sample_files(name) if (label := label_of(path)) in classes}
+        return Split(load_pictures(shown, 32), torch.tensor(list(shown.values())))
+
+    return read
 
 
 def _folder(directory: Path | None) -> Dataset:
@@ -269,12 +252,11 @@ def _folder(directory: Path | None) -> Dataset:
             f"{str(top)!r} holds {len(classes)} class folders{inside}; at least 2 are needed, each with images inside"
         )
     parts = {split: ClassFolders.scan(folder, classes) for split, folder in (splits or {"all": directory}).items()}
-    _report(directory, sum((part.passed for part in parts.values()), passed), notes)
-    read = cached_reader(lambda part: _read_class_folders(parts[part]))
+    _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
+    read = _cached_reader(lambda part: _read_class_folders(parts[part]))
     pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:
-        """Return a split from its own folder. If it has none, halve the held-out folder, or divide all images 8 : 1 : 1."""
         if name == "train" and splits:
             return read("train")
         if len(splits) == len(SPLITS):
@@ -301,7 +283,6 @@ def _folder(directory: Path | None) -> Dataset:
 
 
 def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
-    """Return the split whose images are halved into validation and test: `test`, else `validation` with a note."""
     if "test" in splits:
         return "test"
     _say(
@@ -312,14 +293,10 @@ def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
     return "validation"
 
 
-def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
-    if line := passed_over(directory, passed):
-        _say(line, notes)
-
-
 def _say(line: str, notes: list[str]) -> None:
-    notes.append(line)
-    if line not in _REPORTED:  # report once, since `explore` opens the same folder repeatedly
+    if line:
+        notes.append(line)
+    if line and line not in _REPORTED:  # report once, since `explore` opens the same folder repeatedly
         _REPORTED.add(line)
         complain(line)
 

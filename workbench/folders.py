@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
@@ -40,11 +40,10 @@ SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "valida
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """A folder `root` of class folders: `files`, the pictures of each class, and `passed`, counts of skipped entries."""
+    """The content of class folders: `files`, the pictures of each class, and `passed`, counts of skipped entries."""
 
-    root: Path
-    files: tuple[list[Path], ...]
-    passed: Counter[str] = field(default_factory=Counter)
+    files: list[list[Path]]
+    passed: Counter[str]
 
     @property
     def paths(self) -> list[Path]:
@@ -80,7 +79,7 @@ class ClassFolders:
                         "give every split the same class folders"
                     )
                 passed["folders without pictures"] += 1
-        return ClassFolders(root, tuple(files), passed + _loose(root, "pictures outside class folders"))
+        return ClassFolders(files, passed + _loose(root))
 
 
 def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
@@ -139,18 +138,17 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
             f"{str(root)!r} holds {_listed(f'{name}/' for name in nested)} without {missing}: "
             "add that folder, with the same class folders inside, or give the folder that holds the class folders"
         )
-    passed = _loose(root, "pictures outside class folders")
+    passed = _loose(root)
     passed["folders that are no split"] += len(folders) - len(splits)
     return splits, +passed
 
 
-def _loose(root: Path, pictures: str) -> Counter[str]:
-    """Return a count of the files directly in `root`, by kind. `pictures` is the kind under which pictures are counted."""
+def _loose(root: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in root.iterdir():
         if not path.is_dir() and not _of_system(path.name):
             suffix = path.suffix.lower()
-            counts[pictures if suffix in SUFFIXES else suffix or "files without a suffix"] += 1
+            counts["pictures outside class folders" if suffix in SUFFIXES else suffix or "files without a suffix"] += 1
     return counts
 
 

@@ -1,4 +1,6 @@
-"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its row of Table 2.
+"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its measurement.
+
+The target is the cloud's classifier, which must recognise protected images. The auxiliary is a classifier that must not.
 
 ::
 
@@ -39,7 +41,8 @@ __all__ = ["Grid"]
 class Grid:
     """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`.
 
-    `limit` is the number of test images (None: all), `rate` that of the neural codec (None: PNG, without a compressor).
+    `family` names the data set whose weights are used. `preset` and `seed` are options of `workbench train`. `limit` is the
+    number of test images (None: all). `rate` is the neural codec's rate in [0, 1] (None: PNG, without a neural codec).
     """
 
     family: str
@@ -71,7 +74,7 @@ class Grid:
         first = {name: ("train", "classifier", "--target", name, *common) for name in names}
         if ENCODER in PRESETS[self.preset] and not all(self._trained(*pair) for pair in self.pairs):  # generators start from it
             first[ENCODER] = ("train", ENCODER, *common)
-        jobs = {name: [job] for name, job in first.items() if not _complete(name, self)}
+        jobs = {name: [job] for name, job in first.items() if not self._complete(name)}
         failed = self._batch("classifiers", jobs, executor)
         jobs = {}
         for target, auxiliary in self.pairs:
@@ -95,7 +98,6 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, and save the results of measured pairs. Return {failed job: reason}."""
         environment = {"WORKBENCH_DATA": str(data_root())}
         if executor is None:
             environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
@@ -117,30 +119,33 @@ class Grid:
             run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
-    def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> bool:
+    def _complete(self, name: str) -> weights.Manifest | None:
+        manifest = weights.find(name, self.family)
+        return manifest if manifest and manifest.complete else None
+
+    def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> weights.Pair | None:
+        if not self._complete(weights.generator_name(target, auxiliary)):
+            return None
         try:
-            weights.load_pair(self.family, target, auxiliary, compressor=compressor)
+            return weights.load_pair(self.family, target, auxiliary, compressor=compressor)
         except WeightsError:
-            return False
-        return _complete(weights.generator_name(target, auxiliary), self)
+            return None
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's saved result, or None if it was measured with other weights, rate or number of images than now."""
-        path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
-        if not path.is_file() or not self._trained(target, auxiliary, coded):
+        path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
+        if not path.is_file() or not (pair := self._trained(target, auxiliary, self.rate is not None)):
             return None
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        pair = weights.load_pair(self.family, target, auxiliary, compressor=coded)
         same = result["weights"] == pair.sha256() and result.get("limit", ...) == self.limit
-        same = same and result.get("rate") == self.rate
-        return result if same else None
+        return result if same and result.get("rate") == self.rate else None
 
     def _collect(self) -> dict[str, Any]:
         found = {pair: result for pair in self.pairs if (result := self._measured(*pair)) is not None}
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
+        trained = {"classifier": names, "generator": [weights.generator_name(*pair) for pair in found]}
         seconds = {
-            "classifier": [_seconds(name, self) for name in names if _complete(name, self)],
-            "generator": [_seconds(weights.generator_name(*pair), self) for pair in found],
+            kind: [float(manifest.training.get("seconds", 0.0)) for name in each if (manifest := self._complete(name))]
+            for kind, each in trained.items()
         }
         mean = {kind: sum(each) / len(each) if each else 0.0 for kind, each in seconds.items()}
         whole = (len(CLASSIFIER_NAMES) * mean["classifier"] + len(CLASSIFIER_NAMES) ** 2 * mean["generator"]) / 3600
@@ -153,7 +158,6 @@ class Grid:
         return result
 
     def _draw(self, key: str, found: dict[tuple[str, str], dict[str, Any]]) -> None:
-        plots.use_style()
         values = {pair: Estimate(**result[f"{key}_accuracy"]) for pair, result in found.items()}
         who = "target" if key == "protected" else "auxiliary"
         first = next(iter(found.values()))
@@ -164,21 +168,10 @@ class Grid:
                 figure.savefig(temporary, format=suffix, dpi=160)
 
 
-def _complete(name: str, grid: Grid) -> bool:
-    found = weights.find(name, grid.family)
-    return found is not None and found.complete
-
-
-def _seconds(name: str, grid: Grid) -> float:
-    found = weights.find(name, grid.family)
-    return float(found.training.get("seconds", 0.0)) if found is not None else 0.0
-
-
 _children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
-    """Run `workbench` commands in order. Return the output of `evaluate`, and the reason of the first failure ("": none)."""
     out = ""
     for command in commands:
         with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:

@@ -80,9 +80,9 @@ class Limits:
         return f"{', '.join(others)} or {last}" if others else last
 
     def scans_of(self, file: bytes, label: str) -> int:
-        """Check a file before it is opened. Return the number of scans of a JPEG, or 0 for any other file.
+        """Check a file's bytes before Pillow opens it. Return the number of scans of a JPEG, or 0 for any other file.
 
-        Raises DataError for a file beyond the limits.
+        Raises DataError, with the picture's name `label`, for a file beyond the limits.
         """
         pieces = scans = exif = 0
         filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
@@ -99,7 +99,10 @@ class Limits:
         return scans
 
     def check(self, picture: Image.Image, scans: int, label: str) -> None:
-        """Raise DataError for a picture beyond the limits, after it was opened and before it is decoded."""
+        """Raise DataError, with the name `label`, if a picture that is not decoded yet has too many pixels.
+
+        `scans` is the number from `scans_of`, which selects the limit.
+        """
         width, height = picture.size
         most = self.jpeg_pixels if scans == 1 else self.pixels
         if width * height > most:
@@ -135,7 +138,8 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
         out[index] = pixels
 
     with suppress_warnings():  # one context for all threads
-        if _length(sources[0]) * len(sources) < THREADS_FROM:
+        first_bytes = len(sources[0]) if isinstance(sources[0], bytes) else Path(sources[0]).stat().st_size
+        if first_bytes * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
         else:
@@ -149,7 +153,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
 
     EXIF orientation is applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
     animation the first frame is read. A picture that is already `size` x `size` is not scaled. White in a grey picture is the
-    largest value of its bits. With 32 bits it is the picture's maximum (floats: 1, or the maximum if that is larger).
+    largest value that its bits can hold. With 32 bits it is the picture's maximum (floats: 1, or the maximum if larger).
 
     `name` is the name in error messages of a picture that is given as bytes. Raises DataError for a file that is missing, no
     picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.
@@ -159,11 +163,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
 
 
 def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the segments of a JPEG or the chunks of a PNG in their decoders' order. Other formats yield nothing.
-
-    A piece is its marker (0 for a chunk), the position of its content, and the number of stray bytes before it. Pictures
-    embedded in a segment, and bytes after the end, are not included.
-    """
+    # Each piece: a segment's marker (0 for a PNG's chunk), the position of its content, the number of stray bytes before it.
     if file.startswith(PNG):
         position = len(PNG)
         while position < len(file):
@@ -178,9 +178,9 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_metadata(file: bytes) -> bytes:
-    """Return a PNG without texts and colour profile, but with its orientation. Other files are returned unchanged.
+    """Return a PNG without its text chunks and colour profile, but with its orientation. Other files are returned unchanged.
 
-    Pillow would inflate each of the removed chunks, from a kilobyte to a megabyte, though they are not used.
+    Pillow inflates such chunks when it opens a file. A chunk of a kilobyte may inflate to a megabyte.
     """
     if not file.startswith(PNG):
         return file
@@ -199,7 +199,6 @@ def without_metadata(file: bytes) -> bytes:
 
 
 def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
-    """Return whether a text chunk may hold an orientation, by its keyword and the size of its inflated text."""
     if keyword not in ORIENTED:
         return False
     rest = content[len(keyword) + 1 :]
@@ -215,10 +214,6 @@ def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
     except zlib.error:
         return False
     return not inflating.unconsumed_tail
-
-
-def _length(source: str | Path | bytes) -> int:
-    return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
 
 def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
@@ -254,7 +249,12 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
             if size is not None:
                 picture.draft("RGB", (2 * size, 2 * size))  # decodes a JPEG at the smallest sufficient scale
             picture.load()
-            return _to_square(_turned(_to_rgb(picture, content), _orientation(picture)), size)
+            upright = _to_rgb(picture, content)
+            if (orientation := _orientation(picture)) in TURNS:
+                upright = upright.transpose(TURNS[orientation])
+            if size is None or upright.size == (size, size):
+                return upright
+            return ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -268,19 +268,12 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation still to be applied to a loaded picture, or 1 if there is none.
-
-    Pillow applies a TIFF's orientation while loading, and then removes the tag. Damaged EXIF data are ignored.
-    """
+    # Pillow applies a TIFF's orientation while loading, and then removes the tag.
     try:
         value = picture.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow's parser raises exceptions of any kind for damaged bytes
         return 1
     return value if isinstance(value, int) else 1
-
-
-def _turned(picture: Image.Image, orientation: int) -> Image.Image:
-    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
 
 
 def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
@@ -300,11 +293,7 @@ def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
 
 
 def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
-    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread, or None for other pictures.
-
-    White is the largest value of the samples' bits. For 32-bit integers it is the picture's own maximum, because such files use
-    a small part of their range. For floats it is 1, or the maximum if that is larger. Negative values and NaN are black.
-    """
+    # Other pictures return None. Which value is white: see `open_picture`. Negative values and NaN are black.
     tags: dict[int, Any] = getattr(picture, "tag_v2", {})
     bits, kind = _first(tags.get(BITS_PER_SAMPLE, 16)), _first(tags.get(SAMPLE_FORMAT, 1))
     if picture.mode == "L" and kind == SIGNED:
@@ -335,10 +324,7 @@ def _first(value: Any) -> int:
 
 
 def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
-    """Return a mask of the transparent pixels of a PNG, or None if Pillow finds them itself.
-
-    Pillow scales samples of 2, 4 and 16 bits to 8, but not the transparent colour, which then matches no pixel.
-    """
+    # Pillow scales samples of 2, 4 and 16 bits to 8, but not the transparent colour, which then matches no pixel.
     colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
     if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
         grey: np.ndarray[Any, Any] = np.array(picture) == colour * (255 // (2**depth - 1))
@@ -350,12 +336,6 @@ def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] 
         equal: np.ndarray[Any, Any] = (samples == np.array(colour)).all(2)
         return equal
     return None
-
-
-def _to_square(picture: Image.Image, size: int | None) -> Image.Image:
-    if size is None or picture.size == (size, size):
-        return picture
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -67,7 +67,6 @@ def _first_difference(kept: str, text: str) -> int:
 
 
 def _insert(path: Path, text: str) -> str:
-    """Return a file's text with `text` in place of the block between its markers."""
     whole = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -102,7 +101,6 @@ def _render(environment: jinja2.Environment, name: str) -> str:
 
 
 def _load(root: Path, name: str) -> dict[str, Any]:
-    """Return the result in `data/results` with this name (without `.json`)."""
     path = root / RESULTS / f"{name}.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -117,12 +115,12 @@ def _load(root: Path, name: str) -> dict[str, Any]:
 
 
 def fixed(value: float, digits: int = 2) -> str:
-    """Format a number with thousands separators: `1,508.73`."""
+    """Format a number with thousands separators and `digits` decimals: `1,508.73`."""
     return f"{value:,.{digits}f}"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Format a difference with its sign: `+0.02`."""
+    """Format a difference with its sign and `digits` decimals: `+0.02`."""
     return f"{round(value, digits) + 0.0:+,.{digits}f}"  # + 0.0: no negative zero
 
 
@@ -145,7 +143,7 @@ def spread(figure: dict[str, float], digits: int = 1) -> str:
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result with this name from the content of a run's or a notebook's file."""
+    """Return the result called `name` from the content of a JSON file. Raises UsageError if there is none."""
     return picked(run["results"], name=name)
 
 
@@ -158,9 +156,10 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return the line below a table: its file, date, processor, commit, and the command that repeats the measurement.
+    """Return the line below a table that states the source of its figures.
 
-    `when` is the date to print if `origin` has none.
+    It names the result's file `name`, the facts in `origin` (date, processor, device, commit), and the `command` that repeats
+    the measurement. `when` is the date to print if `origin` has none.
     """
     recorded = origin.get("date")
     day = f"{date.fromisoformat(recorded):%-d %B %Y}" if recorded else when or UNKNOWN

@@ -60,12 +60,10 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The notebook's name without its suffix."""
         return Path(self.notebook).stem
 
     @property
     def status_file(self) -> Path:
-        """The path of the notebook's state."""
         return Path(self.output_dir) / f"{self.name}.status.json"
 
 
@@ -78,9 +76,10 @@ def notebooks_folder() -> Path:
 
 
 def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], threads: int = 1) -> list[Task]:
-    """Return the tasks of a batch. A notebook gets only the parameters that it declares.
+    """Return the tasks of a batch, whose results go to `directory`. A notebook gets only the parameters that it declares.
 
-    Raises UsageError for a parameter that none of the notebooks declares, or that JSON would change.
+    Notebooks that measure time get all cores, the others `threads` threads each. Raises UsageError for a parameter that none of
+    the notebooks declares, or that JSON would change.
     """
     import papermill
 
@@ -115,8 +114,6 @@ def _survives_json(value: Any) -> bool:
     return type(back) is type(value) and back == value
 
 
-# --- one notebook ----------------------------------------------------------------------------------------------------------
-
 _children = Children()
 
 
@@ -148,7 +145,6 @@ def execute(task: Task) -> dict[str, Any]:
 
 
 def _execute_here(task: Task) -> dict[str, Any]:
-    """Execute a notebook in this process. `python -m workbench.runs` calls this with the task from standard input."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -175,9 +171,6 @@ def _execute_here(task: Task) -> dict[str, Any]:
     return {"status": "done"}
 
 
-# --- a batch ---------------------------------------------------------------------------------------------------------------
-
-
 def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
     """Execute tasks, and return their statuses in order. A failed task does not stop the others.
 
@@ -187,8 +180,8 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
     statuses: dict[str, dict[str, Any]] = {}
     if resume:
         for task in tasks:
-            previous = _read_status(task.status_file)
-            if previous and previous["status"] == "done" and previous.get("parameters") == task.parameters:
+            previous = read_json(task.status_file)
+            if previous.get("status") == "done" and previous.get("parameters") == task.parameters:
                 statuses[task.name] = previous
     pending = [task for task in tasks if task.name not in statuses]
     bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
@@ -211,23 +204,12 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
 
 
 def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Group tasks into waves. The tasks of a wave run in parallel, the longest first, so that all cores stay busy.
-
-    A notebook of unknown duration counts as the longest. Notebooks that measure time run alone, after the others.
-    """
+    # The tasks of a wave run in parallel, the longest first. A notebook of unknown duration counts as the longest.
     together = sorted(
         (task for task in tasks if task.name not in ALONE),
         key=lambda task: LONGEST.index(task.name) if task.name in LONGEST else -1,
     )
     return [wave for wave in (together, *([task] for task in tasks if task.name in ALONE)) if wave]
-
-
-def _read_status(path: Path) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError):
-        status = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(status, dict) and "status" in status:
-            return status
-    return None
 
 
 @contextlib.contextmanager
@@ -253,9 +235,6 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
         yield client.get_executor(pure=False)  # type: ignore[no-untyped-call]
 
 
-# --- a run's folder --------------------------------------------------------------------------------------------------------
-
-
 def new_directory() -> Path:
     """Create and return `data/runs/<time>`."""
     runs = data_root() / "runs"
@@ -275,7 +254,7 @@ def new_directory() -> Path:
 
 
 def point_latest(directory: Path) -> None:
-    """Make `data/runs/latest` a symbolic link to a run."""
+    """Make `data/runs/latest` a symbolic link to the run in `directory`."""
     link = directory.parent / "latest"
     aside = directory.parent / f".latest.{os.getpid()}"
     try:
@@ -287,7 +266,10 @@ def point_latest(directory: Path) -> None:
 
 
 def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str, Any]) -> Path:
-    """Write `summary.json` and `report.html` from the results of a run's notebooks. Return the report's path."""
+    """Write `summary.json` and `report.html` from the results of a run's notebooks. Return the report's path.
+
+    `statuses` come from `run_batch`. `about` are the facts at the head of the report, such as versions and settings.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     notebooks = []

@@ -35,7 +35,6 @@ def shuffled(n: int) -> torch.Tensor:
 
 
 def save_class_folders(root: Path, counts: dict[str, int], level: int = 0) -> None:
-    """Write PNG files. Each image has a grey level of its own."""
     levels = itertools.count(level)
     for name, count in counts.items():
         (root / name).mkdir(parents=True)

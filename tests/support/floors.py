@@ -33,7 +33,6 @@ Graph = dict[str, set[str]]
 
 
 def module_of(path: Path) -> str:
-    """Return a file's module; that of a folder's `__init__.py` ends with `.__init__`."""
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
@@ -41,7 +40,6 @@ MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
-    """Return the package's modules that a file imports anywhere."""
     folder, names = path.relative_to(ROOT).parts[:-1], set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -86,7 +84,6 @@ def levels(graph: Graph) -> list[list[str]]:
 
 
 def circle(graph: Graph) -> list[str]:
-    """Return a closed path in a graph in which every node imports another one."""
     path = [min(graph)]
     while path[-1] not in path[:-1]:
         path.append(min(graph[path[-1]] & set(graph)))
@@ -94,8 +91,6 @@ def circle(graph: Graph) -> list[str]:
 
 
 def drawing() -> str:
-    """Return the drawing: the lowest floor first, and the levels inside each folder from left to right."""
-
     def shown(folder: str, name: str) -> str:
         return f"{name}/" if f"{folder}.{name}.__init__" in MODULES else name
 
@@ -109,7 +104,6 @@ def drawing() -> str:
 
 
 def write() -> None:
-    """Write the drawing into docs/architecture.md, between its two markers."""
     text = DRAWING.read_text(encoding="utf-8")
     front, begin, rest = text.partition(BEGIN)
     _, end, back = rest.partition(END)

@@ -78,7 +78,7 @@ class Phone:
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
         """Process images (N x 3 x H x W in [0, 1]) as the phone does before it sends them.
 
-        Return the tensor to send, and the size of its content in bytes, without protocol overhead.
+        `clock` adds up the time of each stage. Return the tensor to send, and the size of its content (bytes), without headers.
         """
         if self.edge is not None:
             payload = self.edge.protect(images, 1.0, clock)
@@ -108,10 +108,10 @@ def measure(
 ) -> Measured:
     """Start the services of the phone's arrangement, send all images `repetitions` times, and return the measurements.
 
-    A request has `batch` images. In PMC² the edge uses the stage's codec, and the cloud caches no scores. `data` are the
-    options of `workbench serve` that name the data set. Before the measurements, some images pass a relay that counts bytes,
-    and all are sent once as warm-up. Raises UsageError for too few images or repetitions, and RunError if labels differ from
-    the warm-up's (see `check_labels`).
+    A request has `batch` images. `stage` names the networks and the codec. In PMC² the edge uses this codec, and the cloud
+    caches no scores. `data` are the options of `workbench serve` that name the data set. Before the measurements, some images
+    pass a relay that counts bytes, and all are sent once as warm-up. Raises UsageError for too few images or repetitions, and
+    RunError if labels differ from the warm-up's (see `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -169,7 +169,6 @@ def _on_one_thread(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) ->
 
 
 def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
-    """Start the services of arrangement `name`, and return the URL that the phone sends to."""
     if name != "pmc2":
         options = ("--arrangement", "pp", "--codec", "png" if name == "pp" else "jpeg")
         return local.start("cloud", *pair, *options).url
@@ -181,7 +180,6 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
 
 
 async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
-    """Return the bytes that HTTP and TLS add to each image that the phone sends, in full batches on an open connection."""
     async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
         await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
@@ -191,7 +189,6 @@ async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model
 
 
 async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
-    """Send all images once. Return the mean CPU time by part (ms), elapsed time (ms) and payload (bytes) of an image."""
     turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
     deadline = asyncio.get_running_loop().time() + 120.0
     start, cpu = time.perf_counter(), time.process_time()
@@ -213,11 +210,12 @@ async def _turn(phone: Phone, connection: Connection, model: str, images: Images
 def powers(
     phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
 ) -> tuple[dict[str, list[float]], str, list[str]]:
-    """Return {key of `phones`: power of a busy core (W) in each window}, the sensor's description, and reasons.
+    """Measure the power of a busy core (W) while each of the `phones` processes `images`.
 
-    The reasons state why other sensors are not used. An empty dict means that the power must be assumed. `source` is one of
-    `sensors.SOURCES`. Nothing else should run on the machine. A sensor that cannot distinguish work from rest is not used by
-    `auto`, and raises RunError if `source` names it.
+    Return {name of the phone: power in each window of rest and work (see `watts`)}, the sensor's description, and the reasons
+    why other sensors are not used. An empty dict means that the power must be assumed. `source` is one of `sensors.SOURCES`,
+    `root` is the folder of the sensors' files. Nothing else should run on the machine. A sensor that cannot distinguish work
+    from rest is not used by `auto`, and raises RunError if `source` names it.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:

@@ -34,21 +34,7 @@ from scipy.special import stdtrit
 from ..errors import UsageError
 from ..metrics import Estimate, mean
 
-__all__ = [
-    "ARRANGEMENTS",
-    "PARTS",
-    "RADIOS",
-    "RANGES",
-    "SCENARIOS",
-    "Assumptions",
-    "Measured",
-    "Radio",
-    "energy",
-    "share",
-    "shares",
-    "source_of",
-    "student",
-]
+__all__ = ["ARRANGEMENTS", "PARTS", "RADIOS", "RANGES", "SCENARIOS", "Assumptions", "Measured", "energy", "shares"]
 
 ARRANGEMENTS = ("none", "pp", "pmc2")
 PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
@@ -160,7 +146,8 @@ class Measured:
     """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
 
     Each list of numbers has one mean over the images for each repetition. `sent` counts the bytes of an image at the socket,
-    `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has `batch`.
+    `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has `batch`
+    images.
     """
 
     name: str
@@ -177,6 +164,11 @@ class Measured:
         """The CPU time of an image (ms), one value for each repetition."""
         return [sum(parts) for parts in zip(*self.cpu_ms.values(), strict=True)]
 
+    @property
+    def waiting_ms(self) -> list[float]:
+        """The elapsed time without the CPU time (ms), one value for each repetition."""
+        return [max(0.0, ms - cpu) for ms, cpu in zip(self.ms, self.total_ms, strict=True)]
+
 
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
     """Return the energy of a picture (mJ), in total and by part, with Student's intervals over repetitions, as a dict.
@@ -185,28 +177,23 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     the measured power of a busy core (W) in several windows. If it is empty, the assumed power is used. `sees` describes the
     sensor. The entries `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for 5,000 images.
     """
-    n = len(measured.ms)
-    each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
-    cpu_ms = {part: [assumed.slowdown * value for value in values] for part, values in measured.cpu_ms.items()}
-    parts = {part: [w * ms for w, ms in zip(each_w, values, strict=True)] for part, values in cpu_ms.items()}
-    parts["radio"] = [1e3 * assumed.joules_per_byte * sent for sent in measured.sent]
-    total_ms = [sum(values) for values in zip(*cpu_ms.values(), strict=True)]
-    waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
-    parts["waiting"] = [assumed.wait_w * ms for ms in waited]
-    parts["wake"] = [1e3 * assumed.alone_j / measured.batch] * n
+    parts, cpu_ms = _parts(measured, assumed, power), [assumed.slowdown * ms for ms in measured.total_ms]
     whole = [sum(values) for values in zip(*parts.values(), strict=True)]
-    lasted = [cpu + wait for cpu, wait in zip(total_ms, waited, strict=True)]
+    source = f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
+    if power:
+        source = f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
+    lasted = [cpu + wait for cpu, wait in zip(cpu_ms, measured.waiting_ms, strict=True)]
     return {
         "range_mj": _range(measured, assumed, power),
         "n": measured.n,
-        "repetitions": n,
+        "repetitions": len(measured.ms),
         "batch": measured.batch,
-        "source": source_of(assumed, power, sees),
-        "cpu_ms": student(total_ms),
+        "source": source,
+        "cpu_ms": student(cpu_ms),
         "ms": student(lasted),
-        "bytes": sum(measured.sent) / n,
+        "bytes": sum(measured.sent) / len(measured.ms),
         "payload_bytes": measured.payload,
-        "power_w": student(each_w),
+        "power_w": student(_watts(measured, assumed, power)),
         "mj": student(whole),
         "parts_mj": {part: student(values) for part, values in parts.items()},
         "joules_5000": student([5 * value for value in whole]),
@@ -216,27 +203,32 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
 
 
 def _range(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
-    """Return the least and the greatest energy (mJ) over `RANGES`. The energy increases with every assumption."""
     if power:
         assumed = replace(assumed, cpu_w=1.0)
     ends = []
     for end, outer in ((0, min), (1, max)):
         bounds = {name: outer(getattr(assumed, name), limits[end]) for name, limits in RANGES.items()}
-        ends.append(sum(_parts(measured, replace(assumed, **bounds), power).values()))
+        ends.append(_mean_mj(measured, replace(assumed, **bounds), power))
     return ends
 
 
-def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()) -> dict[str, float]:
-    """Return the mean energy of a picture by part (mJ)."""
-    core = sum(power) / len(power) if power else assumed.cpu_w
-    n = len(measured.ms)
-    parts = {part: core * assumed.slowdown * sum(values) / n for part, values in measured.cpu_ms.items()}
-    waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
+def _watts(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
+    return [power[turn % len(power)] if power else assumed.cpu_w for turn in range(len(measured.ms))]
+
+
+def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> dict[str, list[float]]:
+    core_w = [assumed.slowdown * watts for watts in _watts(measured, assumed, power)]
+    parts = {part: [w * ms for w, ms in zip(core_w, values, strict=True)] for part, values in measured.cpu_ms.items()}
     return parts | {
-        "radio": 1e3 * assumed.joules_per_byte * sum(measured.sent) / n,
-        "waiting": assumed.wait_w * sum(waited) / n,
-        "wake": 1e3 * assumed.alone_j / measured.batch,
+        "radio": [1e3 * assumed.joules_per_byte * sent for sent in measured.sent],
+        "waiting": [assumed.wait_w * ms for ms in measured.waiting_ms],
+        "wake": [1e3 * assumed.alone_j / measured.batch] * len(measured.ms),
     }
+
+
+def _mean_mj(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> float:
+    mean_w = [sum(power) / len(power)] if power else []
+    return sum(map(sum, _parts(measured, assumed, mean_w).values())) / len(measured.ms)
 
 
 def student(values: Sequence[float]) -> Estimate:
@@ -244,13 +236,6 @@ def student(values: Sequence[float]) -> Estimate:
     found = mean(values)
     half = float(stdtrit(len(values) - 1, 0.975)) * (found.std or 0.0) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Estimate(found.value, found.value - half, found.value + half, found.n, found.std)
-
-
-def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
-    """Return the energy's source as text: a sensor (described by `sees`) or an estimate, and the assumptions."""
-    if power:
-        return f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
-    return f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
 
 
 def share(part: Estimate, whole: Estimate) -> Estimate:
@@ -272,7 +257,7 @@ def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mappin
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}
 
     def ratio(name: str, other: Assumptions) -> float:
-        both = (sum(_parts(measured[each], other, power.get(each, ())).values()) for each in (name, "pp"))
+        both = (_mean_mj(measured[each], other, power.get(each, ())) for each in (name, "pp"))
         return next(both) / next(both)
 
     whole = {name: energy(each, assumed, power.get(name, ()))["mj"] for name, each in measured.items()}

@@ -51,31 +51,19 @@ AUTOGROUP = Path("/proc/self/autogroup")
 FILES_APART = 500  # file descriptors reserved for other purposes than connections
 
 
-async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(CHUNKED)
-    while True:
-        writer.write(TRAILERS)
-        await writer.drain()
-        await asyncio.sleep(STEP_S)
-        _check(reader)
+Write = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-async def _pipeline(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(LIVE * 100)
-        await writer.drain()
-        await asyncio.sleep(STEP_S)
-        _check(reader)
+def _repeating(first: bytes, repeated: bytes, pause_s: float = STEP_S) -> Write:
+    async def write(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        while not reader.at_eof():
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+            writer.write(repeated)
+        raise ConnectionResetError  # the service has closed the connection
 
-
-async def _newlines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(LIVE)
-    await writer.drain()
-    while True:
-        await asyncio.sleep(1.0)
-        writer.write(b"\r\n")
-        await writer.drain()
-        _check(reader)
+    return write
 
 
 async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,22 +74,15 @@ async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await asyncio.sleep(STEP_S)
 
 
-ATTACKS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
-    "trailers": _trailers,
-    "pipeline": _pipeline,
-    "newlines": _newlines,
+ATTACKS: dict[str, Write] = {
+    "trailers": _repeating(CHUNKED + TRAILERS, TRAILERS),
+    "pipeline": _repeating(LIVE * 100, LIVE * 100),
+    "newlines": _repeating(LIVE, b"\r\n", 1.0),
     "unread": _unread,
 }
 
 
-def _check(reader: asyncio.StreamReader) -> None:
-    """Raise ConnectionError if the service has closed the connection."""
-    if reader.at_eof():
-        raise ConnectionResetError
-
-
 async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence[float]) -> None:
-    """Run `connections` attackers until cancelled. Print the numbers of their connections once a second, as JSON."""
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
@@ -142,33 +123,13 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """A context that runs `connections` attackers in a separate process. `authority` is the CA certificate's file.
+    """The numbers of an attack's connections, known when it has ended.
 
-    `pause_s` is the range of the pause (s) before an attacker reconnects. When the context ends, `self.counts` receives the
-    numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once) connections.
+    `counts` has the numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once)
+    connections.
     """
 
-    url: str
-    authority: Path
-    connections: int
-    pause_s: tuple[float, float] = PAUSE_S
     counts: dict[str, int] = field(default_factory=dict)
-
-    def __enter__(self) -> Attack:
-        command = [sys.executable, "-m", __name__, self.url, str(self.authority), str(self.connections)]
-        command += [str(pause) for pause in self.pause_s]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
-        assert self._process.stdout is not None
-        self._process.stdout.readline()  # the first line of counts: the attack has begun
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        lines = (self._process.communicate()[0] or "").splitlines()
-        self.counts = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
-        self.counts["most_open"] = max((json.loads(line).get("open", 0) for line in lines if line.endswith("}")), default=0)
 
 
 @dataclass
@@ -215,16 +176,32 @@ class Probes:
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """A context in which the service at `url` is attacked. Raises UsageError if the limit of open files is too low."""
+    """A context in which a process attacks the service at `url` over many `connections`.
+
+    `authority` is the CA certificate's file. `pause_s` is the range of the pause (s) before an attacker reconnects. Raises
+    UsageError if the limit of open files is too low.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
         raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")
-    with Attack(url, authority, connections, pause_s) as attack:
+    command = [sys.executable, "-m", __name__, url, str(authority), str(connections), *map(str, pause_s)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    process.stdout.readline()  # the first line of counts: the attack has begun
+    attack = Attack()
+    try:
         yield attack
+    finally:
+        process.terminate()
+        counts = [json.loads(line) for line in process.communicate()[0].splitlines() if line.endswith("}")]
+        attack.counts = {
+            **(counts[-1] if counts else {}),
+            "most_open": max((each.get("open", 0) for each in counts), default=0),
+        }
 
 
 def _yield_cores() -> None:
-    """Lower this process's priority, because real attackers would not use the service's cores."""
+    # Real attackers would not use the service's cores.
     os.nice(NICE)
     with contextlib.suppress(OSError):  # Linux's autogroups apply `nice` only within a session, so lower the session's priority
         AUTOGROUP.write_text(str(NICE))

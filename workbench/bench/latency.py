@@ -67,8 +67,8 @@ class Arranged:
 def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
     """A context that starts the services of arrangement `name`, and yields it with its clients.
 
-    `data` are the options of `workbench serve` that name the data set. With `linked` False there is no client over a link, and
-    no separate edge for this client. Such an edge takes seconds to start.
+    `stage` names the networks. `data` are the options of `workbench serve` that name the data set. With `linked` False there is
+    no client over a link, and no separate edge for this client. Such an edge takes seconds to start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -108,8 +108,6 @@ def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = 
 
 
 class _EndToEnd:
-    """Sends batches from one client, one after another, and records their latencies."""
-
     def __init__(self, client: HttpsClient, images: Tensor, batch: int) -> None:
         self.client, self.images, self.batch, self.sent = client, images, batch, 0
         self.components: dict[str, list[float]] = {name: [] for name in COMPONENTS}
@@ -117,7 +115,6 @@ class _EndToEnd:
         self.bytes: list[float] = []
 
     def send(self, requests: int, counts: bool = True) -> None:
-        """Send `requests` batches. With `counts` False they are a warm-up and not recorded."""
         for _ in range(requests):
             first = self.sent * self.batch % (len(self.images) - self.batch + 1)
             part = self.images[first : first + self.batch]
@@ -132,7 +129,6 @@ class _EndToEnd:
                     self.components[name].append((value or 0.0) / self.batch)
 
     def result(self) -> dict[str, Any]:
-        """Return means, percentiles and components of an image's latency (ms)."""
         means: dict[str, Estimate] = {name: mean(values) for name, values in self.components.items()}
         whole = mean(self.took)
         return {

@@ -92,7 +92,6 @@ class Link:
         sender.join()
 
     def _due(self, length: int, way: Way) -> float:
-        """Return the time at which `length` bytes that arrive now will be delivered, after all bytes that arrived earlier."""
         kind, now = self.kind, time.perf_counter()
         with self._lock:
             self.bytes[way] += length

@@ -50,26 +50,24 @@ def relaxation_s(rate: float, capacity: float) -> float:
     return 1 / (math.sqrt(capacity) - math.sqrt(rate)) ** 2
 
 
-def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
+def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
     """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
 
-    Values within a block may depend on each other in any way. Blocks must be long compared with that dependence, which a window
-    of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of independent values.
+    A resample joins blocks of consecutive values, drawn at random. Blocks must be long compared with the dependence of the
+    values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of
+    independent values.
     """
     x = np.asarray(values, dtype=np.float64)
-    length = len(x) // blocks
+    length = len(x) // BLOCKS
     if length < 2:
         return percentile(values, percent)
-    starts = np.random.default_rng(seed).integers(0, len(x) - length + 1, (RESAMPLES, blocks))
-    # Counts in bins save memory: a resample is the sum of its blocks' counts.
+    starts = np.random.default_rng(0).integers(0, len(x) - length + 1, (RESAMPLES, BLOCKS))
     order = np.argsort(x, kind="stable")
-    ranks = np.empty(len(x), np.int64)
+    ranks = np.empty(len(x), np.int64)  # partitioned faster than the values
     ranks[order] = np.arange(len(x))
-    drawn = np.empty(RESAMPLES)
-    at = min(blocks * length - 1, math.ceil(percent / 100 * blocks * length) - 1)
-    for row, firsts in enumerate(starts):
-        picked = ranks[(firsts[:, None] + np.arange(length)).ravel()]
-        drawn[row] = x[order[np.partition(picked, at)[at]]]
+    every_block = np.lib.stride_tricks.sliding_window_view(ranks, length)
+    at = math.ceil(percent / 100 * BLOCKS * length) - 1
+    drawn = [x[order[np.partition(every_block[firsts].ravel(), at)[at]]] for firsts in starts]
     value = float(np.percentile(x, percent))
     low, high = np.percentile(drawn, (2.5, 97.5))
     return Estimate(value, min(value, float(low)), max(value, float(high)), len(x))
@@ -115,7 +113,10 @@ class Load:
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests in flight for `seconds`, then wait for the last responses, which also count."""
+    """Keep `concurrency` requests in flight for `seconds`, then wait for the last responses, which also count.
+
+    `send(k)` sends request k, and returns its number of images.
+    """
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
@@ -130,10 +131,10 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at random times (Poisson) with a mean of `rate` a second, and wait for all responses.
+    """Send requests at random times (Poisson, `seed`) with a mean of `rate` a second, and wait for all responses.
 
-    A warm-up of `warm_up_s` seconds, which is not recorded, precedes the measured `seconds`. Latencies are in the order of the
-    due times.
+    `send(k)` sends request k, and returns its number of images. A warm-up of `warm_up_s` seconds, which is not recorded,
+    precedes the measured `seconds`. Latencies are in the order of the due times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))
@@ -160,13 +161,11 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm
 
 
 async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
-    """Send one request, and store its latency in `times` by its number, since responses arrive out of order."""
     if await _one(load, send, number, due):
         times[number] = load.milliseconds[-1]
 
 
 async def _one(load: Load, send: Send, number: int, began: float) -> bool:
-    """Send one request and record its latency from `began`, or its error by text. Return whether it succeeded."""
     try:
         images = await send(number)
     except WorkbenchError as error:

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,15 +41,8 @@ STEPS = ("generator", "compression", "decompression", "classifier")
 SUMS = {"edge": STEPS[:2], "cloud": STEPS[2:], "both": STEPS}
 
 
-class _Side(Protocol):
-    def run(self, images: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Process a batch. Return the milliseconds of each part, the protected images and the labels."""
-
-
 @dataclass(frozen=True)
 class _Papers:
-    """The papers' implementation: the plain networks and CompressAI's coder."""
-
     generator: PerturbationGenerator
     codec: Codec
     classifier: Classifier
@@ -77,8 +70,6 @@ class _Papers:
 
 @dataclass(frozen=True)
 class _Ours:
-    """Edge and cloud as deployed, with every step from images to scores."""
-
     edge: Edge
     cloud: Cloud
 
@@ -91,6 +82,9 @@ class _Ours:
         each = {step: clock.milliseconds[step] or 0.0 for step in STEPS}
         each["classifier"] += clock.milliseconds["cloud_other"] or 0.0
         return _with_sums(each), protected.cpu(), scores.argmax(1)
+
+
+_Side = _Papers | _Ours
 
 
 def _with_sums(each: dict[str, float]) -> dict[str, float]:
@@ -157,7 +151,6 @@ def _sides(pair: Pair, size: tuple[int, int], device: torch.device, rate: float 
 
 
 def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return {part: {implementation: its milliseconds, and its speed relative to the papers'}}."""
     paper = times["paper"]
     return {
         part: {

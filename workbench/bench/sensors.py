@@ -54,8 +54,7 @@ class Sensor(ABC):
             found.seconds = time.perf_counter() - start
 
     @abstractmethod
-    def _watched(self, found: Reading) -> AbstractContextManager[None]:
-        """Return a context that sets the energy of `found`. `self.reading` sets its time."""
+    def _watched(self, found: Reading) -> AbstractContextManager[None]: ...
 
 
 class Rapl(Sensor):
@@ -118,7 +117,6 @@ class Battery(Sensor):
         return abs(_number(self._at / "power_now")) / 1e6
 
     def _left(self) -> float:
-        """Return the battery's remaining energy (J)."""
         if (self._at / "energy_now").exists():
             return _number(self._at / "energy_now") * 3600e-6
         if not (self._at / "charge_now").exists():
@@ -139,7 +137,6 @@ class Battery(Sensor):
 
     @contextmanager
     def _sampled(self, found: Reading) -> Iterator[None]:
-        """A context that samples the power repeatedly. The energy is the mean of the samples times the time."""
         seen, done = [self._power()], threading.Event()
 
         def look() -> None:
@@ -186,7 +183,6 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    """Return the number in a kernel file. Raises RunError if the file is unreadable."""
     try:
         return int(path.read_text(encoding="utf-8"))
     except PermissionError:

@@ -20,8 +20,9 @@ import secrets
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from ..services.loading import StageConfig
 from ..services.local import Local, Running
 from ..services.trust import client_context
 from ..system import Stopwatch, System
-from .hostile import PAUSE_S, Probes, attacked
+from .hostile import Probes, attacked
 from .latency import end_to_end
 from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
@@ -58,12 +59,16 @@ SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request: requests in flight t
 DIRECT = 256  # images in one direct call
 REPEATS = 5  # number of requests whose bytes are counted
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
-Loop = Callable[["EdgeTarget", Any, float], Awaitable[Load]]
+Loop = Callable[..., Coroutine[Any, Any, Load]]  # `closed_loop` or `open_loop`
 WAYS: tuple[Way, ...] = ("out", "back")
 
 
 class EdgeTarget:
-    """Sends prepared requests, whose labels are known, to the edge. `closed_loop` and `open_loop` call it as `send`."""
+    """Sends requests with known labels to the edge. `closed_loop` and `open_loop` call it as `send`.
+
+    A request has `size` of the JPEG `files`, whose classes are `labels`. `noise` is the standard deviation of the generator's
+    random component, which may change some labels.
+    """
 
     def __init__(
         self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int, noise: float = 0.0
@@ -88,30 +93,30 @@ class EdgeTarget:
         return self.size
 
 
+@dataclass
 class ServiceFixture:
-    """Runs edge and cloud on this machine, and an event loop that sends loads to them."""
+    """Runs edge and cloud on this machine, and an event loop that sends loads to them.
 
-    def __init__(
-        self,
-        options: Sequence[str],
-        model: str,
-        files: Sequence[bytes],
-        labels: Images,
-        token: bool = False,
-        noise: float = 0.0,
-    ) -> None:
-        self._options, self._model, self._files, self._labels = options, model, files, labels
-        self._token, self._noise, self._stack = token, noise, ExitStack()
+    `options` are those of `workbench serve`. With `token` the edge also accepts clients without a certificate. `model`,
+    `files`, `labels` and `noise` are as in `EdgeTarget`.
+    """
+
+    options: Sequence[str]
+    model: str
+    files: Sequence[bytes]
+    labels: Images
+    token: bool = False
+    noise: float = 0.0
 
     def __enter__(self) -> ServiceFixture:
-        local = self._stack.enter_context(Local())
-        self.local = local
-        self.cloud = local.start("cloud", *self._options)
+        self._stack = ExitStack()
+        self.local = local = self._stack.enter_context(Local())
+        self.cloud = local.start("cloud", *self.options)
         extra: tuple[str, ...] = ()
-        if self._token:  # the edge then accepts connections without a certificate, too
+        if self.token:  # the edge then accepts connections without a certificate, too
             (local.folder / "token").write_text(secrets.token_hex(16))
             extra = ("--token-file", str(local.folder / "token"))
-        self.edge = local.start("edge", *self._options, *extra, "--cloud", self.cloud.url)
+        self.edge = local.start("edge", *self.options, *extra, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
         self._edge_connection = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
         self._stack.callback(lambda: self._run(self._edge_connection.__aexit__()))
@@ -121,74 +126,43 @@ class ServiceFixture:
         self._stack.close()
 
     def _target(self, size: int) -> EdgeTarget:
-        return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
+        return EdgeTarget(self._edge_connection, self.model, self.files, self.labels, size, self.noise)
 
-    def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
-        """Send requests of `size` images for `seconds`. `much`: concurrency of `closed_loop`, or rate of `open_loop`."""
+    def load(self, loop: Loop, much: float, seconds: float, size: int = 1, **options: float) -> Load:
+        """Send requests of `size` images for `seconds` in `loop`, which is `closed_loop` or `open_loop`.
 
-        async def sent() -> Load:
-            return await loop(self._target(size), much, seconds)
-
-        return self._run(sent())
-
-    def arrivals(self, rate: float, seconds: float, warm_up_s: float) -> Load:
-        """Send single images in an open loop, `rate` a second on average, for `seconds` after an unrecorded warm-up."""
-
-        async def sent() -> Load:
-            edge_target = self._target(1)
-            return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s)
-
-        return self._run(sent())
+        `much` is the loop's concurrency or its rate, `options` are its other parameters.
+        """
+        return self._run(loop(self._target(size), much, seconds, **options))
 
     def usage(self) -> dict[str, Any]:
         """Return the CPU time (s) and the resident memory (bytes) that each service reports."""
         return self._run(self._usage())
 
-    def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
-        """Send as in `arrivals`. Return the load, and the usage of both services every `every` seconds."""
+    def soak(self, rate: float, seconds: float, every: float, warm_up_s: float) -> tuple[Load, list[dict[str, Any]]]:
+        """Send single images in an open loop, `rate` a second on average. Return the load, and the usage every `every` s."""
+        used, start = list[dict[str, Any]](), time.perf_counter()
 
-        async def watched() -> tuple[Load, list[dict[str, Any]]]:
-            used: list[dict[str, Any]] = []
-            start = time.perf_counter()
+        async def read() -> None:
+            used.append({"at_s": round(time.perf_counter() - start, 1), **await self._usage()})
 
-            async def watch() -> None:
-                while True:
-                    used.append({"at_s": round(time.perf_counter() - start, 1), **await self._usage()})
-                    await asyncio.sleep(every)
+        load = open_loop(self._target(1), rate, seconds, warm_up_s=warm_up_s)
+        return self._run(_meanwhile(load, _repeat(read, every))), used
 
-            watching = asyncio.create_task(watch())
-            try:
-                edge_target = self._target(1)
-                return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s), used
-            finally:
-                watching.cancel()
+    def under_attack(self, connections: int, seconds: float, every: float) -> dict[str, Any]:
+        """Attack the edge over `connections` for `seconds`.
 
-        return self._run(watched())
-
-    def under_attack(
-        self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
-    ) -> dict[str, Any]:
-        """Attack the edge. Return honest clients' load, probes, edge memory (bytes, every `every` s) and attackers' counts."""
+        Return the honest clients' load, probes, edge memory (bytes, every `every` s) and the attackers' counts.
+        """
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
 
-        async def run() -> Load:
-            async def watch() -> None:
-                while True:
-                    used = await self._used(self.edge, "client", "edge")
-                    memory.append(used.get("process_resident_memory_bytes", 0.0))
-                    await asyncio.sleep(every)
+        async def read() -> None:
+            memory.append((await self._used(self.edge, "client", "edge")).get("process_resident_memory_bytes", 0.0))
 
-            watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
-            try:
-                edge_target = self._target(1)
-                return await closed_loop(edge_target, HONEST, seconds)
-            finally:
-                for task in watching:
-                    task.cancel()
-
-        with attacked(self.edge.url, authority, connections, pause_s) as attack:
-            load = self._run(run())
+        with attacked(self.edge.url, authority, connections) as attack:
+            honest = closed_loop(self._target(1), HONEST, seconds)
+            load = self._run(_meanwhile(honest, _repeat(read, every), probes.run()))
         return {"honest": load.as_dict(), "probes": probes.as_dict(), "edge_memory": memory, "attackers": attack.counts}
 
     async def _usage(self) -> dict[str, Any]:
@@ -202,6 +176,21 @@ class ServiceFixture:
             text = (await connection.call("GET", "/metrics")).body.decode()
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {sample.name: sample.value for sample in samples if sample.name in USAGE}
+
+
+async def _repeat(read: Callable[[], Awaitable[None]], every: float) -> None:
+    while True:
+        await read()
+        await asyncio.sleep(every)
+
+
+async def _meanwhile(load: Awaitable[Load], *others: Coroutine[Any, Any, None]) -> Load:
+    running = [asyncio.create_task(each) for each in others]
+    try:
+        return await load
+    finally:
+        for task in running:
+            task.cancel()
 
 
 def bench_services(
@@ -221,17 +210,16 @@ def bench_services(
 
     `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
     lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
-    `requests` single pictures are sent one after another. Raises UsageError for too few images.
+    Direct calls and services alternate for `rounds` rounds. `requests` single pictures are sent one after another. Raises
+    UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
             f"needed are {DIRECT} images, a round, a request and some time, got {len(images)}, {rounds}, {requests}, {seconds}"
         )
     assert system.client is not None
-    files = system.client.capture(images)
-    labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
-    named = _named(stage)
-    options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
+    files, labels = _labelled(system, images, stage.size)
+    named, options = _options(stage, data)
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
     bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
@@ -250,7 +238,7 @@ def bench_services(
         for rate in (FEW, *(share * top for share in SHARES)):
             relaxed = relaxation_s(rate, top) if rate < top else seconds
             warm_up_s = min(WARM_UP, forget) * relaxed
-            load = fixture.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
+            load = fixture.load(open_loop, rate, max(seconds, forget * relaxed), warm_up_s=warm_up_s)
             result["open"].append({"share_of_saturation": rate / top, "relaxation_s": relaxed, **load.as_dict()})
             bar.update()
         result["usage"] = {"before": before, "after": fixture.usage()}
@@ -264,29 +252,21 @@ def bench_services(
 
 
 def bench_hostile(
-    stage: StageConfig,
-    system: System,
-    images: Images,
-    *,
-    connections: int,
-    seconds: float,
-    data: Sequence[str] = (),
-    pause_s: tuple[float, float] = PAUSE_S,
+    stage: StageConfig, system: System, images: Images, *, connections: int, seconds: float, data: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
+
+    `stage`, `system` and `data` are as in `bench_services`. Honest clients send `images` one by one.
 
     `memory_change` is the relative change of the edge's memory during the attack, whose first tenth is left out. `p95_ratio` is
     the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
     """
-    assert system.client is not None
-    files = system.client.capture(images)
-    labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
-    named = _named(stage)
-    options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
+    files, labels = _labelled(system, images, stage.size)
+    _, options = _options(stage, data)
     with ServiceFixture(options, stage.target, files, labels, True, system.edge.generator.noise) as fixture:
         fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warm-up
         quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
-        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
+        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60))
         after = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
     memory = found["edge_memory"]
     first = memory[min(len(memory) - 1, len(memory) // 10)] if memory else 0.0
@@ -297,14 +277,20 @@ def bench_hostile(
     return result
 
 
-def _named(stage: StageConfig) -> dict[str, str]:
-    """Return the options of `workbench serve` that describe a stage."""
+def _options(stage: StageConfig, data: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
-    return named | ({"rate": f"{stage.rate:g}"} if stage.rate else {})
+    named |= {"rate": f"{stage.rate:g}"} if stage.rate else {}
+    return named, (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
+
+
+def _labelled(system: System, images: Images, size: int) -> tuple[list[bytes], Images]:
+    assert system.client is not None
+    files = system.client.capture(images)
+    return files, torch.cat([_direct(system, files[at : at + DIRECT], size) for at in range(0, len(files), DIRECT)])
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the relative change of each service's memory between the second tenth of a soak (after warm-up) and the last."""
+    # from the second tenth of a soak, after the warm-up, to the last
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):
@@ -315,7 +301,6 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _single(fixture: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
-    """Measure pictures one by one, from the image to its label: through the services, then in this process."""
     own: list[float] = []
     with HttpsClient(fixture.edge.url, certs=fixture.local.certs) as client:
         found = end_to_end(client, images, requests)
@@ -340,7 +325,6 @@ def _saturated(
     rounds: int,
     done: Callable[[], Any],
 ) -> dict[str, Any]:
-    """Return the throughput (images a second) of direct calls and of the services by request size, measured in turns."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
     generator: dict[str, list[float]] = {str(each): [] for each in SIZES}
     errors: dict[str, int] = {}
@@ -377,7 +361,6 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
 
 
 def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str) -> dict[str, Any]:
-    """Count a request's bytes at the sockets between client and edge, and edge and cloud, for one image and for many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
         local = stack.enter_context(Local())

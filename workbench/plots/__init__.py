@@ -18,19 +18,13 @@ from .energy import PART_TITLES, energy_bars, energy_shares
 from .galleries import comparison, gallery, reconstructions
 from .learning import learning_curves, training_curves
 from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, use_style
+from .style import use_style
 from .surface import surface, surface_front
 from .timing import COMPONENT_TITLES, components, links
 
 __all__ = [
-    "BLUE",
     "COMPONENT_TITLES",
-    "GREEN",
-    "GREY",
-    "ORANGE",
     "PART_TITLES",
-    "PURPLE",
-    "SKY",
     "accuracy_bytes",
     "attack_curves",
     "attack_effort",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ..metrics import Estimate
 from .labels import label_points
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, subplots
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, RING, SKY, band, error_bars, subplots
 
 __all__ = ["attack_curves", "attack_effort", "attack_pairs", "attack_rates", "front", "pareto"]
 
@@ -56,6 +56,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
     _finished(figure, axes, title)
     axes[2].set_ylim(0, 125)  # room for the codecs' names
     axes[2].set_yticks(range(0, 101, 20))
+    figure.draw_without_rendering()
     for axis, key, factor in zip(axes, (*AXIS_LABELS, "answered"), (1, 1, 100), strict=True):
         at = [(row["bits"].value, factor * row[key].value) for row in rows]
         label_points(axis, at, [str(row["point"]) for row in rows], list(itertools.pairwise(at)))
@@ -65,8 +66,8 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source of pairs.
 
-    `sources` come from `audit.sweeps.of_pairs`: {source of the attacker's pictures (see `audit.views`): rows}. `control` and
-    `recognisable` are as in `attack_curves`.
+    The attacker's pictures come from the same data set (key `same` of `sources`), from others (`other`) or are noise (`noise`).
+    The rows come from `audit.sweeps.of_pairs`. `control` and `recognisable` are as in `attack_curves`.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
     for axis, key in zip(axes, AXIS_LABELS, strict=True):
@@ -129,20 +130,12 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
     for marker, variant in zip("osD^vP", variants, strict=False):
         mine = [point for point in points if point.get("variant", "") == variant]
         x, y = [point["bits"].value for point in mine], [100 * point["answered"].value for point in mine]
-        axis.errorbar(x, y, yerr=_bars([point["answered"] for point in mine], 100), fmt="none", ecolor=GREY, elinewidth=1)
+        axis.errorbar(x, y, yerr=error_bars([point["answered"] for point in mine], 100), fmt="none", ecolor=GREY, elinewidth=1)
         label = f"generator: {variant or 'the pair’s own'}"
         shown = axis.scatter(x, y, c=[point["over"] for point in mine], marker=marker, s=70, zorder=3, label=label, **scale)
     best = [point for point, on in zip(points, front(points), strict=True) if on]
-    axis.scatter(
-        [point["bits"].value for point in best],
-        [100 * point["answered"].value for point in best],
-        s=210,
-        facecolors="none",
-        edgecolors=ORANGE,
-        linewidths=1.6,
-        zorder=4,
-        label="Pareto front",
-    )
+    x, y = [point["bits"].value for point in best], [100 * point["answered"].value for point in best]
+    axis.scatter(x, y, s=210, linewidths=1.6, edgecolors=ORANGE, **RING)
     axis.set(xlabel="payload to the cloud (bits/image)", ylabel="target accuracy at the cloud (%)", xscale="log")
     axis.margins(x=0.12, y=0.2)
     figure.colorbar(shown, label="the attacker's PSNR over the control (dB)")
@@ -152,12 +145,12 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
         handle.set_facecolor(SKY)
     at = [(point["bits"].value, 100 * point["answered"].value) for point in points]
     bars = [((x, 100 * p["answered"].low), (x, 100 * p["answered"].high)) for (x, _), p in zip(at, points, strict=True)]
+    figure.draw_without_rendering()
     label_points(axis, at, [str(point["point"]) for point in points], bars, clear=9)
     return figure
 
 
 def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
-    """Draw the control (the class's mean image) with its interval, and the recognisability thresholds, as lines."""
     for axis, key in zip(axes, AXIS_LABELS, strict=False):
         level: Estimate = control[key]
         axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")
@@ -166,7 +159,6 @@ def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) 
 
 
 def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
-    """Label the axes, draw one legend below them, and return the figure."""
     for axis, text in zip(axes, AXIS_LABELS.values(), strict=False):
         axis.set_ylabel(text)
     axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # an SSIM is at most 1, a normal interval may reach above it
@@ -176,7 +168,3 @@ def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
     figure.legend(list(lines.values()), [str(name) for name in lines], loc="outside lower center", ncols=len(lines), fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure
-
-
-def _bars(estimates: Sequence[Estimate], factor: float = 1.0) -> list[list[float]]:
-    return [[factor * (e.value - e.low) for e in estimates], [factor * (e.high - e.value) for e in estimates]]

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics import Estimate
-from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, error_bars, subplots
 
 __all__ = ["PART_TITLES", "energy_bars", "energy_shares"]
 
@@ -44,13 +44,10 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
         left += values
     whole: list[Estimate] = [ours[name]["mj"] for name in names]
     ends = np.array([ours[name]["range_mj"] for name in names]).T
-    axis.errorbar(left, names, xerr=_reach(left, *ends), fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
-    interval = _reach(left, np.array([each.low for each in whole]), np.array([each.high for each in whole]))
-    axis.errorbar(left, names, xerr=interval, fmt="none", ecolor="black", elinewidth=2.4)
-    for row, total in enumerate(left):
-        axis.annotate(
-            f"{total:.2f}", (max(total, ends[1][row]), row), (6, 0), textcoords="offset points", va="center", fontsize=9
-        )
+    beyond = np.clip([left - ends[0], ends[1] - left], 0, None)
+    axis.errorbar(left, names, xerr=beyond, fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
+    axis.errorbar(left, names, xerr=error_bars(whole), fmt="none", ecolor="black", elinewidth=2.4)
+    _numbers(axis, left, ends[1])
     _finish(axis, 1.18 * max(left.max(), ends.max()), title)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", ncols=len(PART_TITLES), fontsize=8)
     for other in others:
@@ -74,8 +71,8 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
     for row, name in enumerate(names):
         share, (low, high) = ours[name]["share"], ours[name]["range"]
         axis.plot([100 * low, 100 * high], [row, row], **wide, label="range of what is assumed")
-        interval = [[100 * (share.value - share.low)], [100 * (share.high - share.value)]]
-        axis.errorbar([100 * share.value], [row], xerr=interval, fmt="o", color=BLUE, capsize=3, label="ours, 95 % interval")
+        ours_in_percent = {"xerr": error_bars([share], 100), "label": "ours, 95 % interval"}
+        axis.errorbar([100 * share.value], [row], **ours_in_percent, fmt="o", color=BLUE, capsize=3)
         if name in paper:
             axis.plot([paper[name]], [row], "D", **hollow, label="paper, its meter")
     axis.set_yticks(range(len(names)), names)
@@ -89,14 +86,8 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value to the right of its end, or of the position in `right` if that is farther right."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
-
-
-def _reach(middle: Any, low: Any, high: Any) -> Any:
-    """Return the lengths of error bars below and above `middle` (2 x N)."""
-    return np.clip(np.array([middle - low, high - middle]), 0, None)
 
 
 def _finish(axis: Axes, right: float, title: str, label: str = "energy of a picture (mJ)") -> None:

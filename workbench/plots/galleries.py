@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -56,7 +55,6 @@ def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each
 
 
 def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
-    """Draw originals above guesses, with the PSNR below each guess."""
     lines = [_line(part) for part in (images, guesses)]
     axis.imshow(np.concatenate([lines[0], np.full_like(lines[0][:GAP], 255), lines[1]]), interpolation="nearest")
     width = images.shape[-1]
@@ -70,18 +68,17 @@ def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
 
 
 def _line(images: Tensor) -> np.ndarray[Any, Any]:
-    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1)
-    white = torch.full_like(pixels[0, :, :GAP], 255)
-    parts = [part for picture in pixels for part in (picture, white)][:-1]
-    line: np.ndarray[Any, Any] = torch.cat(parts, 1).numpy()
-    return line
+    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
+    gap = ((0, 0), (0, GAP), (0, 0))
+    line: np.ndarray[Any, Any] = np.concatenate([np.pad(picture, gap, constant_values=255) for picture in pixels], axis=1)
+    return line[:, :-GAP]
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw a row for each view of `explore`: original, protected, at the cloud, residual, and a column of text.
+    """Draw a row for each of `views`: original, protected, at the cloud, residual, and a column of text.
 
-    A view is a `panels.methods.View`. The residual is protected minus original, amplified by `gain`, on mid-grey. If an
-    attacker was trained, its guess is drawn, too.
+    A view is what one pair of networks makes of a picture (`panels.methods.View`). The residual is protected minus original,
+    amplified by `gain`, on mid-grey. If an attacker was trained, its guess is drawn, too.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

@@ -32,13 +32,12 @@ def label_points(
     """Write the name of each point (x, y) next to the point, so that the name covers no point, stroke or other name.
 
     `strokes` are the ends of straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this
-    last, because it fixes the figure's layout.
+    last, after `figure.draw_without_rendering`, which sets the positions of the axes.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
     renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72  # type: ignore[no-untyped-call]
-    figure.draw_without_rendering()
-    places = axis.transData.transform(np.reshape(points, (-1, 2)))
+    places = axis.transData.transform(points)
     along = [_along(axis.transData.transform(list(ends))) for ends in strokes]
     taken = np.concatenate([_squares(places, clear * scale), *(_squares(each, scale) for each in along)])
     frame = np.array([axis.get_window_extent(renderer).extents])
@@ -65,7 +64,6 @@ def label_points(
 
 
 def _along(ends: Any) -> Any:
-    """Return points on a straight line between two ends (pixels), about two pixels apart (N x 2)."""
     count = 2 + int(np.hypot(*(ends[1] - ends[0])) / 2)
     return np.linspace(ends[0], ends[1], count)
 
@@ -79,13 +77,11 @@ def _side(right: float) -> Literal["left", "center", "right"]:
 
 
 def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float, float, float]:
-    """Return the bounding box (pixels) of a text, offset from a point by `right` and `up`: left, bottom, right and top."""
     left = place[0] + right - {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)] * size.width
     bottom = place[1] + up - size.height / 2
     return left, bottom, left + size.width, bottom + size.height
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return the summed areas of each box's overlaps with `others` (N), for boxes N x 4: left, bottom, right, top."""
     common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return common.clip(min=0).prod(axis=2).sum(axis=1)

@@ -44,7 +44,10 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw each network's validation accuracy, and its bits (compressor), SSIM (generator) or loss (else), in one column."""
+    """Draw each network's validation accuracy, and its bits (compressor), SSIM (generator) or loss (else), in one column.
+
+    `histories` maps a network's name to its history from `training.fit`.
+    """
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         top, bottom = axes[0, column], axes[1, column]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics import Estimate, label_bits
@@ -12,9 +13,14 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, point, subplots
 
 __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
+PAYLOAD = "payload to the cloud (bytes/image)"
+
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracies with `chance` (in [0, 1]), SSIM and bytes over strength, from the rows of `Evaluation.curve`."""
+    """Draw accuracies, SSIM and bytes over the perturbation's strength, from the rows of `Evaluation.curve`.
+
+    `chance` is the accuracy of guessing, in [0, 1].
+    """
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
@@ -38,20 +44,17 @@ def accuracy_bytes(
 ) -> Figure:
     """Draw the target's accuracy over JPEG quality, and over payload bytes (log scale).
 
-    `curves` maps a JPEG mode to its rows of `Evaluation.curve` over quality. `points` maps another codec to its single row,
-    which only the second panel shows.
+    `curves` maps a JPEG mode (such as chroma subsampling 4:2:0) to its rows of `Evaluation.curve` over quality. `points` maps
+    another codec to its single row, which only the second panel shows.
     """
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
-        ordered = sorted(rows, key=lambda row: row["bytes"].value)
-        band(rate, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+        _over_bytes(rate, rows, name, colour)
     for colour, (name, row) in zip((GREY, "#000000"), (points or {}).items(), strict=False):
         point(rate, row["bytes"].value, row["target"], name, colour, "D")
     quality.set(xlabel="JPEG quality", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
-    rate.set(
-        xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log"
-    )
+    rate.set(xlabel=PAYLOAD, ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log")
     quality.legend(loc="lower right")
     rate.legend(loc="lower right")
     figure.suptitle(title, fontsize=10)
@@ -61,11 +64,11 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw the target's accuracy over bytes an image: of codecs, of a label-only edge, and the bound of `label_bits`.
+    """Draw the target's accuracy over bytes an image, for several codecs and for an edge that classifies and sends the label.
 
-    The bound is the least number of bytes with which any codec can reach an accuracy. `label` is the accuracy of an edge that
-    sends only the class, in log2(`classes`) bits. `curves` maps a codec to its rows of `Evaluation.curve` over quality or rate.
-    `points` maps a codec with a single row to that row.
+    A dashed line shows the least number of bytes with which any codec can reach an accuracy. `label` is the accuracy of an edge
+    that sends only the class, in log2(`classes`) bits. `curves` maps a codec to its rows of `Evaluation.curve` over quality or
+    rate. `points` maps a codec with a single row to that row.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)
@@ -73,13 +76,11 @@ def rate_accuracy(
     axis.plot(bound, 100 * shares, color="black", linestyle="--", linewidth=1, label="bound: no codec to the left of it")
     axis.fill_betweenx(100 * shares, 1e-3, bound, color="black", alpha=0.06, linewidth=0)
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, SKY), curves.items(), strict=False):
-        ordered = sorted(rows, key=lambda row: row["bytes"].value)
-        band(axis, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+        _over_bytes(axis, rows, name, colour)
     for marker, (name, row) in zip("Dsov^P*", points.items(), strict=False):
         point(axis, row["bytes"].value, row["target"], name, PURPLE, marker)
     point(axis, np.log2(classes) / 8, label, "the edge classifies and sends the label", GREY, "X")
-    axis.set(xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
-    axis.set(xscale="log", xlim=(0.05, None))
+    axis.set(xlabel=PAYLOAD, ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log", xlim=(0.05, None))
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     axis.set_title(title)
     return figure
@@ -102,3 +103,8 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
     figure.colorbar(shown, label="accuracy (%)")
     axis.set_title(title)
     return figure
+
+
+def _over_bytes(axis: Axes, rows: list[dict[str, Any]], name: str, colour: str) -> None:
+    rows = sorted(rows, key=lambda row: row["bytes"].value)
+    band(axis, [row["bytes"].value for row in rows], [row["target"] for row in rows], name, colour, 100)

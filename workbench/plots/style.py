@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 
 from ..metrics import Estimate
 
-__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "band", "point", "subplots", "use_style"]
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "RING", "SKY", "band", "error_bars", "point", "subplots", "use_style"]
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
 SKY = "#56B4E9"
+RING: dict[str, Any] = {"facecolors": "none", "zorder": 4, "label": "Pareto front"}  # a scatter of points on the front
 
 
 def use_style() -> None:
@@ -56,5 +58,9 @@ def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colo
 
 def point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
     """Draw a proportion in percent as a point with its 95 % interval."""
-    bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
-    axis.errorbar([x], [100 * y.value], yerr=bars, fmt=marker, color=colour, capsize=3, label=name)
+    axis.errorbar([x], [100 * y.value], yerr=error_bars([y], 100), fmt=marker, color=colour, capsize=3, label=name)
+
+
+def error_bars(estimates: Sequence[Estimate], factor: float = 1.0) -> list[list[float]]:
+    """Return the lengths of error bars below and above estimates (2 x N), multiplied by `factor`, for matplotlib."""
+    return [[factor * (e.value - e.low) for e in estimates], [factor * (e.high - e.value) for e in estimates]]

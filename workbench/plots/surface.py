@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .attacks import front
-from .style import GREY, band, subplots
+from .style import GREY, RING, band, subplots
 
 __all__ = ["surface", "surface_front"]
 
@@ -23,8 +23,8 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 def surface(rows: Sequence[Row], title: str) -> Figure:
     """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain in PSNR.
 
-    `rows` come from `Evaluation.surface`, with the gain (dB) from `audit.sweeps.of_surface` as `over`. Without
-    `over`, the map of the gain is left out.
+    `rows` come from `Evaluation.surface`. Their key `over` is the gain (dB), from `audit.sweeps.of_surface`. Without this key
+    there is no map of the gain.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [
         ("target at the cloud (%)", lambda row: 100 * row["target"].value, "cividis", "{:.1f}"),
@@ -69,8 +69,8 @@ def surface_front(rows: Sequence[Row], title: str) -> Figure:
     )
     labels = ("target at the cloud (%)", "SSIM, original and decoded", "attacker over the control (dB)")
     for axis, value, label in zip(axes[0], values, labels, strict=False):
-        ring = {"s": 95, "facecolors": "none", "edgecolors": GREY, "linewidths": 1.3, "zorder": 4}
-        axis.scatter([row["bytes"].value for row in best], [value(row) for row in best], label="Pareto front", **ring)
+        x, y = [row["bytes"].value for row in best], [value(row) for row in best]
+        axis.scatter(x, y, s=95, linewidths=1.3, edgecolors=GREY, **RING)
         axis.set(xlabel="payload to the cloud (bytes/image)", ylabel=label, xscale="log")
     axes[0, -1].legend(fontsize=8, loc="upper left")
     figure.suptitle(title, fontsize=10)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..metrics import Estimate
-from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, subplots
+from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, error_bars, subplots
 
 __all__ = ["COMPONENT_TITLES", "components", "links"]
 
@@ -26,7 +26,11 @@ _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#C
 
 
 def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate], axis_title: str, title: str) -> Figure:
-    """Draw the nine components of each arrangement's latency (ms an image) as a stacked bar, and the measured total `whole`."""
+    """Draw each arrangement's latency as a bar of nine components (`parts`), and its measured total (`whole`) with interval.
+
+    Both have values in ms an image by arrangement. `parts` names the components as `COMPONENT_TITLES` does. `axis_title` is the
+    label of the x axis.
+    """
     figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
@@ -36,10 +40,9 @@ def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate]
         left += values
     for row, name in enumerate(names):
         found = whole[name]
-        reach = [[found.value - found.low], [found.high - found.value]]
-        axis.errorbar(found.value, row, xerr=reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
-        said, place = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]", (max(found.high, left[row]), row)
-        axis.annotate(said, place, (5, 0), textcoords="offset points", va="center", fontsize=9)
+        axis.errorbar(found.value, row, xerr=error_bars([found]), fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
+        text, place = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]", (max(found.high, left[row]), row)
+        axis.annotate(text, place, (5, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set(xlabel=axis_title, ylabel="arrangement", xlim=(0, 1.5 * max(each.high for each in whole.values())))
     axis.invert_yaxis()
     axis.set_axisbelow(True)
@@ -56,10 +59,9 @@ def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
     width = 0.8 / len(measured)
     for number, (colour, (name, rows)) in enumerate(zip((ORANGE, GREEN, SKY, BLUE, PURPLE), measured.items(), strict=False)):
         x = np.arange(len(kinds)) + (number - (len(measured) - 1) / 2) * width
-        middle = np.array([rows[kind].value for kind in kinds])
-        bars = np.array([[rows[kind].value - rows[kind].low, rows[kind].high - rows[kind].value] for kind in kinds]).T
-        axis.bar(x, middle, width=0.92 * width, color=colour, label=name)
-        axis.errorbar(x, middle, yerr=bars, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+        medians = [rows[kind] for kind in kinds]
+        bars = {"yerr": error_bars(medians), "error_kw": {"ecolor": "black", "elinewidth": 0.8}, "capsize": 2}
+        axis.bar(x, [each.value for each in medians], width=0.92 * width, color=colour, label=name, **bars)
     axis.set_xticks(range(len(kinds)), kinds)
     axis.set(xlabel="link to the cloud", ylabel="image to label (ms, median)", ylim=(0, None))
     axis.set_axisbelow(True)
