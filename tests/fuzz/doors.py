@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import re
@@ -132,6 +133,7 @@ async def _ask(service: Service, ask: Ask) -> Answer:
     return Answer(start["status"], headers, b"".join(message.get("body", b"") for message in bodies))
 
 
+@functools.cache
 def parts() -> tuple[Any, dict[str, Codec], Any]:
     """Return the smallest pair, the codecs by name, and the classes, for `cloud_of` and `edge_of`."""
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The services satisfy their OpenAPI documents: schemathesis sends allowed and forbidden requests (`--payloads` / 20 each)."""
+"""The services satisfy their OpenAPI documents: schemathesis sends allowed and forbidden requests (`--payloads` / 40 each)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def tried(operation: Any, mode: GenerationMode, examples: int) -> dict[int, int]
 def test_a_service_does_what_its_document_says(
     kind: str, mode: GenerationMode, documents: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    examples = max(1, request.config.getoption("--payloads") // 20)
+    examples = max(1, request.config.getoption("--payloads") // 40)
     statuses: dict[str, dict[int, int]] = {}
     for result in documents[kind].get_all_operations():
         operation = result.ok()

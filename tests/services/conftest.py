@@ -63,7 +63,7 @@ def logged(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> 
 
     A service writes a request's line after its response, so requests of earlier tests to shared services end first.
     """
-    for name in {"both", "token_edge"} & set(request.fixturenames):
+    for name in {"both", "edge", "token_edge"} & set(request.fixturenames):
         shared = request.getfixturevalue(name)
         for served in (shared.edge, shared.cloud) if isinstance(shared, Both) else (shared,):
             until(lambda served=served: not served.server.server_state.tasks)

@@ -34,7 +34,7 @@ from workbench.system import Client as Phone
 from workbench.system import Edge, System
 from workbench.weights import Pair
 
-N = 60
+N = 30
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,6 @@ def images(digits: Dataset) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def expected(networks: Pair, images: torch.Tensor) -> torch.Tensor:
-    """The scores of the images, computed without a network connection."""
     return System.in_process(networks.generator, Png(), networks.target).recognise(images).scores
 
 
@@ -76,7 +75,7 @@ def threads() -> int:
 # --- answers ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("batch", "at_once"), [(7, 3), (1, 8), (60, 1), (59, 2)])
+@pytest.mark.parametrize(("batch", "at_once"), [(7, 3), (N, 1)])
 def test_batches_come_back_in_order(both: Both, images: torch.Tensor, expected: torch.Tensor, batch: int, at_once: int) -> None:
     with HttpsClient(both.edge.url, certs=both.certs, batch=batch, at_once=at_once) as client:
         answer = client.recognise(images)
@@ -336,26 +335,23 @@ def test_a_call_that_was_given_up_is_cancelled(both: Both, images: torch.Tensor)
 # --- what it refuses -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "127.0.0.1:8443", "ftp://127.0.0.1", "https://", "https://127.0.0.1:x", "https://127.0.0.1:99999", "https://edge/path", "https://edge?a=b", "https://[::1"],
+URLS = (
+    "", "127.0.0.1:8443", "ftp://127.0.0.1", "https://", "https://127.0.0.1:x", "https://127.0.0.1:99999", "https://edge/path",
+    "https://edge?a=b", "https://[::1", "https://me:hush-hush@127.0.0.1:8443", "https://127.0.0.1:8443?token=hush-hush",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("url", URLS)
 def test_what_is_no_url_of_a_service_is_refused(certs: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="is not the URL of a service: write https://HOST:PORT"):
-        HttpsClient(url, certs=certs)
-
-
-@pytest.mark.parametrize("url", ["https://me:hush-hush@127.0.0.1:8443", "https://127.0.0.1:8443?token=hush-hush"])
-def test_a_secret_in_a_url_is_refused_and_not_shown(certs: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="is not the URL of a service") as caught:
+    with pytest.raises(UsageError, match="is not the URL of a service: write https://HOST:PORT") as caught:
         HttpsClient(url, certs=certs)
     assert "hush" not in str(caught.value)
 
 
-@pytest.mark.parametrize("option", [{"batch": 0}, {"at_once": 0}, {"deadline_s": 0}, {"deadline_s": -1}])
-def test_options_out_of_range_are_refused(certs: Path, option: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match="must be above 0"):
-        HttpsClient("https://127.0.0.1:8443", certs=certs, **option)
+def test_options_out_of_range_are_refused(certs: Path) -> None:
+    for name, value in (("batch", 0), ("at_once", 0), ("deadline_s", 0), ("deadline_s", -1)):
+        with pytest.raises(UsageError, match=f"must be above 0, got .*{value}"):
+            HttpsClient("https://127.0.0.1:8443", certs=certs, **{name: value})
 
 
 def test_an_authority_to_trust_is_asked_for(tmp_path: Path) -> None:

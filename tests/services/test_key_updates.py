@@ -101,9 +101,9 @@ def test_a_few_key_updates_are_followed(edge: Served, certs: Path, tmp_path: Pat
         edge.server.server_state.total_requests = 0
 
 
-@pytest.mark.parametrize("between", [b"", b"y"], ids=["alone", "with bytes of a header"])
-@pytest.mark.parametrize("answer", [False, True], ids=["no answer", "answers"])
-@pytest.mark.parametrize("role", [None, "client"])
+@pytest.mark.parametrize(
+    ("role", "answer", "between"), [(None, False, b""), (None, True, b"y"), ("client", False, b"y"), ("client", True, b"")]
+)
 def test_a_flood_of_key_updates_is_cut_off(
     edge: Served, certs: Path, tmp_path: Path, role: str | None, answer: bool, between: bytes
 ) -> None:

@@ -26,13 +26,15 @@ class Guest:
     """
 
     def __init__(self) -> None:
+        self.url, self._lock = "", threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
         self.asked: list[bytes] = []
         self.give: Give = OURS.evidence
         self.status = 200
         self.waits: Callable[[], Any] = lambda: None
         self.at_once, self.most_at_once = 0, 0
-        self._lock = threading.Lock()
-        self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
