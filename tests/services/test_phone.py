@@ -41,7 +41,7 @@ from workbench.services import edge as edge_module
 from workbench.services import http
 from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
-from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, CloudView, PayloadSlice, decode_view
+from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, PayloadSlice, decode_view
 from workbench.services.trust import Token
 from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
@@ -335,7 +335,7 @@ def test_the_cloud_view_is_only_decoded_on_request(both: Both, files: list[bytes
     before = measured(both.edge.url, both.certs).get("pmc2_milliseconds_count shown", 0)
     threads: list[str] = []
 
-    def noted(codec: Codec, place: PayloadSlice) -> CloudView:
+    def noted(codec: Codec, place: PayloadSlice) -> list[bytes]:
         threads.append(threading.current_thread().name)
         return decode_view(codec, place)
 
@@ -355,7 +355,7 @@ def test_the_cloud_view_is_only_decoded_on_request(both: Both, files: list[bytes
 def test_the_time_that_showing_takes_is_charged_to_no_component(
     both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(codec: Codec, place: PayloadSlice) -> CloudView:
+    def slow(codec: Codec, place: PayloadSlice) -> list[bytes]:
         time.sleep(1)
         return decode_view(codec, place)
 
@@ -391,7 +391,7 @@ def test_a_repeat_is_shown_the_same_and_only_where_it_asks(both: Both, files: li
 def test_a_deadline_holds_while_the_picture_is_decoded(both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 
-    def stuck(codec: Codec, place: PayloadSlice) -> CloudView:
+    def stuck(codec: Codec, place: PayloadSlice) -> list[bytes]:
         gate.wait(30)
         return decode_view(codec, place)
 
@@ -412,6 +412,7 @@ def test_no_picture_is_logged(both: Both, files: list[bytes], logged: Log) -> No
     assert line["bytes_out"] == len(answer.body)
     (picture,) = answer.json["cloud_picture"]
     assert not any(picture[start : start + 24] in logged.text for start in range(0, len(picture) - 24, 24))
-    shown = [repr(PayloadSlice(b"payload", 0, 1)), repr(CloudView((b"picture",)))]
-    assert not any(word in text for word in ("payload=", "b'p", "picture'") for text in shown)
+    scores = np.zeros((1, 10), np.float32)
+    shown = [repr(PayloadSlice(b"payload", 0, 1)), repr(edge_module.EdgeResult(scores, 1.0, {}, [b"picture"]))]
+    assert not any(word in text for word in ("payload=b", "b'p", "picture'") for text in shown)
     assert len(json.dumps(line)) < 1000

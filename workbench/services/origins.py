@@ -15,8 +15,8 @@ __all__ = ["refuse_other_sites"]
 def refuse_other_sites(request: Request, plain: bool = False) -> None:
     """Raise ServiceError 403 for a request that a browser sends from another site's page.
 
-    Browsers send Sec-Fetch-Site or Origin; other clients send neither. With `plain` (HTTP without TLS), DNS rebinding could
-    give a hostile page the host name of this service. Then an Origin is trusted only if its host is a loopback address.
+    Browsers send Sec-Fetch-Site or Origin, other clients neither. With `plain` (HTTP without TLS), an Origin must also be a
+    loopback address, because DNS rebinding could give a hostile page the host name of this service.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site in (None, "same-origin", "none")
@@ -29,7 +29,6 @@ def refuse_other_sites(request: Request, plain: bool = False) -> None:
 
 
 def _split(origin: str) -> tuple[str, str]:
-    """Return the host of an origin, and the host with its port. Both are empty for other values, such as `null`."""
     try:
         parts = urlsplit(origin)
         return parts.hostname or "", parts.netloc.lower()
