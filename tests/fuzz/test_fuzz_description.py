@@ -35,7 +35,6 @@ TOO_LATE = {"not_a_server_error"}  # 504 is correct for a deadline of microsecon
 
 @pytest.fixture(scope="module")
 def documents() -> Iterator[dict[str, Any]]:
-    """The OpenAPI documents of an edge and of a cloud that require a token, each with its service's address."""
     pair, codecs, dataset = parts()
     png = codecs["png"]
     with (
@@ -48,7 +47,6 @@ def documents() -> Iterator[dict[str, Any]]:
 
 
 def tried(operation: Any, mode: GenerationMode, examples: int) -> dict[int, int]:
-    """Send requests to an operation and check each response against the document. Return their number by status."""
     statuses: dict[int, int] = {}
     checks = {check.__name__: check for check in schemathesis.checks.CHECKS.get_all()}
 

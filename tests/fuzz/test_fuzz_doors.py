@@ -58,8 +58,6 @@ def test_every_format_but_two_is_refused_by_its_format(services: House) -> None:
             assert b"not a picture of a known format; give a whole JPEG or PNG" in answer.body
 
 
-# --- the judge itself ------------------------------------------------------------------------------------------------------
-
 ASK = Ask("edge", "/recognize", b"")
 
 

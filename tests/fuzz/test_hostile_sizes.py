@@ -43,7 +43,6 @@ def services() -> Iterator[House]:
 
 
 def flat_png(width: int, height: int, bits: int = 8, colour: int = 0, extra: bytes = b"") -> bytes:
-    """Return a PNG of zeros, compressed as well as possible."""
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     packer, row = zlib.compressobj(9), bytes(1 + -(-width * channels * bits // 8))
     packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -58,21 +57,18 @@ def flat_jpeg(width: int, height: int, mode: str = "L", **options: bool) -> byte
 
 
 def scanned(file: bytes, times: int, component: int = 1) -> bytes:
-    """Return a JPEG of several components that sends the first one `times` in empty scans."""
     start = file.rindex(b"\xff\xda")
     scans = [segment(0xDA, bytes([1, number, 0, 0, 63, 0])) for number in [component] * times + [2, 3]]
     return file[:start] + b"".join(scans) + b"\xff\xd9"
 
 
 def refined(file: bytes, scans: int) -> bytes:
-    """Return a progressive JPEG, cut or stretched to a number of scans by repeating the last."""
     last = file.rindex(b"\xff\xda")
     have = file.count(b"\xff\xda")
     return file[:-2] + file[last:-2] * (scans - have) + b"\xff\xd9"
 
 
 def overlapping_exif() -> bytes:
-    """Return EXIF with 2,700 entries that all claim the same 32 KB."""
     entries, size = 2700, 32_000
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", entries)
     return head + b"".join(struct.pack("<HHII", 40_000 + number, 7, size, 10) for number in range(entries)) + bytes(size - 100)
@@ -119,7 +115,6 @@ READ: dict[str, Callable[[], bytes]] = {
 
 
 def ask(services: House, request: Ask) -> tuple[int, str, float]:
-    """Send a request within the time limit. Return status, error (empty: none) and MiB."""
     start = time.perf_counter()
     with Peak() as peak:
         answer = services.ask(request)
@@ -175,8 +170,6 @@ def test_a_jpeg_that_others_follow_is_one() -> None:
     assert open_picture(both.getvalue(), 32, LARGE).size == (32, 32)
 
 
-# --- payloads --------------------------------------------------------------------------------------------------------------
-
 PAYLOADS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "a PNG of 4,096 x 4,096": ("png", lambda: flat_png(4_096, 4_096, 8, 2), "sides of at most 32"),
     "a PNG that claims 30,000 x 30,000": ("png", lambda: png(30_000, 30_000, ROWS), "sides of at most 32|too many|exceeds"),
@@ -224,8 +217,6 @@ def test_a_string_that_is_too_short_is_read_as_zeros(services: House) -> None:
         pictures.append(codec.decode_each([string[:length] + bytes(4096)]))
         assert all(torch.equal(each, pictures[0]) for each in pictures)
 
-
-# --- requests --------------------------------------------------------------------------------------------------------------
 
 PATH = f"/v2/models/{MODEL}/infer"
 

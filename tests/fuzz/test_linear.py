@@ -39,12 +39,10 @@ HEAD = b'--seam\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\
 
 
 def filled(pattern: bytes, before: bytes = b"", behind: bytes = b"") -> Callable[[int], bytes]:
-    """Return a function from a size to an input of that size, which repeats a pattern."""
     return lambda n: before + pattern * (n // len(pattern)) + behind
 
 
 def scan_of(pattern: bytes) -> Callable[[int], bytes]:
-    """Return a JPEG whose only scan is a pattern."""
     file = picture(SMALL, "JPEG")
     start = file.index(b"\xff\xda") + 14
     return filled(pattern, file[:start], b"\xff\xd9")
@@ -89,7 +87,6 @@ PICTURES: dict[str, Callable[[int], bytes]] = {
 
 
 def exif_of(n: int) -> bytes:
-    """Return EXIF with the largest number of entries, each of which claims most of n bytes."""
     entries = 60_000
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", entries)
     return head + b"".join(struct.pack("<HHII", tag, 7, n - 100, 8) for tag in range(1, entries + 1)) + bytes(n)
@@ -157,7 +154,6 @@ STREAMS: dict[str, tuple[bytes, bytes]] = {
 
 
 def seconds(reader: Callable[[bytes], object], body: bytes) -> float:
-    """Return the processor time of a parser. A refusal is as good as a result."""
     start = time.process_time()
     with contextlib.suppress(WorkbenchError, httptools.HttpParserError):
         reader(body)

@@ -95,9 +95,6 @@ def refused(client: HttpsClient, images: torch.Tensor, check: str) -> str:
     return str(caught.value)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------------
-
-
 def test_pictures_are_recognised_by_an_attested_edge(edge: Served, certs: Path, guest: Guest, images: torch.Tensor) -> None:
     with HttpsClient(edge.url, certs=certs) as plain, HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
         expected = plain.recognise(images)
@@ -152,7 +149,6 @@ def test_it_is_the_same_with_await_and_a_policy_from_a_file(
 
 
 def policy_file(folder: Path, measurement: str = POLICY.measurements[0]) -> Path:
-    """Write a policy that accepts the simulated processor."""
     (folder / "ark.der").write_bytes(OURS.ark.public_bytes(Encoding.DER))
     lines = [f'initdata = "{POLICY.initdata}"', 'minimum_tcb = "any"']
     lines += [f'measurements = ["{measurement}"]', 'products = ["Milan"]', 'chain = ["ark.der"]', "at = 2026-06-01T00:00:00Z"]
@@ -198,9 +194,6 @@ def test_a_request_survives_a_further_refused_connection(
         refused(client, images, "VMPL")
     gc.collect()
     assert not logged.records("asyncio")
-
-
-# --- other keys and other times --------------------------------------------------------------------------------------------
 
 
 def test_evidence_that_was_given_before_is_refused(edge: Served, certs: Path, guest: Guest, images: torch.Tensor) -> None:
@@ -307,9 +300,6 @@ def now_shown(url: str, context: ssl.SSLContext) -> bytes:
     ):
         return key_of(tls.getpeercert(binary_form=True) or b"")
     return b""
-
-
-# --- agents and edges that have none ---------------------------------------------------------------------------------------
 
 
 def failed(answer: Answered, status: int) -> str:
@@ -455,9 +445,6 @@ def test_an_edge_that_answers_with_no_evidence_gets_no_picture(certs: Path, imag
     assert asked == ["/attestation"] * len(NO_EVIDENCE)
 
 
-# --- the question ----------------------------------------------------------------------------------------------------------
-
-
 QUERIES = (
     "", "?", "?nonce=", "?nonce=ab", f"?nonce={'ab' * 15}", f"?nonce={'ab' * 65}", f"?nonce={'ab' * 16}a", f"?nonce={'xy' * 16}",
     f"?nonce={NONCE}&nonce={NONCE}", f"?nonce={NONCE}&more=1", f"?more=1&nonce={NONCE}", f"?Nonce={NONCE}",
@@ -516,9 +503,6 @@ def test_a_policy_is_for_an_edge(networks: Pair, certs: Path, tmp_path: Path) ->
         HttpsClient("https://127.0.0.1:1", certs=certs, protects=Edge(networks.generator, Png()), policy=POLICY)
     with pytest.raises(UsageError, match="policy.toml cannot be read"):
         HttpsClient("https://127.0.0.1:1", certs=certs, policy=tmp_path / "policy.toml")
-
-
-# --- the commands ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import http.client
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -38,14 +37,8 @@ from workbench.services.intake import Intake
 from workbench.services.server import Listener, address
 from workbench.weights import Pair
 
-MOST, BUDGET, PATIENCE_S = 20_000, 30_000, 0.5
-
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    intake = Intake(MOST, BUDGET, PATIENCE_S)
-    with both_of(networks, Png(), digits, certs, intake=intake) as both:
-        yield both
+MOST = 20_000
+EDGE = {"intake": Intake(MOST, budget=30_000, patience_s=0.5)}
 
 
 def connected(both: Both, role: Role = "client") -> AbstractContextManager[socket.socket]:
@@ -57,7 +50,6 @@ def head(length: int, path: str = "/recognize", more: str = "") -> bytes:
 
 
 def answered(connection: socket.socket) -> Answered | None:
-    """Return the next response, or None if the connection was closed."""
     response = http.client.HTTPResponse(connection)
     try:
         response.begin()
@@ -75,9 +67,6 @@ def status(connection: socket.socket) -> int:
 def still_works(both: Both, file: bytes) -> None:
     until(lambda: both.edge.service.intake.held == 0)
     assert ask(both.edge.url, "/recognize", file, both.certs).status == 200
-
-
-# --- bodies ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> None:
@@ -150,7 +139,6 @@ def test_a_body_that_goes_on_after_its_answer_is_cut_off(
 
 
 def dribbled(connection: socket.socket, patience: float = 30.0) -> float:
-    """Send a byte at intervals until the peer closes, or `patience` seconds have passed. Return the seconds."""
     start = time.monotonic()
     connection.settimeout(0.02)
     while (passed := time.monotonic() - start) < patience:
@@ -163,9 +151,6 @@ def dribbled(connection: socket.socket, patience: float = 30.0) -> float:
         except OSError:
             break
     return passed
-
-
-# --- heads -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /v2 HTTP/1.1\r\nX-Long: "])
@@ -238,9 +223,6 @@ def test_pipelining_a_second_request_ends_the_connection(both: Both, files: list
     still_works(both, files[0])
 
 
-# --- the end ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("holds", ["edge", "cloud"])
 def test_what_was_accepted_before_the_end_is_answered(
     networks: Pair, digits: Dataset, certs: Path, files: list[bytes], holds: str
@@ -267,7 +249,6 @@ def test_what_was_accepted_before_the_end_is_answered(
 
 
 def closed(served: Served) -> bool:
-    """Return whether a service refuses connections."""
     try:
         socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), 5).close()
     except ConnectionRefusedError:
@@ -281,9 +262,6 @@ def test_a_service_that_waits_for_nobody_ends_at_once(networks: Pair, digits: Da
         assert status(connection) == 200
         both.edge.end()
         assert answered(connection) is None
-
-
-# --- ports -----------------------------------------------------------------------------------------------------------------
 
 
 def test_an_address_is_a_host_and_a_port() -> None:

@@ -72,9 +72,6 @@ def threads() -> int:
     return sum(thread.name == "client" for thread in threading.enumerate())
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("batch", "at_once"), [(7, 3), (N, 1)])
 def test_batches_come_back_in_order(both: Both, images: torch.Tensor, expected: torch.Tensor, batch: int, at_once: int) -> None:
     with HttpsClient(both.edge.url, certs=both.certs, batch=batch, at_once=at_once) as client:
@@ -95,10 +92,6 @@ def test_a_progress_bar_counts_images(both: Both, images: torch.Tensor, capsys: 
     assert f"{N}/{N}" in shown
 
 
-def test_classes_are_those_of_the_service(client: HttpsClient, digits: Dataset) -> None:
-    assert client.classes == tuple(digits.classes)
-
-
 def test_it_waits_for_its_answers_with_await(both: Both, images: torch.Tensor, expected: torch.Tensor) -> None:
     async def main() -> list[torch.Tensor]:
         async with AsyncHttpsClient(both.edge.url, certs=both.certs) as client:
@@ -114,9 +107,6 @@ def test_one_batch_that_fails_ends_the_others(both: Both, files: list[bytes]) ->
             client.recognise_files([*files[:5], b"no picture", *files[5:10]])
         assert caught.value.status == 400
         assert client.recognise_files(files[:3]).scores.shape == (3, 10)
-
-
-# --- again, or not ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_refused_for_lack_of_room_is_sent_again(
@@ -245,9 +235,6 @@ def test_an_edge_that_distrusts_its_cloud_is_not_retried(
         assert [line["status"] for line in logged.lines()] == [502]
 
 
-# --- its thread ------------------------------------------------------------------------------------------------------------
-
-
 def test_many_threads_use_one_client_from_the_start(
     both: Both, images: torch.Tensor, expected: torch.Tensor, pool: concurrent.futures.Executor
 ) -> None:
@@ -330,9 +317,6 @@ def test_a_call_that_was_given_up_is_cancelled(both: Both, images: torch.Tensor)
 
     asyncio.run(main())
     until(lambda: both.edge.service.waiting == 0)
-
-
-# --- what it refuses -------------------------------------------------------------------------------------------------------
 
 
 URLS = (

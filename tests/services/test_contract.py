@@ -25,8 +25,6 @@ N = 30
 
 @dataclass(frozen=True)
 class Arranged:
-    """A client of running services, and a system of the same parts in this process for comparison."""
-
     system: HttpsClient
     what: str
     reference: System

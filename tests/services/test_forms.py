@@ -7,29 +7,21 @@ import http.client
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.services import Answered, Both, ask, both_of
-from workbench.codecs import Png
-from workbench.data import Dataset
+from tests.support.services import Answered, Both, ask
 from workbench.errors import ProtocolError
 from workbench.services.forms import PARAMETERS, form_of
 from workbench.services.trust import client_context
-from workbench.weights import Pair
 
+EDGE = {"least_strength": 0.0}
 FORM = {"Content-Type": "multipart/form-data; boundary=seam"}
 PICTURE = 'Content-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg'
 EMPTY = 'Content-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream'
-
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs, least_strength=0.0) as both:
-        yield both
 
 
 def field(name: str) -> str:
@@ -49,9 +41,6 @@ def sent(both: Both, *parts: tuple[str, bytes], headers: Mapping[str, str] | Non
 def error(answer: Answered) -> str:
     assert answer.status == 400
     return str(answer.json["error"])
-
-
-# --- forms -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_strength_may_be_a_field(both: Both, files: list[bytes]) -> None:
@@ -178,9 +167,6 @@ def test_curl_sends_a_form(both: Both, files: list[bytes], tmp_path: Path) -> No
     command += ["-F", f"file=@{picture}", "-F", "strength=0", f"{both.edge.url}/recognize"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert '"results"' in result.stdout
-
-
-# --- content codings -------------------------------------------------------------------------------------------------------
 
 
 def test_a_body_in_a_coding_is_refused_before_it_is_read(both: Both, files: list[bytes]) -> None:

@@ -37,7 +37,6 @@ def edge(token_edge: Served) -> Served:
 
 @pytest.fixture
 def hasty(edge: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The same edge with short time limits."""
     for name, seconds in (("handshake", 0.5), ("head", 0.5), ("answer", 0.5), ("stranger_idle", 0.5), ("idle", 0.5)):
         monkeypatch.setattr(edge.timeouts, name, seconds)
     return edge
@@ -52,8 +51,6 @@ def answered(connection: socket.socket) -> http.client.HTTPResponse:
     response.begin()
     return response
 
-
-# --- before the handshake ends ---------------------------------------------------------------------------------------------
 
 NO_TLS = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: edge\r\n\r\n",
@@ -106,18 +103,12 @@ def test_the_time_of_a_handshake_is_bounded(hasty: Served, said: bytes, dribbles
 
 
 def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> None:
-    """Send a byte at intervals, until `stop` is set."""
     with contextlib.suppress(OSError):
         while not stop.wait(0.05):
             connection.sendall(byte)
 
 
-# --- before a credential, and after an answer ------------------------------------------------------------------------------
-
-
 def endless(first: bytes, rest: bytes) -> Callable[[socket.socket], None]:
-    """Return an attack that sends `first`, then `rest` without end."""
-
     def attack(connection: socket.socket) -> None:
         connection.sendall(first)
         for _ in range(4000):
@@ -253,12 +244,8 @@ def test_no_other_protocol_is_spoken(edge: Served, certs: Path) -> None:
         assert (answer.status, answer.headers["connection"]) == (200, "close"), upgrade
 
 
-# --- how many --------------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def counted(networks: Pair, digits: Dataset, certs: Path, quota: ConnectionQuota) -> Iterator[Served]:
-    """A service, not ready, with few places. TLS accepts every client."""
     token = Token(SECRET.encode())
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=token)
     with serving(service, certs, "edge", demand=False, ready=False, quota=quota) as served:

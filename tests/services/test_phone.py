@@ -47,24 +47,14 @@ from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
 
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
+EDGE = {"token": Token(SECRET.encode()), "intake": Intake(200_000)}
 SHOW = {"X-Show": "cloud"}
 FILES = sorted(path.name for path in STATIC.iterdir())
 PATHS = ["/" if name == "index.html" else f"/{name}" for name in FILES]
 
 
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    """An edge that accepts a token or a certificate, and bodies of at most 200,000 bytes."""
-    with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode()), intake=Intake(200_000)) as both:
-        yield both
-
-
 def stranger(both: Both, path: str, method: str = "GET", **headers: str) -> Answered:
-    """Send a request to the edge without certificate or token."""
     return ask(both.edge.url, path, None, both.certs, None, headers, method)
-
-
-# --- the page's files ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "path"), list(zip(FILES, PATHS, strict=True)), ids=FILES)
@@ -145,9 +135,6 @@ def test_a_cloud_has_no_page(both: Both) -> None:
         assert ask(both.cloud.url, path, None, both.certs, "edge").status == 404
 
 
-# --- the page's status request -----------------------------------------------------------------------------------------------
-
-
 def test_the_page_learns_its_access_without_an_error(both: Both, digits: Dataset) -> None:
     nobody = stranger(both, "/page.json")
     assert nobody.status == 200
@@ -189,9 +176,6 @@ def test_an_edge_that_is_not_ready_says_so(networks: Pair, digits: Dataset, both
     with serving(edge, both.certs, "edge", ready=False) as served:
         assert ask(served.url, "/page.json", None, both.certs).json["ready"] is False
         assert ask(served.url, "/", None, both.certs).status == 200
-
-
-# --- who may send ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_picture_needs_a_credential(both: Both, files: list[bytes]) -> None:
@@ -263,11 +247,7 @@ def test_a_form_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> N
     assert (answer.status, answer.json) == (413, {"error": "a body may have at most 200000 bytes"})
 
 
-# --- what the cloud saw ----------------------------------------------------------------------------------------------------
-
-
 def pixels(answer: Answered) -> np.ndarray[Any, Any]:
-    """Return the pictures in a response, N x H x W x 3."""
     files = [base64.b64decode(text, validate=True) for text in answer.json["cloud_picture"]]
     assert all(file.startswith(b"\x89PNG") for file in files)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
@@ -275,7 +255,6 @@ def pixels(answer: Answered) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def payloads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The payloads that this process sends to a cloud."""
     sent: list[bytes] = []
     send = http.PooledConnection.exchange
 

@@ -48,7 +48,6 @@ REFUSALS = ("for the edge alone", "for the cloud alone", "unsuitable certificate
 
 @pytest.fixture(scope="module")
 def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Certificates with keys that a server can show: of every role, and forged ones."""
     root = tmp_path_factory.mktemp("shown")
     kinds = {str(role): (certs / role, str(role)) for role in ROLES}
     for kind, options in FORGED.items():
@@ -59,7 +58,6 @@ def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
 
 @contextlib.contextmanager
 def impostor(folder: Path, name: str) -> Iterator[tuple[str, Queue[bytes]]]:
-    """Serve TLS with a certificate. Yield the URL and a queue of the bytes that each client sent after the handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
     context.load_verify_locations(folder / "ca.pem")
@@ -122,12 +120,8 @@ async def asked(connection: Connection) -> None:
         await connection.call("GET", "/v2")
 
 
-# --- the services' side ----------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def services(networks: Pair, digits: Dataset, certs: Path) -> Iterator[dict[str, Served]]:
-    """An edge with a token, its cloud, and a cloud of arrangement PP."""
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context(serving(cloud_of(networks, Png(), digits, roles=("edge",)), certs, "cloud"))
         phones = stack.enter_context(serving(cloud_of(networks, Png(), digits, roles=("client",)), certs, "cloud"))
@@ -164,9 +158,6 @@ def test_a_service_answers_the_role_of_its_clients_alone(
         pass
     welcome = kind.partition(" ")[0] == CLIENTS[service] and kind in (CLIENTS[service], "client with a server's names")
     assert status in ((200,) if welcome else (0, 401, 403))
-
-
-# --- folders ---------------------------------------------------------------------------------------------------------------
 
 
 def test_every_client_context_of_the_workbench_demands_a_role() -> None:

@@ -22,8 +22,6 @@ RESOURCE = "default/pmc2-edge"
 
 
 def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
-    """Return a hub that releases the files of a folder."""
-
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if asked is not None:
             asked.append(handler.path)

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from tests.support.guests import POLICY, WHERE, Guest, guest_of
-from tests.support.services import SECRET, Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving
+from tests.support.servers import accepting
+from tests.support.services import SECRET, Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, on_loop, serving
 from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.certs import issue
@@ -39,13 +40,11 @@ METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """Certificates that a test may replace."""
     issue(tmp_path / "certs")
     return tmp_path / "certs"
 
 
 def replace_authority(folder: Path) -> None:
-    """Issue all certificates again, with another authority."""
     for name in ("ca.pem", "ca.key"):
         for path in folder.rglob(name):
             path.unlink()
@@ -58,9 +57,6 @@ def asked_on(connection: socket.socket) -> int:
     answer.begin()
     answer.read()
     return answer.status
-
-
-# --- a service's side ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("what", "how"), [("edge", "another authority"), ("cloud", "the same authority")])
@@ -146,9 +142,6 @@ def test_a_connection_ends_when_its_clients_certificate_does(networks: Pair, dig
         is_cut(connection)
 
 
-# --- a client's side -------------------------------------------------------------------------------------------------------
-
-
 def test_a_client_notices_that_its_certificates_were_replaced(
     networks: Pair, digits: Dataset, own: Path, tmp_path: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,53 +172,25 @@ def test_certificates_that_do_not_fit_are_not_taken(
 
 
 @pytest.mark.parametrize("why", ["renewed", "expired"])
-def test_a_stale_connection_is_not_used_again(both: Both, why: str) -> None:
-    async def run() -> None:
-        trust = lambda: client_context(both.certs, "client")  # noqa: E731
-        async with Connection(both.edge.url, trust) as connection:
-            pool = connection._http
-            await connection.call("GET", "/v2")
-            (first,) = pool._idle
-            if why == "expired":
-                assert time.time() < first.expires < time.time() + 400 * 86400
-                first.expires = time.time() - 1
-            else:
-                busy = asyncio.create_task(connection.call("GET", "/v2"))
-                await asyncio.sleep(0)
-                connection.renew()  # while the connection is in use
-                await busy
-            await connection.call("GET", "/v2")
-            (second,) = pool._idle
-            assert second is not first
-            assert not first.open
-
-    asyncio.run(run())
-
-
-# --- answers of a hostile service ------------------------------------------------------------------------------------------
-
-
-class Hostile:
-    """A service that sends the same bytes on every connection, repeatedly, over real TLS."""
-
-    def __init__(self, certs: Path, first: bytes, rest: bytes) -> None:
-        self.first, self.rest, self.sent, self.context = first, rest, 0, server_context(certs, "cloud")
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                plain, _ = self.listener.accept()
-            except OSError:
-                return
-            with contextlib.suppress(OSError), self.context.wrap_socket(plain, server_side=True) as connection:
-                connection.recv(1 << 16)
-                connection.sendall(self.first)
-                while True:
-                    connection.sendall(self.rest)
-                    self.sent += len(self.rest)
+@on_loop
+async def test_a_stale_connection_is_not_used_again(both: Both, why: str) -> None:
+    trust = lambda: client_context(both.certs, "client")  # noqa: E731
+    async with Connection(both.edge.url, trust) as connection:
+        pool = connection._http
+        await connection.call("GET", "/v2")
+        (first,) = pool._idle
+        if why == "expired":
+            assert time.time() < first.expires < time.time() + 400 * 86400
+            first.expires = time.time() - 1
+        else:
+            busy = asyncio.create_task(connection.call("GET", "/v2"))
+            await asyncio.sleep(0)
+            connection.renew()  # while the connection is in use
+            await busy
+        await connection.call("GET", "/v2")
+        (second,) = pool._idle
+        assert second is not first
+        assert not first.open
 
 
 @pytest.mark.parametrize(
@@ -242,26 +207,30 @@ class Hostile:
     ],
 )
 def test_an_answer_that_never_ends_is_given_up_at_once(certs: Path, first: bytes, rest: bytes) -> None:
-    hostile = Hostile(certs, first, rest)
+    sent, context = [0], server_context(certs, "cloud")
 
-    async def run() -> None:
-        async with Connection(hostile.url, lambda: client_context(certs, "edge"), attempt_s=20.0) as connection:
+    def serve(plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
+            connection.recv(1 << 16)
+            connection.sendall(first)
+            while True:
+                connection.sendall(rest)
+                sent[0] += len(rest)
+
+    async def run(url: str) -> None:
+        async with Connection(url, lambda: client_context(certs, "edge"), attempt_s=20.0) as connection:
             with pytest.raises(ServiceError, match="cannot be reached"):
                 await connection.call("GET", "/v2")
 
     start = time.monotonic()
-    asyncio.run(run())
+    with accepting(serve) as port:
+        asyncio.run(run(f"https://127.0.0.1:{port}"))
     assert time.monotonic() - start < 5.0
-    assert hostile.sent < 16 << 20  # at most what buffers hold
-    hostile.listener.close()
-
-
-# --- tokens ----------------------------------------------------------------------------------------------------------------
+    assert sent[0] < 16 << 20  # at most what buffers hold
 
 
 @pytest.fixture
 def attested(networks: Pair, digits: Dataset, certs: Path) -> Iterator[tuple[Served, Guest]]:
-    """An edge with a token and an agent."""
     with (
         guest_of() as guest,
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,

@@ -26,7 +26,7 @@ from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.services.connection import Connection
 from workbench.services.server import Listener, server_of
-from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
+from workbench.services.trust import Token, client_context, is_loopback, server_context
 from workbench.weights import Pair
 
 NOWHERE = "https://127.0.0.1:1"  # nothing listens there
@@ -36,14 +36,12 @@ CODEC = Png()
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, folders: dict[str, Path]) -> Iterator[Both]:
-    """Edge and cloud that demand certificates."""
     with both_of(networks, CODEC, digits, folders["good"]) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def open_edge(networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path]) -> Iterator[Served]:
-    """A second edge with the same cloud, which accepts a token in place of a certificate."""
     edge = edge_of(networks, CODEC, digits, both.cloud.url, folders["good"], token=Token(SECRET.encode()))
     with serving(edge, folders["good"], "edge", demand=False) as served:
         yield served
@@ -56,9 +54,6 @@ def refusal(url: str, certs: Path, token: Token | None = None) -> ServiceError:
     assert time.monotonic() - start < PATIENCE_S / 2
     assert "\n" not in str(caught.value)
     return caught.value
-
-
-# --- roles -----------------------------------------------------------------------------------------------------------------
 
 
 def test_edge_and_cloud_know_each_other_by_their_certificates(both: Both, files: list[bytes], logged: Log) -> None:
@@ -103,7 +98,21 @@ def test_who_shows_nothing_does_not_get_past_tls(both: Both) -> None:
     assert "does not trust this end (TLSV13_ALERT_CERTIFICATE_REQUIRED)" in str(error)
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------------
+def test_probes_without_a_certificate_learn_only_of_health(
+    networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path], files: list[bytes]
+) -> None:
+    edge, certs = edge_of(networks, CODEC, digits, both.cloud.url, both.certs), both.certs
+    with serving(edge, certs, "edge", demand=False) as served:
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert ask(served.url, path, certs=certs, role=None).status == 200, path
+        for path in ("/recognize", "/v2/models/resnet18/infer"):
+            answer = ask(served.url, path, files[0], certs, role=None)
+            assert (answer.status, answer.json) == (401, {"error": "show a certificate"}), path
+        for path in ("/metrics", "/v2/models/resnet18"):
+            assert ask(served.url, path, certs=certs, role=None).status == 401, path
+        assert ask(served.url, "/recognize", files[0], certs).status == 200
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # a certificate that is shown must hold
+            ask(served.url, "/v2/health/live", certs=folders["stranger"])
 
 
 def test_a_token_stands_for_a_certificate(open_edge: Served, both: Both, files: list[bytes]) -> None:
@@ -165,8 +174,6 @@ def test_no_repr_error_or_log_shows_a_token(open_edge: Served, both: Both, files
         assert SECRET not in text
         assert "another-token-altogether" not in text
 
-
-# --- certificates that do not hold -----------------------------------------------------------------------------------------
 
 WHY = {
     "expired": "certificate has expired",
@@ -250,11 +257,6 @@ def test_every_connection_shows_its_certificate_anew(both: Both) -> None:
             assert not connection.session_reused
 
 
-def test_peers_without_a_certificate_have_no_role() -> None:
-    assert peer_of(None).role is None
-    assert peer_of(None).name == ""
-
-
 @pytest.mark.parametrize("missing", ["ca.pem", "edge.pem", "edge.key"])
 def test_missing_certificates_are_named(certs: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "certs"
@@ -271,9 +273,6 @@ def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_
     with pytest.raises(UsageError, match="cannot be used") as caught:
         server_context(folder, "edge")
     assert "PRIVATE" not in str(caught.value)
-
-
-# --- rotation --------------------------------------------------------------------------------------------------------------
 
 
 def gets_in(url: str, certs: Path, role: Role) -> bool:
@@ -321,9 +320,6 @@ def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
         shutil.copy(later / "cloud" / "cloud.pem", folder / "cloud")
         until(lambda: "the certificate of cloud was renewed" in logged.text)
         assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
-
-
-# --- without TLS -----------------------------------------------------------------------------------------------------------
 
 
 def test_plain_http_is_served_on_loopback_alone(networks: Pair, digits: Dataset) -> None:

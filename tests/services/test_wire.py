@@ -43,7 +43,6 @@ def pngs(digits: Dataset) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def payload(networks: Pair, neural: Neural, digits: Dataset) -> bytes:
-    """The payload of three digits."""
     return Edge(networks.generator, neural).protect(to_float(digits.test.images[:3]))
 
 
@@ -53,7 +52,6 @@ def served(both: Both, what: str) -> Served:
 
 @pytest.fixture(scope="module")
 def clients(both: Both) -> Iterator[dict[str, triton.InferenceServerClient]]:
-    """tritonclient's own client for each service, with the required certificate."""
     made = {what: triton_client(served(both, what).url, both, role) for what, role in SERVICES.items()}
     yield made
     for client in made.values():
@@ -74,9 +72,6 @@ def tensor(name: str, files: list[bytes]) -> triton.InferInput:
     made = triton.InferInput(name, [len(files)], "BYTES")
     made.set_data_from_numpy(np.array(files, dtype=np.object_))
     return made
-
-
-# --- tritonclient ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("what", SERVICES)
@@ -186,9 +181,6 @@ def test_other_inputs_are_refused(
     assert caught.value.status() == "400"
 
 
-# --- the plain way in ------------------------------------------------------------------------------------------------------
-
-
 def test_a_picture_is_recognised_as_it_is(both: Both, digits: Dataset, files: list[bytes], pngs: list[bytes]) -> None:
     for file in (files[0], pngs[0]):
         answer = ask(both.edge.url, "/recognize", file, both.certs, headers={"X-Request-Id": f"one-{len(file)}"})
@@ -266,9 +258,6 @@ def test_parameters_of_another_kind_are_refused(both: Both) -> None:
     for name, value in (("strength", "1"), ("strength", True), ("timeout", "1"), ("timeout", 0), ("timeout", True)):
         answer = ask(both.edge.url, INFER, json.dumps({"inputs": inputs, "parameters": {name: value}}).encode(), both.certs)
         assert (answer.status, name in answer.json["error"]) == (400, True), (name, value)
-
-
-# --- metrics, description, refusals ----------------------------------------------------------------------------------------
 
 
 def test_metrics_count_what_was_done(both: Both, files: list[bytes]) -> None:

@@ -20,11 +20,6 @@ Give = Callable[[bytes], Any]
 
 
 class Guest:
-    """A guest's attestation agent.
-
-    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
-    """
-
     def __init__(self) -> None:
         self.url, self._lock = "", threading.Lock()
         self.reset()
