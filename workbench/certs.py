@@ -10,10 +10,9 @@
 
 A host gets the folder of its role only. Keys are ECDSA on P-256, and only their owner can read them.
 
-One authority signs edge and cloud, but neither must be able to impersonate the other. So every connection of the workbench
-checks the role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only
-names, so edge and cloud share no names except loopback. The authority can sign only the names that it was made for (critical
-NameConstraints), so a phone trusts it only for these.
+One authority signs edge and cloud, but neither may pose as the other. So every connection of the workbench checks the role in
+the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only names, so edge and
+cloud share none except loopback. The authority can sign only the names that it was made for (critical NameConstraints).
 """
 
 from __future__ import annotations

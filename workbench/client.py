@@ -1,4 +1,4 @@
-"""The client of the services. It sends pictures to an edge over HTTPS or, in the baseline PP, protected PNG to a cloud.
+"""The client of the services: it sends pictures to an edge over HTTPS or, in the baseline PP, protects them and asks the cloud.
 
 ::
 
@@ -6,9 +6,8 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one in a thread, for notebooks. Connections are
-reused. A request that is lost, or refused because the service is overloaded, is sent again until the deadline. Its id makes
-repeats harmless. Many images are sent in parallel batches, and the results keep their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. A request that is lost, or refused because the service is
+overloaded, is sent again until the deadline. Many images are sent in parallel batches, and the results keep their order.
 """
 
 from __future__ import annotations

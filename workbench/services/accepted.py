@@ -121,8 +121,6 @@ class Accepted(asyncio.Protocol):
         self._waits_for_reader = False  # the current timer is for an unread response
         self._control = 0  # bytes of TLS beyond the allowance for plain text
 
-    # --- the event loop's side -----------------------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         start = time.thread_time()
         self._take_place(transport)
@@ -182,9 +180,6 @@ class Accepted(asyncio.Protocol):
         if self._control > MOST_CONTROL:
             self.abort()
 
-    def eof_received(self) -> None:
-        pass  # the event loop then closes the connection
-
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
         self._drop_timer()
@@ -209,8 +204,6 @@ class Accepted(asyncio.Protocol):
             self.disarm()
             self._upper.drained()
         self._read_on()
-
-    # --- the upper protocol's side -------------------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:

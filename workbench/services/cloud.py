@@ -7,8 +7,7 @@ import functools
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ def key_id(key: bytes) -> str:
 
 
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
-    """Return the description that clients get of a cloud's model `name`, with the SHA-256 of its `weights` as its version."""
+    """Return a cloud's description for clients: its model's `name`, the SHA-256 of its `weights` as version, and its codec."""
     return Model(
         name,
         weights[:16],
@@ -65,12 +64,7 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
     return {tensor.name: tensor for tensor in tensors}
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """The scores of a payload's images (N x K), and the time of each step (ms; empty if the scores were cached)."""
-
-    scores: np.ndarray[Any, np.dtype[np.float32]]
-    milliseconds: dict[str, float]
+Recognised: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, float]]  # scores (N x K), times of steps (ms)
 
 
 class CloudService(Service):
@@ -112,11 +106,11 @@ class CloudService(Service):
         if n > MOST_IMAGES:
             raise ProtocolError(f"a payload may hold at most {MOST_IMAGES} images, this one claims {n}: send fewer")
         if (known := self.cloud.remember(held[0])) is not None:
-            found = Recognised(known.numpy(), {})
+            scores, times = known.numpy(), dict[str, float]()
         else:
-            found = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, n, deadline))
-        call.images, call.milliseconds = len(found.scores), dict(found.milliseconds)
-        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
+            scores, times = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, n, deadline))
+        call.images, call.milliseconds = len(scores), dict(times)
+        return Response(self.model.name, answer_tensors(scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
         # `held` has one payload, and is emptied so that the payload is freed early
@@ -142,7 +136,7 @@ class CloudService(Service):
             late.set()
             held.clear()  # a late job stays in the pool's queue, and must not hold the payload
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
-        return Recognised(scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")})
+        return scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")}
 
     def _done(self, n: int, work: asyncio.Future[Any]) -> None:
         self._waiting -= n

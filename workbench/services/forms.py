@@ -57,8 +57,12 @@ class Form:
 
     def number(self, http: Request, name: str) -> float | None:
         """Return the parameter `name` as a number, or None if it is missing. Raises ProtocolError for other text."""
-        what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
-        return _number(self.text(http, name), what)
+        text = self.text(http, name)
+        try:
+            return None if text is None else float(text) if len(text) < 32 else math.nan
+        except ValueError:
+            what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
+            raise ProtocolError(f"{what} must be a number") from None
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
@@ -145,12 +149,3 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
     except Exception as error:  # the parser's own errors, and those of its callbacks for a malformed form
         raise ProtocolError(f"the form cannot be read ({type(error).__name__})") from None
     return parts
-
-
-def _number(text: str | None, what: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text) if len(text) < 32 else math.nan
-    except ValueError:
-        raise ProtocolError(f"{what} must be a number") from None

@@ -16,7 +16,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import httptools
 
@@ -102,11 +102,8 @@ class PooledConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    # asyncio's side
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -127,8 +124,6 @@ class PooledConnection(asyncio.Protocol):
         self.lose(error or ConnectionResetError("the connection was lost"))
         if not self.gone.done():
             self.gone.set_result(None)
-
-    # the parser's side
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head += len(name) + len(value)

@@ -50,7 +50,6 @@ class Exchange:
         self._length: int | None = None
 
     async def run(self, app: Any) -> None:
-        """Run the application. An exception in the application ends the connection, not the service."""
         share, proven = self.protocol.wire.share, self.protocol.wire.proven
         share.at_work += proven
         try:
@@ -135,8 +134,6 @@ class HttpProtocol:
             "scheme": "http" if wire.tls is None else "https",
         }
 
-    # --- the connection's side -----------------------------------------------------------------------------------------
-
     def data_received(self, data: bytes) -> None:
         if self._idle:
             self._idle = False
@@ -168,8 +165,6 @@ class HttpProtocol:
         self.leaving = True
         if self._exchange is None and not self._begun:
             self.wire.close()
-
-    # --- the parser's side ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         if self._exchange is not None:
@@ -244,8 +239,6 @@ class HttpProtocol:
             self._exchange.more_body = False
             self._exchange.changed.set()
             self.wire.disarm()
-
-    # --- the application's side ----------------------------------------------------------------------------------------
 
     def answered(self, exchange: Exchange) -> None:
         self.state.total_requests += 1

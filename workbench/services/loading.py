@@ -57,7 +57,10 @@ def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
 
 
 def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
-    """Return a cloud and the SHA-256 of its classifier's weights. `remembered` and `every` are the options of `Cloud`."""
+    """Return a cloud and the SHA-256 of its classifier's weights.
+
+    The cloud caches the scores of up to `remembered` images or, with `every`, decodes and classifies each image.
+    """
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
     classifier = prepare(network, stage.device, stage.precision)
@@ -87,9 +90,9 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return the numbers of lanes (worker threads, see `batching`) and of threads of torch in each lane.
+    """Return the numbers of lanes (worker threads for batches) and of torch's threads in each lane.
 
-    0 selects a number for the device and the cores.
+    0 selects a number by `device` and cores. Raises UsageError for more than 64 lanes.
     """
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run

@@ -101,7 +101,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the key for counting a peer by its socket address: the IPv4 address, or the /64 network of an IPv6 address."""
+    """Return the IPv4 address, or the IPv6 /64 network, of a socket's peer. Connections are counted by this key."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

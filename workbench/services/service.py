@@ -22,6 +22,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -45,8 +46,7 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
 from .intake import Intake
-from .origins import refuse_other_sites
-from .trust import Peer, Token
+from .trust import Peer, Token, is_loopback
 from .types import Answer, Model, RequestContext
 
 __all__ = ["Service"]
@@ -98,8 +98,6 @@ class Service(ABC):
             exception_handlers={HTTPException: _refused, WorkbenchError: _refused},
         )
         self.app.router.redirect_slashes = False  # unknown paths get 404, never a redirect to the Host header's site
-
-    # --- defined by subclasses -----------------------------------------------------------------------------------------
 
     @abstractmethod
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
@@ -244,7 +242,7 @@ class Service(ABC):
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
-            refuse_other_sites(request, self.plain)
+            _refuse_other_sites(request, self.plain)
             call.peer = self.admit(request)
             _refuse_codings(request)
             self.arriving(+1)
@@ -302,6 +300,27 @@ def _failed(error: WorkbenchError) -> JSONResponse:
     headers |= {"Connection": "close"} if status in (408, 413) else {}
     headers |= {"Accept-Encoding": "identity"} if status == 415 else {}
     return JSONResponse({"error": str(error)}, status, headers=headers)
+
+
+def _refuse_other_sites(request: HttpRequest, plain: bool) -> None:
+    # Browsers send Sec-Fetch-Site or Origin, other clients neither. Without TLS (`plain`), DNS rebinding could give a hostile
+    # page the host name of this service, so an Origin must also be a loopback address.
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site in (None, "same-origin", "none")
+    if origin is not None:
+        host, place = _origin(origin)
+        own = own and (site is not None or (place != "" and place == request.headers.get("Host", "").lower()))
+        own = own and (not plain or is_loopback(host))
+    if not own:
+        raise ServiceError("a page of another site may not send pictures: open the page of this edge, at its own /", status=403)
+
+
+def _origin(origin: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(origin)
+        return parts.hostname or "", parts.netloc.lower()
+    except ValueError:
+        return "", ""
 
 
 def _refuse_codings(request: HttpRequest) -> None:

@@ -59,7 +59,7 @@ log = logging.getLogger("workbench.services")
 class Peer:
     """The other end of a connection: its name, and the role in its certificate (None: no certificate).
 
-    `shown` is the public key (DER) of the certificate that this end has shown (empty: no TLS).
+    `shown` is the public key (DER, empty: no TLS) of the certificate that this end has shown.
     """
 
     role: Role | None = None
