@@ -27,18 +27,15 @@ from workbench.protocol import (
 )
 
 NUMBERS = [np.dtype(code) for code in DATATYPES.values()]
-arrays = st.builds(
-    lambda kind, shape, seed: (
-        np.frombuffer(random.Random(seed).randbytes(8 * int(np.prod(shape))), np.uint8)[: int(np.prod(shape)) * kind.itemsize]
-        .view(kind if kind.kind != "b" else np.uint8)
-        .reshape(shape)
-        if kind.kind != "b"
-        else np.frombuffer(random.Random(seed).randbytes(int(np.prod(shape))), np.uint8).reshape(shape) > 127
-    ),
-    st.sampled_from(NUMBERS),
-    st.lists(st.integers(0, 4), min_size=1, max_size=3),
-    st.integers(0, 1000),
-)
+
+
+def noise(kind: np.dtype[Any], shape: list[int], seed: int) -> np.ndarray[Any, Any]:
+    data = random.Random(seed).randbytes(int(np.prod(shape)) * kind.itemsize)
+    return (np.frombuffer(data, np.uint8) > 127 if kind.kind == "b" else np.frombuffer(data, kind)).reshape(shape)
+
+
+shapes = st.lists(st.integers(0, 4), min_size=1, max_size=3)
+arrays = st.builds(noise, st.sampled_from(NUMBERS), shapes, st.integers(0, 1000))
 tensors = st.lists(st.one_of(arrays, st.lists(st.binary(max_size=20), max_size=5)), min_size=1, max_size=4)
 
 
@@ -54,7 +51,8 @@ def named(values: list[Any]) -> dict[str, Tensor]:
     return {f"t{i}": Tensor.of(f"t{i}", value) for i, value in enumerate(values)}
 
 
-@given(tensors, st.text(max_size=20))
+# characters by name, because hypothesis needs two seconds to list those of Unicode
+@given(tensors, st.text('a7 \0\n"\\é٣\uffff\U0001f600', max_size=20))
 def test_what_is_written_is_read(values: list[Any], id: str) -> None:
     sent = named(values)
     body, length = write_request(list(sent.values()), id, {"strength": 0.5})
@@ -206,7 +204,7 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(0, 6))):
         place = data.draw(st.integers(0, len(body)))
         body[place : place + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=6))
-    length = data.draw(st.one_of(st.none(), st.integers(0, len(body)).map(str), st.text(max_size=4)))
+    length = data.draw(st.one_of(st.none(), st.integers(0, len(body)).map(str), st.text("0179-+_ .²٣e", max_size=4)))
     for read in (read_request, read_response):
         with contextlib.suppress(ProtocolError):
             read(bytes(body), length)

@@ -10,10 +10,9 @@
 
 A host gets the folder of its role only. Keys are ECDSA on P-256, and only their owner can read them.
 
-One authority signs edge and cloud, but neither must be able to impersonate the other. So every connection of the workbench
-checks the role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only
-names, so edge and cloud share no names except loopback. The authority can sign only the names that it was made for (critical
-NameConstraints), so a phone trusts it only for these.
+One authority signs edge and cloud, but neither may pose as the other. So every connection of the workbench checks the role in
+the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only names, so edge and
+cloud share none except loopback. The authority can sign only the names that it was made for (critical NameConstraints).
 """
 
 from __future__ import annotations
@@ -55,10 +54,10 @@ def issue(
     """Write an authority, unless one exists, and a new certificate and key for each role. Return the written files.
 
     `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
-    The certificates are valid for `days`, at most 825, and the authority for ten times as long, at most ten years. A second
-    call renews the certificates under the same authority, so clients need no change. Raises UsageError for invalid names or
-    `days`, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. No file is
-    written in these cases.
+    From `now` on (None: the present), certificates are valid for `days`, at most 825, and the authority ten times as long, at
+    most ten years. A second call renews the certificates under the same authority, so clients need no change. Raises
+    UsageError, and writes nothing, for invalid arguments, and for an authority that is unreadable, expired or not allowed to
+    sign these names.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
@@ -71,25 +70,25 @@ def issue(
     _check_apart(hosts["edge"], hosts["cloud"])
     _check_layout(folder)
     authority, key, made = _authority(folder, [*hosts["edge"], *hosts["cloud"]], days, now)
-    written: list[Path] = []
+    written, ca = list[Path](), authority.public_bytes(serialization.Encoding.PEM)
     if made:
         _make_private(folder / "authority")
-        written = [_write_key(folder / "authority" / "ca.key", key), _write_pem(folder / "ca.pem", authority)]
+        written = [_write(folder / "authority" / "ca.key", _secret(key), 0o600), _write(folder / "ca.pem", ca)]
     until = min(now + timedelta(days=days), authority.not_valid_after_utc)
     for role in roles:
         own = ec.generate_private_key(ec.SECP256R1())
         certificate = _certificate(role, own, hosts[role], authority, key, now, until)
         _make_private(folder / role)
-        written += [_write_key(folder / role / f"{role}.key", own), _write_pem(folder / role / f"{role}.pem", certificate)]
-        written += [_write_pem(folder / role / "ca.pem", authority)]
+        written.append(_write(folder / role / f"{role}.key", _secret(own), 0o600))
+        written.append(_write(folder / role / f"{role}.pem", certificate.public_bytes(serialization.Encoding.PEM)))
+        written.append(_write(folder / role / "ca.pem", ca))
     return written
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role that a certificate (DER) names, or None if it names none or several.
+    """Return the role that a certificate (DER) names, or None if it names none or several, or lacks the extended key `use`.
 
-    With `use` (`SERVER` or `CLIENT`) the result is None if the certificate lacks this extended key usage. Signature and dates
-    are not checked here, but by TLS.
+    Signature and dates are not checked here, but by TLS.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -114,7 +113,6 @@ def folder_of(folder: Path, role: Role | None) -> Path:
 
 
 def _check_layout(folder: Path) -> None:
-    """Raise UsageError if one folder has the keys of several owners, because every host would get all of them."""
     keys = [name for name in ("ca", *ROLES) if (folder / f"{name}.key").exists()]
     if len(keys) > 1 or "ca" in keys:
         raise UsageError(
@@ -122,9 +120,6 @@ def _check_layout(folder: Path) -> None:
             f"get the keys of others. Remove the folder, make it with `workbench certs {folder} [--names ...]`, and have "
             "phones trust its new ca.pem"
         )
-
-
-# --- names -----------------------------------------------------------------------------------------------------------------
 
 
 def _hosts(names: Sequence[str]) -> Names:
@@ -154,7 +149,6 @@ def _host(name: str) -> x509.GeneralName:
 
 
 def _check_apart(edge: Names, cloud: Names) -> None:
-    """Raise UsageError for a name that edge and cloud share, except a loopback name."""
     for mine in edge:
         for theirs in cloud:
             if _overlap(mine, theirs) and not _is_loopback(mine):
@@ -176,7 +170,6 @@ def _overlap(one: x509.GeneralName, other: x509.GeneralName) -> bool:
 
 
 def _plain(address: x509.IPAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address, with an IPv4-mapped IPv6 address converted to IPv4."""
     value = address.value
     assert isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address)
     return getattr(value, "ipv4_mapped", None) or value
@@ -187,7 +180,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    """Return constraints to these names. Without constraints on both host names and addresses, one kind would be unlimited."""
+    # without constraints on both host names and addresses, one kind would be unlimited
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):
@@ -198,7 +191,6 @@ def _constraints(hosts: Names) -> x509.NameConstraints:
 
 
 def _check_permitted(folder: Path, authority: x509.Certificate, hosts: Names) -> None:
-    """Raise UsageError unless an authority may sign these names."""
     way_out = f"Remove {folder}, make it again, and have phones trust its new ca.pem"
     try:
         permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
@@ -218,13 +210,9 @@ def _permits(subtree: x509.GeneralName, host: x509.GeneralName) -> bool:
     return isinstance(subtree, x509.DNSName) and f".{host.value.removeprefix('*.')}".endswith(f".{subtree.value}")
 
 
-# --- certificates ----------------------------------------------------------------------------------------------------------
-
-
 def _authority(
     folder: Path, hosts: Names, days: int, now: datetime
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
-    """Return the folder's authority, its key, and whether they are new. Raises UsageError for an unusable authority."""
     paths = folder / "ca.pem", folder / "authority" / "ca.key"
     if not any(path.exists() for path in paths):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -297,9 +285,6 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-# --- files -----------------------------------------------------------------------------------------------------------------
-
-
 def _make_private(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -308,14 +293,11 @@ def _make_private(folder: Path) -> None:
         raise StorageError(f"cannot make {folder} for its owner alone: {error.strerror or error}; choose another") from error
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    with replacing(path, 0o600) as temporary:
-        temporary.write_bytes(secret)
-    return path
+def _secret(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
-def _write_pem(path: Path, certificate: x509.Certificate) -> Path:
-    with replacing(path) as temporary:
-        temporary.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+def _write(path: Path, content: bytes, mode: int = 0o644) -> Path:
+    with replacing(path, mode) as temporary:
+        temporary.write_bytes(content)
     return path

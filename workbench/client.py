@@ -1,4 +1,4 @@
-"""The client of the services. It sends pictures to an edge over HTTPS or, in the baseline PP, protected PNG to a cloud.
+"""The client of the services: it sends pictures to an edge over HTTPS or, in the baseline PP, protects them and asks the cloud.
 
 ::
 
@@ -6,9 +6,8 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one in a thread, for notebooks. Connections are
-reused. A request that is lost, or refused because the service is overloaded, is sent again until the deadline. Its id makes
-repeats harmless. Many images are sent in parallel batches, and the results keep their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. A request that is lost, or refused because the service is
+overloaded, is sent again until the deadline. Many images are sent in parallel batches, and the results keep their order.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ from .protocol import Tensor
 from .rates import check_rate
 from .services.admission import admission
 from .services.connection import Connection, infer, metadata
-from .services.http import Admission
 from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
@@ -52,12 +50,11 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 class AsyncHttpsClient:
     """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (baseline PP).
 
-    `certs` is a folder made by `workbench certs`. Its files give the trusted authority and, unless a `token` is given,
-    the client certificate. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included. A
-    single attempt may take `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality`
-    and `subsampling` are those of the phone's JPEG. With a `policy` (or its file), the edge's evidence must satisfy the policy
-    on every new connection before a picture is sent. Otherwise AttestationError is raised. `self.verdict` is the verdict on
-    the latest evidence.
+    `certs` is a folder made by `workbench certs`, with the trusted authority and, unless a `token` is given, the client's
+    certificate. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included, and a single
+    attempt `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality` and `subsampling`
+    are those of the phone's JPEG. With a `policy` (or its file), every new connection is checked before a picture is sent: the
+    edge must prove which software it runs. Otherwise AttestationError is raised. `verdict` is the result of the latest check.
     """
 
     def __init__(
@@ -86,7 +83,9 @@ class AsyncHttpsClient:
             if folder is None
             else lambda: client_context(folder, None if token else "client", "edge" if protects is None else "cloud")
         )
-        headers, admit = token.header if token else None, self._admission(policy)
+        if isinstance(policy, str | Path):
+            policy = Policy.read(Path(policy))
+        headers, admit = token.header if token else None, None if policy is None else admission(policy, self._judged)
         self._connection = Connection(url, trust, headers, attempt_s=attempt_s, plain=plain, admit=admit)
         if policy is not None and (protects is not None or not self._connection.url.startswith("https")):
             what = "a cloud has no evidence of its own" if protects is not None else "plain HTTP has no key to bind evidence to"
@@ -96,11 +95,6 @@ class AsyncHttpsClient:
         self._model: tuple[str, tuple[str, ...]] | None = None
         self.verdict: Verdict | None = None
         self._connecting_s = 0.0  # seconds spent on connecting, which no picture's time includes
-
-    def _admission(self, policy: Policy | str | Path | None) -> Admission | None:
-        if policy is None:
-            return None
-        return admission(policy if isinstance(policy, Policy) else Policy.read(Path(policy)), self._judged)
 
     def _judged(self, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -115,7 +109,7 @@ class AsyncHttpsClient:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes. They are requested once and cached."""
+        """Return the name of the service's model and its classes, which are requested once."""
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
@@ -135,7 +129,7 @@ class AsyncHttpsClient:
     ) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`.
 
-        `rate` is the rate of the edge's neural codec (None: the edge's default).
+        `strength`, in [0, 1], is that of the perturbation. `rate`, in [0, 1], is that of the edge's codec (None: its default).
         """
         check_images(images)
         check_strength(strength)
@@ -145,7 +139,7 @@ class AsyncHttpsClient:
     async def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged. The edge crops and scales them to squares of its size."""
+        """Send JPEG or PNG files unchanged, which the edge crops and scales. The options are as for `recognise`."""
         if self._protects is not None:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
@@ -155,7 +149,6 @@ class AsyncHttpsClient:
         return await self._all(len(files), progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
-        """Send n images in slices, some in parallel, and return one result in the images' order."""
         free, began = asyncio.Semaphore(self.at_once), time.perf_counter() - self._connecting_s
         with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
 
@@ -194,7 +187,6 @@ class AsyncHttpsClient:
         return Recognition(scores, sum(map(len, files)), float(parameters.get("payload_bytes", 0)), clock.milliseconds)
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
-        """Send a request. Return the scores, the response's parameters, and the milliseconds until the response is complete."""
         deadline = self._deadline()
         model, classes = await self.model(deadline)
         start = time.perf_counter()
@@ -211,7 +203,7 @@ class AsyncHttpsClient:
 
 
 class HttpsClient:
-    """A blocking `AsyncHttpsClient` with the same arguments. It connects at the first request; `close` disconnects it."""
+    """A blocking `AsyncHttpsClient` with the same arguments, which connects at the first request."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._inner = AsyncHttpsClient(url, **options)
@@ -230,7 +222,7 @@ class HttpsClient:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict on the latest connection's evidence, or None before the first connection or without a policy."""
+        """The result of the latest check of the edge by the policy, or None before the first connection."""
         return self._inner.verdict
 
     @property
@@ -240,13 +232,13 @@ class HttpsClient:
     def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`."""
+        """Send float images N x 3 x H x W in [0, 1], like `AsyncHttpsClient.recognise`."""
         return self._timed(self._inner.recognise, images, strength, progress, rate)
 
     def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged. The edge crops and scales them to squares of its size."""
+        """Send JPEG or PNG files unchanged, like `AsyncHttpsClient.recognise_files`."""
         return self._timed(self._inner.recognise_files, files, strength, progress, rate)
 
     def close(self) -> None:
@@ -256,7 +248,7 @@ class HttpsClient:
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        """Run a recognition, and add the time of the switches between threads to `edge_other`, the phone's other work."""
+        # switches between threads count as `edge_other`, too
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -287,7 +279,6 @@ class HttpsClient:
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Return a new event loop: uvloop's, or asyncio's own on Windows."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -315,19 +306,17 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Add the time since `began` that is in none of the components to `edge_other`, the phone's other work."""
     counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
     _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer
 
 
 def _charge(answer: Recognition, seconds: float) -> None:
-    """Add seconds to `edge_other`, the paper's component "others on edge/mobile"."""
+    # the paper's "others on edge/mobile"
     answer.milliseconds["edge_other"] = (answer.milliseconds["edge_other"] or 0.0) + 1e3 * seconds
 
 
 def _joined(parts: Sequence[Recognition]) -> Recognition:
-    """Return the results of several batches as one: scores concatenated, times and bytes added."""
     times: dict[str, float | None] = {}
     for part in parts:
         for name, value in part.milliseconds.items():

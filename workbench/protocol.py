@@ -62,7 +62,7 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, data: NDArray[Any] | list[bytes]) -> Tensor:
-        """Return a tensor of an array or of a list of byte strings. Raises ProtocolError for an unsupported kind of array."""
+        """Return a tensor of an array or of a list of byte strings. Raises ProtocolError for an unsupported dtype."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
         if data.dtype not in DATATYPE_OF:
@@ -72,7 +72,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request. Empty `outputs` request all outputs. `binary` names those to send as binary data (None: all)."""
+    """An inference request. Empty `outputs` request all outputs, of which those in `binary` as binary data (None: all)."""
 
     inputs: dict[str, Tensor]
     id: str = ""
@@ -81,7 +81,6 @@ class Request:
     binary: frozenset[str] | None = frozenset()
 
     def wants_binary(self, name: str) -> bool:
-        """Return whether an output was requested as binary data."""
         return self.binary is None or name in self.binary
 
 
@@ -94,9 +93,6 @@ class Response:
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     version: str = ""
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------------
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
@@ -116,7 +112,6 @@ def read_request(body: bytes, json_length: str | None = None) -> Request:
 
 
 def read_response(body: bytes, json_length: str | None = None) -> Response:
-    """Parse the body of a response. Raises ProtocolError."""
     content, rest = _content(body, json_length)
     model, version = content.get("model_name", ""), content.get("model_version", "")
     if not (isinstance(model, str) and isinstance(version, str)):
@@ -126,7 +121,6 @@ def read_response(body: bytes, json_length: str | None = None) -> Response:
 
 
 def _content(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """Return the JSON object of a body, and the bytes that follow it."""
     length = len(body)
     if json_length is not None:
         if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 10 and int(json_length) <= len(body)):
@@ -217,7 +211,6 @@ def _tensors(entries: list[dict[str, Any]], rest: memoryview, kind: str) -> dict
 
 
 def _from_json(data: Any, datatype: str, shape: tuple[int, ...], what: str) -> NDArray[Any] | list[bytes]:
-    """Return a tensor from JSON data: a list, flat or nested by its shape."""
     if not isinstance(data, list):
         raise ProtocolError(f"{what} has neither data nor binary_data_size")
     depth = 0
@@ -246,7 +239,6 @@ def _from_json(data: Any, datatype: str, shape: tuple[int, ...], what: str) -> N
 
 
 def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: str) -> NDArray[Any] | list[bytes]:
-    """Return a tensor from binary data. Numbers are a view of the body."""
     count = math.prod(shape)
     if datatype != "BYTES":
         kind = np.dtype(DATATYPES[datatype])
@@ -273,20 +265,17 @@ def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: s
     return elements
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------------
-
-
 def write_request(inputs: Sequence[Tensor], id: str = "", parameters: dict[str, Any] | None = None) -> tuple[bytes, str]:
-    """Return the body of a request with binary inputs, which requests binary outputs, and its `LENGTH_HEADER`."""
+    """Return a request's body, with binary inputs and a request for binary outputs, and the value of its `LENGTH_HEADER`."""
     content: dict[str, Any] = {"id": id} if id else {}
     content["parameters"] = {**(parameters or {}), "binary_data_output": True}
     return _written(content, "inputs", inputs, [True] * len(inputs))
 
 
 def write_response(response: Response, request: Request) -> tuple[bytes, str | None]:
-    """Return the body of a response, and its `LENGTH_HEADER`, or None for plain JSON.
+    """Return the body of a response, and the value of its `LENGTH_HEADER` (None: plain JSON).
 
-    Only the requested outputs are sent. Raises ProtocolError if one of them is missing.
+    It has only the outputs that `request` names. Raises ProtocolError if one of them is missing.
     """
     if missing := [name for name in request.outputs if name not in response.outputs]:
         raise ProtocolError(f"no output {missing[0]!r}; there are {', '.join(response.outputs)}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 import re
@@ -34,10 +35,9 @@ from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
 from workbench.services.service import Service
 
-from hostile import damaged, mended, odd_json, picture, pictures, repacked, retagged  # isort: skip
-
 if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:  # as a script
     sys.path.insert(0, root)
+from hostile import damaged, mended, odd_json, picture, pictures, repacked, retagged  # isort: skip
 from tests.support.services import cloud_of, edge_of, serving  # isort: skip
 
 SIZE, MODEL = 32, "tiny"
@@ -53,8 +53,6 @@ class Finding(AssertionError):  # noqa: N818  (it is not the program that erred)
 
 @dataclass(frozen=True)
 class Ask:
-    """A request to one of the services of a house."""
-
     service: str
     path: str
     body: bytes = field(repr=False)
@@ -64,15 +62,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """The response of a service."""
-
     status: int
     headers: dict[str, str]
     body: bytes
 
     @property
     def scores(self) -> list[list[float]]:
-        """The scores of each image, from either kind of body."""
         if b'"results"' in self.body[:100]:
             return [result["scores"] for result in json.loads(self.body)["results"]]
         data = read_response(self.body, self.headers.get(LENGTH_HEADER.lower())).outputs["scores"].data
@@ -99,17 +94,11 @@ def _status(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-# --- the services ----------------------------------------------------------------------------------------------------------
-
-
 class House:
-    """The services by name: `edge`, and a cloud for each codec."""
-
     def __init__(self, services: dict[str, Service], loop: asyncio.AbstractEventLoop) -> None:
         self.services, self._loop = services, loop
 
     def ask(self, ask: Ask) -> Answer:
-        """Return the response to a request."""
         return self._loop.run_until_complete(_ask(self.services[ask.service], ask))
 
 
@@ -132,6 +121,7 @@ async def _ask(service: Service, ask: Ask) -> Answer:
     return Answer(start["status"], headers, b"".join(message.get("body", b"") for message in bodies))
 
 
+@functools.cache
 def parts() -> tuple[Any, dict[str, Codec], Any]:
     """Return the smallest pair, the codecs by name, and the classes, for `cloud_of` and `edge_of`."""
     torch.manual_seed(0)
@@ -153,7 +143,6 @@ def parts() -> tuple[Any, dict[str, Codec], Any]:
 
 @contextlib.contextmanager
 def house() -> Iterator[House]:
-    """Yield a house whose edge is ready."""
     pair, codecs, dataset = parts()
     services: dict[str, Service] = {name: cloud_of(pair, codec, dataset, plain=True) for name, codec in codecs.items()}
     loop = asyncio.new_event_loop()
@@ -176,9 +165,6 @@ def house() -> Iterator[House]:
         finally:
             loop.run_until_complete(closed())
             loop.close()
-
-
-# --- the doors -------------------------------------------------------------------------------------------------------------
 
 
 class Door(ABC):
@@ -230,7 +216,6 @@ class Door(ABC):
 
 
 def judge(ask: Ask, answer: Answer) -> None:
-    """Raise Finding unless the response has scores, or refuses with one line and blames the client."""
     where = f"{ask.service}{ask.path}: status {answer.status}"
     if answer.status == 200:
         scores = torch.tensor(answer.scores)
@@ -337,7 +322,6 @@ class ImageDoor(Door):
 
 
 def others() -> dict[str, bytes]:
-    """Return files of the formats that an edge refuses."""
     image = Image.fromarray(torch.arange(3 * 32 * 32).view(32, 32, 3).to(torch.uint8).numpy())
     return {format: picture(image, format) for format in ("GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "TGA")}
 
@@ -413,7 +397,6 @@ class ProtocolDoor(Door):
         super().__init__(house)
 
     def _whole(self, door: str, plain: bool, source: random.Random) -> tuple[dict[str, Any], bytes]:
-        """Return the JSON and the binary data of a valid request. With `plain` there is no binary data."""
         name, content = self._contents[door]
         entry: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [1]}
         data = b""

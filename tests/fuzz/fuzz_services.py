@@ -32,7 +32,6 @@ REPORT_S = 2.0  # between two lines of progress
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Fuzz, and return the exit status."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     atheris: Any = None
@@ -78,15 +77,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Run:
-    """A fuzzing run: it sends inputs, reports progress, and ends the process at the first finding."""
-
     def __init__(self, door: Door, runs: int, out: Path) -> None:
         self.door, self.runs, self.out = door, runs, out
         self.count, self._start, self._reported_at = 0, time.monotonic(), 0.0
         self._before = _peak()
 
     def one(self, data: bytes) -> None:
-        """Try an input."""
         self.count += 1
         try:
             self.door.knock(data)
@@ -115,7 +111,6 @@ class Run:
 
 
 def _guided(atheris: Any, door: Door, run: Run, options: argparse.Namespace) -> None:
-    """Let atheris generate inputs from the seeds, our own mutations and inputs that reached new code. It ends the process."""
     corpus = options.corpus or Path(tempfile.mkdtemp(prefix="fuzz-"))
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(door.seeds()):
@@ -137,7 +132,6 @@ def _guided(atheris: Any, door: Door, run: Run, options: argparse.Namespace) -> 
 
 
 def _peak() -> int:
-    """Return this process's peak memory (MiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 
 

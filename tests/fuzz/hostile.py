@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.support.picture_files import chunk
 from workbench import bitstream
 from workbench.errors import PayloadError
 
@@ -24,26 +25,16 @@ WORDS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000,
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------------
-
-
 def segment(marker: int, content: bytes) -> bytes:
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """Return a chunk of a PNG with its checksum."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def png(width: int, height: int, rows: bytes, extra: bytes = b"", bits: int = 8, colour: int = 2, behind: bytes = b"") -> bytes:
-    """Return a PNG with the given header, whatever its `rows` are. `extra` chunks precede them."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return PNG + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9)) + behind + chunk(b"IEND", b"")
 
 
 def jpeg(image: Image.Image, extra: bytes = b"", **options: Any) -> bytes:
-    """Return a JPEG with `extra` segments in front."""
     file = picture(image, "JPEG", **options)
     return file[:2] + extra + file[2:]
 
@@ -56,7 +47,6 @@ def picture(image: Image.Image, format: str, **options: Any) -> bytes:
 
 @functools.cache
 def pictures() -> dict[str, bytes]:
-    """Return a small file of each kind that an edge reads, by name."""
     ramp = np.arange(32 * 24 * 3, dtype=np.uint32).reshape(24, 32, 3)
     colour = Image.fromarray((ramp * 7 % 256).astype(np.uint8))
     exif = Image.Exif()
@@ -84,7 +74,6 @@ def pictures() -> dict[str, bytes]:
 
 
 def _interlaced() -> bytes:
-    """Return an 8 x 8 PNG in Adam7's seven passes."""
     sizes = ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4))
     rows = b"".join(b"\0" + bytes(range(3 * width)) for width, height in sizes for _ in range(height))
     file = png(8, 8, rows)
@@ -93,7 +82,6 @@ def _interlaced() -> bytes:
 
 
 def mended(file: bytes) -> bytes:
-    """Return a PNG with corrected checksums of its chunks, as far as its lengths are valid. Other files stay unchanged."""
     if not file.startswith(PNG):
         return file
     out, position = bytearray(PNG), len(PNG)
@@ -107,7 +95,6 @@ def mended(file: bytes) -> bytes:
 
 
 def repacked(file: bytes, source: random.Random) -> bytes:
-    """Return a PNG whose rows were damaged before compression, so that the damage reaches the filters behind zlib."""
     start = file.find(b"IDAT")
     if not file.startswith(PNG) or start < 0:
         return file
@@ -119,11 +106,7 @@ def repacked(file: bytes, source: random.Random) -> bytes:
     return file[: start - 4] + chunk(b"IDAT", zlib.compress(damaged(rows, source))) + file[start + 8 + length :]
 
 
-# --- bytes -----------------------------------------------------------------------------------------------------------------
-
-
 def damaged(whole: bytes, source: random.Random, others: Sequence[bytes] = ()) -> bytes:
-    """Return bytes damaged in one to four ways."""
     data = bytearray(whole)
     for _ in range(source.choice((1, 1, 1, 2, 2, 3, 4))):
         source.choice(_DAMAGE)(data, source, others)
@@ -131,7 +114,6 @@ def damaged(whole: bytes, source: random.Random, others: Sequence[bytes] = ()) -
 
 
 def _place(data: bytearray, source: random.Random) -> int:
-    """Return a position in the data. Positions in headers are preferred."""
     most = len(data) if source.random() < 0.5 else min(len(data), 64)
     return source.randrange(most) if most else 0
 
@@ -180,25 +162,11 @@ def _splice(data: bytearray, source: random.Random, others: Sequence[bytes]) -> 
         data[_place(data, source) :] = other[start : start + source.randrange(1, len(other) + 1)]
 
 
-_DAMAGE: tuple[Callable[[bytearray, random.Random, Sequence[bytes]], None], ...] = (
-    _cut,
-    _flip,
-    _flip,
-    _set,
-    _set,
-    _word,
-    _double,
-    _drop,
-    _noise,
-    _splice,
-)
-
-
-# --- payloads --------------------------------------------------------------------------------------------------------------
+_DAMAGE: tuple[Callable[[bytearray, random.Random, Sequence[bytes]], None], ...]
+_DAMAGE = (_cut, _flip, _flip, _set, _set, _word, _double, _drop, _noise, _splice)
 
 
 def retagged(payload: bytes, key: bytes) -> bytes:
-    """Return a payload with a valid tag, as an attacker that knows the key could make it, if its header is readable."""
     if not payload:
         return payload
     layout, position, count = payload[0] & 15, 1, 1
@@ -217,59 +185,17 @@ def retagged(payload: bytes, key: bytes) -> bytes:
     return header + digest.digest() + body
 
 
-# --- JSON ------------------------------------------------------------------------------------------------------------------
-
 ODD: tuple[Any, ...] = (
-    None,
-    True,
-    False,
-    0,
-    -1,
-    1,
-    2,
-    10**19,
-    -(10**19),
-    10**400,
-    0.5,
-    -0.0,
-    1e308,
-    float("inf"),
-    float("nan"),
-    "",
-    "image",
-    "payload",
-    "BYTES",
-    "FP64",
-    "UINT8",
-    "BOOL",
-    "label",
-    "scores",
-    "\ud800",
-    "\u0000",
-    "x" * 300,
-    "\U0001f600",
-    [],
-    {},
-    [[]],
-    [1],
-    [-1],
-    [0],
-    [1 << 24],
-    [2, 1 << 40],
-    [[[[[[[[[[1]]]]]]]]]],
-    {"binary_data_size": 4},
-    {"binary_data_size": -1},
-    {"binary_data": True},
-    {"binary_data_output": 3},
-    {"strength": 10**400},
-    {"timeout": 10**400},
-    {"timeout": 1e-300},
-)
+    None, True, False, 0, -1, 1, 2, 10**19, -(10**19), 10**400, 0.5, -0.0, 1e308, float("inf"), float("nan"),
+    "", "image", "payload", "BYTES", "FP64", "UINT8", "BOOL", "label", "scores", "\ud800", "\u0000", "x" * 300, "\U0001f600",
+    [], {}, [[]], [1], [-1], [0], [1 << 24], [2, 1 << 40], [[[[[[[[[[1]]]]]]]]]],
+    {"binary_data_size": 4}, {"binary_data_size": -1}, {"binary_data": True}, {"binary_data_output": 3},
+    {"strength": 10**400}, {"timeout": 10**400}, {"timeout": 1e-300},
+)  # fmt: skip
 KEYS = ("id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "data", "binary_data_size", "timeout", "strength")
 
 
 def odd_json(whole: Any, source: random.Random) -> bytes:
-    """Return the JSON of a value with odd parts: replaced, repeated or far too deep."""
     content = json.loads(json.dumps(whole))
     for _ in range(source.choice((1, 1, 2, 3))):
         content = _odd(content, source)
@@ -290,7 +216,6 @@ def odd_json(whole: Any, source: random.Random) -> bytes:
 
 
 def _odd(content: Any, source: random.Random) -> Any:
-    """Return a value with one part replaced, removed or added."""
     if isinstance(content, dict) and content and source.random() < 0.85:
         key = source.choice(list(content))
         way = source.randrange(8)

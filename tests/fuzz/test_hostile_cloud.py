@@ -26,8 +26,6 @@ from tests.support.services import WEIGHTS, edge_of, serving
 
 
 class LyingCloud(CloudService):
-    """A cloud that passes the JSON and tensors of its responses through `lie` first."""
-
     lie: Callable[[bytes, bytes], tuple[bytes, bytes]]
 
     async def _answer(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:

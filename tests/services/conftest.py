@@ -23,7 +23,6 @@ from workbench.weights import Pair
 
 @pytest.fixture(scope="session")
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority and certificates for edge, cloud and client."""
     folder = tmp_path_factory.mktemp("certs")
     issue(folder)
     return folder
@@ -31,7 +30,6 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Certificates of one authority, valid and invalid: expired, for another host, of another authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
     hosts = {
@@ -53,17 +51,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def files(digits: Dataset) -> list[bytes]:
-    """JPEG files of digits, as a phone sends them."""
     return Jpeg().encode_each(to_float(digits.test.images[:60]))
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> Log:
-    """Everything that is logged during a test, at the finest level.
-
-    A service writes a request's line after its response, so requests of earlier tests to shared services end first.
-    """
-    for name in {"both", "token_edge"} & set(request.fixturenames):
+    for name in {"both", "edge", "token_edge"} & set(request.fixturenames):
         shared = request.getfixturevalue(name)
         for served in (shared.edge, shared.cloud) if isinstance(shared, Both) else (shared,):
             until(lambda served=served: not served.server.server_state.tasks)
@@ -74,14 +67,13 @@ def logged(caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest) -> 
 
 
 @pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    """An edge and its cloud, which demand certificates."""
-    with both_of(networks, Png(), digits, certs) as both:
+def both(networks: Pair, digits: Dataset, certs: Path, request: pytest.FixtureRequest) -> Iterator[Both]:
+    # an edge and its cloud, which demand certificates; a module's `EDGE` are further options of its edge
+    with both_of(networks, Png(), digits, certs, **getattr(request.module, "EDGE", {})) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def token_edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that accepts tokens, so that TLS accepts every client."""
     with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode())) as both:
         yield both.edge

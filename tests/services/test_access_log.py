@@ -28,7 +28,6 @@ KEYS = ["at", "service", "status", "id", "by", "model", "images", "bytes_in", "b
 
 @pytest.fixture(scope="module")
 def named(digits: Dataset) -> Dataset:
-    """Digits with class names that occur nowhere else."""
     return dataclasses.replace(digits, classes=NAMES)
 
 
@@ -100,7 +99,6 @@ def test_nothing_that_is_logged_tells_what_was_in_a_request(
 
 
 def traces(file: bytes) -> list[str]:
-    """Return how parts of a file would appear in text."""
     pieces = [file[start : start + 24] for start in (0, len(file) // 2 // 3 * 3, (len(file) - 24) // 3 * 3)]
     return [
         *(piece.hex() for piece in pieces),
@@ -111,8 +109,6 @@ def traces(file: bytes) -> list[str]:
 
 
 class Broken(Png):
-    """A codec with an internal fault, whose error quotes its input."""
-
     def encode_each(self, images: torch.Tensor) -> list[bytes]:
         raise RuntimeError(QUOTE)
 

@@ -31,14 +31,11 @@ OK = http(200, b"{}")
 
 @dataclass
 class Heard:
-    """The connections and requests that a server received."""
-
     connections: int = 0
     requests: int = 0
 
 
 def against(said: bytes, talk: Callable[[int], Awaitable[object]], hang_up: bool = True) -> Heard:
-    """Run `talk` with the port of a server that sends the same response to every request. Return what the server received."""
     heard = Heard()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,27 +17,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied
+from tests.support.services import Answered, Both, ask, form_of, measured, occupied, on_loop
 from tests.support.waiting import until
-from workbench.codecs import Png
-from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
 from workbench.services.batching import BATCHES, TASKS, Batcher, ComputePool, Job
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
-from workbench.weights import Pair
 
 FAR = 1e9  # loop time
 MOST = 16
 INFER = "/v2/models/resnet18/infer"
-
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs, least_strength=0.0, most=MOST, capacity=MOST) as both:
-        yield both
+EDGE = {"least_strength": 0.0, "most": MOST, "capacity": MOST}
 
 
 @pytest.fixture
@@ -48,8 +39,6 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 class Scene:
-    """Requests from separate threads to an edge whose lane is held."""
-
     def __init__(self, both: Both, pool: ThreadPoolExecutor) -> None:
         assert isinstance(both.edge.service, EdgeService)
         assert isinstance(both.cloud.service, CloudService)
@@ -57,7 +46,6 @@ class Scene:
         self.before = measured(both.cloud.url, both.certs, "edge")
 
     def send(self, file: bytes, wait: bool = True, **headers: str) -> Future[Answered]:
-        """Send a picture, and return once it is in the queue."""
         waiting = self.edge.waiting
         named = {f"X-{name}": value for name, value in headers.items()}
         answer = self.pool.submit(ask, self.both.edge.url, "/recognize", file, self.both.certs, headers=named)
@@ -66,7 +54,6 @@ class Scene:
         return answer
 
     def payloads(self, name: str = "pmc2_requests_total 200") -> int:
-        """Return the number of payloads that the cloud has processed since the start."""
         now = measured(self.both.cloud.url, self.both.certs, "edge")
         return int(now.get(name, 0) - self.before.get(name, 0))
 
@@ -90,14 +77,10 @@ def scores(answer: Answered) -> list[float]:
 
 
 def photograph(width: int, height: int) -> bytes:
-    """Return a picture of noise, which no format compresses well."""
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
     return buffer.getvalue()
-
-
-# --- at the edge -----------------------------------------------------------------------------------------------------------
 
 
 def test_requests_that_wait_together_cross_in_one_payload(scene: Scene, files: list[bytes]) -> None:
@@ -212,12 +195,7 @@ def test_a_large_picture_that_is_too_late_leaves_no_trace(scene: Scene) -> None:
         until(lambda: scene.edge.waiting == 0)
 
 
-# --- the batcher itself ----------------------------------------------------------------------------------------------------
-
-
 class Joined:
-    """A batcher that returns each job's own work, and records which jobs were computed together."""
-
     def __init__(self, lanes: ComputePool, **options: Any) -> None:
         self.batches: list[list[Any]] = []
         self.gate = threading.Event()
@@ -255,29 +233,25 @@ def lanes() -> Iterator[ComputePool]:
     lanes.close()
 
 
-def test_what_arrives_in_one_breath_is_joined(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        assert await asyncio.gather(*map(joined.submit, "abc")) == ["a", "b", "c"]
-        assert joined.batches == [["a", "b", "c"]]
-        assert joined.batcher.accepted == 0
-
-    asyncio.run(main())
+@on_loop
+async def test_what_arrives_in_one_breath_is_joined(lanes: ComputePool) -> None:
+    joined = Joined(lanes)
+    assert await asyncio.gather(*map(joined.submit, "abc")) == ["a", "b", "c"]
+    assert joined.batches == [["a", "b", "c"]]
+    assert joined.batcher.accepted == 0
 
 
-def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes, most=5)
-        joined.gate.clear()
-        first = joined.submit("a")
-        await joined.started(1)
-        rest = [joined.submit("b", 2), joined.submit("c", 1, kind=0.5), joined.submit("d", 4), joined.submit("e", 3)]
-        await asyncio.sleep(0)
-        joined.gate.set()
-        assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
-        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and fitting ones join it
-
-    asyncio.run(main())
+@on_loop
+async def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePool) -> None:
+    joined = Joined(lanes, most=5)
+    joined.gate.clear()
+    first = joined.submit("a")
+    await joined.started(1)
+    rest = [joined.submit("b", 2), joined.submit("c", 1, kind=0.5), joined.submit("d", 4), joined.submit("e", 3)]
+    await asyncio.sleep(0)
+    joined.gate.set()
+    assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
+    assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and fitting ones join it
 
 
 @pytest.mark.parametrize(
@@ -295,120 +269,107 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePoo
         ([16, 4, 4, 1], [24, 1]),
     ],
 )
-def test_a_large_batch_is_a_multiple_of_eight_if_possible(lanes: ComputePool, sizes: list[int], batches: list[int]) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        joined.gate.clear()
-        first = joined.submit(0)
-        await joined.started(1)
-        rest = [joined.submit(size, size) for size in sizes]
-        await asyncio.sleep(0)
-        joined.gate.set()
-        assert await asyncio.gather(first, *rest) == [0, *sizes]
-        assert [sum(batch) for batch in joined.batches[1:]] == batches
-
-    asyncio.run(main())
-
-
-def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes, wait_s=60.0)
-        joined.batcher.arriving = 2
-        first = joined.submit("a")
-        await asyncio.sleep(0.01)
-        assert joined.batches == []
-        joined.batcher.settled()
-        second = joined.submit("b")
-        await asyncio.sleep(0.01)
-        assert joined.batches == []
-        joined.batcher.settled()
-        async with asyncio.timeout(30):
-            assert await asyncio.gather(first, second) == ["a", "b"]
-        assert joined.batches == [["a", "b"]]
-
-    asyncio.run(main())
+@on_loop
+async def test_a_large_batch_is_a_multiple_of_eight_if_possible(
+    lanes: ComputePool, sizes: list[int], batches: list[int]
+) -> None:
+    joined = Joined(lanes)
+    joined.gate.clear()
+    first = joined.submit(0)
+    await joined.started(1)
+    rest = [joined.submit(size, size) for size in sizes]
+    await asyncio.sleep(0)
+    joined.gate.set()
+    assert await asyncio.gather(first, *rest) == [0, *sizes]
+    assert [sum(batch) for batch in joined.batches[1:]] == batches
 
 
-def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes, wait_s=0.02, most=3)
-        joined.batcher.arriving = 1  # a request that never arrives
-        async with asyncio.timeout(30):
-            assert await joined.submit("a") == "a"
-        joined.batcher.wait_s = 60.0
-        async with asyncio.timeout(30):
-            assert await asyncio.gather(joined.submit("b"), joined.submit("c", 2)) == ["b", "c"]
-
-    asyncio.run(main())
-
-
-def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes, capacity=4)
-        joined.gate.clear()
-        accepted = [joined.submit("a", 3), joined.submit("b", 1)]
-        await asyncio.sleep(0)
-        with pytest.raises(ServiceError, match=r"the queue is full \(4 images wait\)") as caught:
-            await joined.submit("c")
-        assert caught.value.status == 429
-        assert (caught.value.retry_after or 0) >= 1
-        joined.gate.set()
-        assert await asyncio.gather(*accepted) == ["a", "b"]
-        assert await joined.submit("c", 4) == "c"
-
-    asyncio.run(main())
+@on_loop
+async def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: ComputePool) -> None:
+    joined = Joined(lanes, wait_s=60.0)
+    joined.batcher.arriving = 2
+    first = joined.submit("a")
+    await asyncio.sleep(0.01)
+    assert joined.batches == []
+    joined.batcher.settled()
+    second = joined.submit("b")
+    await asyncio.sleep(0.01)
+    assert joined.batches == []
+    joined.batcher.settled()
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(first, second) == ["a", "b"]
+    assert joined.batches == [["a", "b"]]
 
 
-def test_what_nobody_waits_for_falls_out(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        joined.gate.clear()
-        first = joined.submit("a")
-        await joined.started(1)
-        late = joined.submit("late", deadline=asyncio.get_running_loop().time() + 0.02)
-        gone, last = joined.submit("gone"), joined.submit("b")
-        await asyncio.sleep(0)
-        gone.cancel()
-        with pytest.raises(ServiceError) as caught:
-            await late
-        assert caught.value.status == 504
-        assert joined.batcher.accepted == 2
-        joined.gate.set()
-        assert await asyncio.gather(first, last) == ["a", "b"]
-        assert joined.batches == [["a"], ["b"]]
-
-    asyncio.run(main())
+@on_loop
+async def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: ComputePool) -> None:
+    joined = Joined(lanes, wait_s=0.02, most=3)
+    joined.batcher.arriving = 1  # a request that never arrives
+    async with asyncio.timeout(30):
+        assert await joined.submit("a") == "a"
+    joined.batcher.wait_s = 60.0
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(joined.submit("b"), joined.submit("c", 2)) == ["b", "c"]
 
 
-def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        task = joined.submit("a")
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.sleep(0.01)
-        assert (joined.batches, joined.batcher.accepted) == ([], 0)
-        assert await joined.submit("b") == "b"
+@on_loop
+async def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: ComputePool) -> None:
+    joined = Joined(lanes, capacity=4)
+    joined.gate.clear()
+    accepted = [joined.submit("a", 3), joined.submit("b", 1)]
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceError, match=r"the queue is full \(4 images wait\)") as caught:
+        await joined.submit("c")
+    assert caught.value.status == 429
+    assert (caught.value.retry_after or 0) >= 1
+    joined.gate.set()
+    assert await asyncio.gather(*accepted) == ["a", "b"]
+    assert await joined.submit("c", 4) == "c"
 
-    asyncio.run(main())
+
+@on_loop
+async def test_what_nobody_waits_for_falls_out(lanes: ComputePool) -> None:
+    joined = Joined(lanes)
+    joined.gate.clear()
+    first = joined.submit("a")
+    await joined.started(1)
+    late = joined.submit("late", deadline=asyncio.get_running_loop().time() + 0.02)
+    gone, last = joined.submit("gone"), joined.submit("b")
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(ServiceError) as caught:
+        await late
+    assert caught.value.status == 504
+    assert joined.batcher.accepted == 2
+    joined.gate.set()
+    assert await asyncio.gather(first, last) == ["a", "b"]
+    assert joined.batches == [["a"], ["b"]]
+
+
+@on_loop
+async def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: ComputePool) -> None:
+    joined = Joined(lanes)
+    task = joined.submit("a")
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0.01)
+    assert (joined.batches, joined.batcher.accepted) == ([], 0)
+    assert await joined.submit("b") == "b"
 
 
 @pytest.mark.parametrize(("work", "kind"), [("broken", ValueError), ("lost", ServiceError)])
-def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: ComputePool, work: str, kind: type[Exception]) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        other = joined.submit("other", kind=0.5)
-        failed = await asyncio.gather(joined.submit(work), joined.submit("beside"), return_exceptions=True)
-        assert [type(error) for error in failed] == [kind, kind]
-        assert await other == "other"
-        assert await joined.submit("later") == "later"
-        assert joined.batcher.accepted == 0
-
-    asyncio.run(main())
+@on_loop
+async def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: ComputePool, work: str, kind: type[Exception]) -> None:
+    joined = Joined(lanes)
+    other = joined.submit("other", kind=0.5)
+    failed = await asyncio.gather(joined.submit(work), joined.submit("beside"), return_exceptions=True)
+    assert [type(error) for error in failed] == [kind, kind]
+    assert await other == "other"
+    assert await joined.submit("later") == "later"
+    assert joined.batcher.accepted == 0
 
 
 def placed(count: int, threads: int) -> list[set[int]]:
-    """Return the cores of each thread of new lanes."""
     others = set(TASKS.iterdir())
     lanes = ComputePool(count, threads)
     lanes.warm(lambda _: torch.zeros(threads << 15).add_(1))
@@ -451,20 +412,18 @@ def test_lanes_compute_side_by_side() -> None:
     lanes.close()
 
 
-def test_closing_waits_for_what_runs(lanes: ComputePool) -> None:
-    async def main() -> None:
-        joined = Joined(lanes)
-        joined.gate.clear()
-        answer = joined.submit("a")
-        await joined.started(1)
-        closing = asyncio.create_task(joined.batcher.close())
-        await asyncio.sleep(0.01)
-        assert not closing.done()
-        joined.gate.set()
-        await closing
-        assert await answer == "a"
-
-    asyncio.run(main())
+@on_loop
+async def test_closing_waits_for_what_runs(lanes: ComputePool) -> None:
+    joined = Joined(lanes)
+    joined.gate.clear()
+    answer = joined.submit("a")
+    await joined.started(1)
+    closing = asyncio.create_task(joined.batcher.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    joined.gate.set()
+    await closing
+    assert await answer == "a"
 
 
 def test_warming_runs_on_every_lane() -> None:

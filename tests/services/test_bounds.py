@@ -7,50 +7,49 @@ import http.client
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.support.services import Answered, Both, Log, Served, ask, both_of, cloud_of, edge_of, form_of, occupied, serving
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    Served,
+    ask,
+    both_of,
+    cloud_of,
+    connected_to,
+    edge_of,
+    form_of,
+    occupied,
+    serving,
+)
 from tests.support.waiting import until
+from workbench.certs import Role
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.services.edge import EdgeService
 from workbench.services.intake import Intake
 from workbench.services.server import Listener, address
-from workbench.services.trust import client_context
 from workbench.weights import Pair
 
-MOST, BUDGET, PATIENCE_S = 20_000, 30_000, 0.5
+MOST = 20_000
+EDGE = {"intake": Intake(MOST, budget=30_000, patience_s=0.5)}
 
 
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    intake = Intake(MOST, BUDGET, PATIENCE_S)
-    with both_of(networks, Png(), digits, certs, intake=intake) as both:
-        yield both
-
-
-@contextlib.contextmanager
-def connected(both: Both) -> Iterator[ssl.SSLSocket]:
-    """Yield a raw connection to the edge."""
-    port = int(both.edge.url.rpartition(":")[2])
-    with (
-        socket.create_connection(("127.0.0.1", port), 30) as plain,
-        client_context(both.certs, "client").wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-    ):
-        yield connection
+def connected(both: Both, role: Role = "client") -> AbstractContextManager[socket.socket]:
+    return connected_to(both.edge.url, both.certs, role)
 
 
 def head(length: int, path: str = "/recognize", more: str = "") -> bytes:
     return f"POST {path} HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n{more}\r\n".encode()
 
 
-def answered(connection: ssl.SSLSocket) -> Answered | None:
-    """Return the next response, or None if the connection was closed."""
+def answered(connection: socket.socket) -> Answered | None:
     response = http.client.HTTPResponse(connection)
     try:
         response.begin()
@@ -59,7 +58,7 @@ def answered(connection: ssl.SSLSocket) -> Answered | None:
         return None
 
 
-def status(connection: ssl.SSLSocket) -> int:
+def status(connection: socket.socket) -> int:
     answer = answered(connection)
     assert answer is not None, "the connection was cut"
     return answer.status
@@ -68,9 +67,6 @@ def status(connection: ssl.SSLSocket) -> int:
 def still_works(both: Both, file: bytes) -> None:
     until(lambda: both.edge.service.intake.held == 0)
     assert ask(both.edge.url, "/recognize", file, both.certs).status == 200
-
-
-# --- bodies ----------------------------------------------------------------------------------------------------------------
 
 
 def test_a_body_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> None:
@@ -135,20 +131,14 @@ def test_a_body_that_goes_on_after_its_answer_is_cut_off(
     both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch, refused_as: int
 ) -> None:
     monkeypatch.setattr(both.edge.timeouts, "head", 0.3)
-    role = "edge" if refused_as == 403 else "client"
-    port = int(both.edge.url.rpartition(":")[2])
-    with (
-        socket.create_connection(("127.0.0.1", port), 30) as plain,
-        client_context(both.certs, role).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
-    ):
+    with connected(both, "edge" if refused_as == 403 else "client") as connection:
         connection.sendall(head(1 << 30) + bytes(MOST + 1))
         assert status(connection) == refused_as
         assert dribbled(connection) < 30
     still_works(both, files[0])
 
 
-def dribbled(connection: ssl.SSLSocket, patience: float = 30.0) -> float:
-    """Send a byte at intervals until the peer closes, or `patience` seconds have passed. Return the seconds."""
+def dribbled(connection: socket.socket, patience: float = 30.0) -> float:
     start = time.monotonic()
     connection.settimeout(0.02)
     while (passed := time.monotonic() - start) < patience:
@@ -161,9 +151,6 @@ def dribbled(connection: ssl.SSLSocket, patience: float = 30.0) -> float:
         except OSError:
             break
     return passed
-
-
-# --- heads -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /v2 HTTP/1.1\r\nX-Long: "])
@@ -214,14 +201,12 @@ def test_a_huge_head_is_cut_off(both: Both, files: list[bytes]) -> None:
     still_works(both, files[0])
 
 
-@pytest.mark.parametrize(
-    "said", [b"\x16\x03\x01 hello", b"GET\r\n\r\n", b"POST /recognize HTTP/1.1\r\nContent-Length: x\r\n\r\n"]
-)
-def test_what_is_no_http_is_refused(both: Both, files: list[bytes], said: bytes) -> None:
-    with connected(both) as connection:
-        connection.sendall(said)
-        assert status(connection) == 400
-        assert answered(connection) is None
+def test_what_is_no_http_is_refused(both: Both, files: list[bytes]) -> None:
+    for said in (b"\x16\x03\x01 hello", b"GET\r\n\r\n", b"POST /recognize HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        with connected(both) as connection:
+            connection.sendall(said)
+            assert status(connection) == 400, said
+            assert answered(connection) is None
     still_works(both, files[0])
 
 
@@ -236,9 +221,6 @@ def test_pipelining_a_second_request_ends_the_connection(both: Both, files: list
             connection.sendall(live)
             assert status(connection) == 200
     still_works(both, files[0])
-
-
-# --- the end ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("holds", ["edge", "cloud"])
@@ -267,7 +249,6 @@ def test_what_was_accepted_before_the_end_is_answered(
 
 
 def closed(served: Served) -> bool:
-    """Return whether a service refuses connections."""
     try:
         socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), 5).close()
     except ConnectionRefusedError:
@@ -276,30 +257,18 @@ def closed(served: Served) -> bool:
 
 
 def test_a_service_that_waits_for_nobody_ends_at_once(networks: Pair, digits: Dataset, certs: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        cloud = stack.enter_context(serving(cloud_of(networks, Png(), digits), certs, "cloud"))
-        edge = stack.enter_context(serving(edge_of(networks, Png(), digits, cloud.url, certs), certs, "edge"))
-        with connected(Both(edge, cloud, certs)) as connection:  # that sends nothing more
-            connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: edge\r\n\r\n")
-            assert status(connection) == 200
-            edge.end()
-            assert answered(connection) is None
+    with both_of(networks, Png(), digits, certs) as both, connected(both) as connection:  # that sends nothing more
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: edge\r\n\r\n")
+        assert status(connection) == 200
+        both.edge.end()
+        assert answered(connection) is None
 
 
-# --- ports -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text", ["", "8443", "127.0.0.1", "127.0.0.1:", ":8443", "127.0.0.1:65536", "127.0.0.1:-1", "host:https"]
-)
-def test_what_is_no_address_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is no HOST:PORT, such as 127.0.0.1:8443"):
-        address(text)
-
-
-@pytest.mark.parametrize(("text", "found"), [("localhost:0", ("localhost", 0)), ("[::1]:8443", ("::1", 8443))])
-def test_an_address_is_a_host_and_a_port(text: str, found: tuple[str, int]) -> None:
-    assert address(text) == found
+def test_an_address_is_a_host_and_a_port() -> None:
+    assert (address("localhost:0"), address("[::1]:8443")) == (("localhost", 0), ("::1", 8443))
+    for text in ("", "8443", "127.0.0.1", "127.0.0.1:", ":8443", "127.0.0.1:65536", "127.0.0.1:-1", "host:https"):
+        with pytest.raises(UsageError, match=f"^{text!r} is no HOST:PORT, such as 127.0.0.1:8443"):
+            address(text)
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -17,6 +17,7 @@ import pytest
 from tests.support.services import SECRET, Served, ask, connected_to, edge_of, is_cut, measured, serving
 from tests.support.waiting import until
 from workbench.bench.hostile import Probes, attacked
+from workbench.certs import Role
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.services import quota as quota_module
@@ -36,7 +37,6 @@ def edge(token_edge: Served) -> Served:
 
 @pytest.fixture
 def hasty(edge: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The same edge with short time limits."""
     for name, seconds in (("handshake", 0.5), ("head", 0.5), ("answer", 0.5), ("stranger_idle", 0.5), ("idle", 0.5)):
         monkeypatch.setattr(edge.timeouts, name, seconds)
     return edge
@@ -46,7 +46,11 @@ def is_alive(edge: Served, certs: Path) -> bool:
     return ask(edge.url, "/v2/health/live", certs=certs, role=None).status == 200
 
 
-# --- before the handshake ends ---------------------------------------------------------------------------------------------
+def answered(connection: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response
+
 
 NO_TLS = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: edge\r\n\r\n",
@@ -73,13 +77,12 @@ def test_what_is_no_tls_is_closed_within_a_second(edge: Served, certs: Path, sai
     assert is_alive(edge, certs)
 
 
-@pytest.mark.parametrize("said", [NO_TLS["HTTP"], NO_TLS["CONNECT"]], ids=["GET", "CONNECT"])
-def test_plain_http_gets_an_error_that_names_tls(edge: Served, said: bytes) -> None:
-    with connected_to(edge.url) as connection:
-        connection.sendall(said)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
+def test_plain_http_gets_an_error_that_names_tls(edge: Served) -> None:
+    for name in ("HTTP", "CONNECT"):
+        with connected_to(edge.url) as connection:
+            connection.sendall(NO_TLS[name])
+            answer = answered(connection)
+            assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
 
 
 @pytest.mark.timing
@@ -100,18 +103,12 @@ def test_the_time_of_a_handshake_is_bounded(hasty: Served, said: bytes, dribbles
 
 
 def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> None:
-    """Send a byte at intervals, until `stop` is set."""
     with contextlib.suppress(OSError):
         while not stop.wait(0.05):
             connection.sendall(byte)
 
 
-# --- before a credential, and after an answer ------------------------------------------------------------------------------
-
-
 def endless(first: bytes, rest: bytes) -> Callable[[socket.socket], None]:
-    """Return an attack that sends `first`, then `rest` without end."""
-
     def attack(connection: socket.socket) -> None:
         connection.sendall(first)
         for _ in range(4000):
@@ -143,14 +140,13 @@ ENDLESS = {
 }
 
 
-@pytest.mark.parametrize("attack", ENDLESS.values(), ids=ENDLESS)
-@pytest.mark.parametrize("role", [None, "client"])
-def test_what_never_ends_is_cut_off_at_once(
-    edge: Served, certs: Path, attack: Callable[[socket.socket], None], role: str | None
-) -> None:
-    with connected_to(edge.url, certs, role) as connection:  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("attack", "role"), [*((attack, None) for attack in ENDLESS), ("trailers", "client"), ("headers", "client")]
+)
+def test_what_never_ends_is_cut_off_at_once(edge: Served, certs: Path, attack: str, role: Role | None) -> None:
+    with connected_to(edge.url, certs, role) as connection:
         with contextlib.suppress(OSError):  # a reset or a broken pipe
-            attack(connection)
+            ENDLESS[attack](connection)
         is_cut(connection, 1.0)
     until(lambda: len(edge.quota) == 0, 5.0)
     assert is_alive(edge, certs)
@@ -172,8 +168,7 @@ def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, fil
     parts = [body[at : at + 4096] for at in range(0, len(body), 4096)]
     with connected_to(edge.url, certs) as connection:
         connection.sendall(CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n")
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
+        answer = answered(connection)
         assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read completely, and no picture
 
 
@@ -182,14 +177,12 @@ def test_a_request_with_too_many_headers_is_refused(edge: Served, certs: Path) -
     assert (answer.status, answer.json) == (431, {"error": "a request may have at most 128 headers"})
 
 
-@pytest.mark.parametrize("coding", ["gzip, chunked", "gzip", "identity", "x"])
-def test_of_transfer_codings_chunked_alone_is_read(edge: Served, certs: Path, coding: str) -> None:
-    with connected_to(edge.url, certs) as connection:
-        connection.sendall(f"POST /recognize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n".encode())
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert answer.status in (400, 501)
-        is_cut(connection)
+def test_of_transfer_codings_chunked_alone_is_read(edge: Served, certs: Path) -> None:
+    for coding in ("gzip, chunked", "gzip", "identity", "x"):
+        with connected_to(edge.url, certs) as connection:
+            connection.sendall(f"POST /recognize HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: {coding}\r\n\r\n".encode())
+            assert answered(connection).status in (400, 501), coding
+            is_cut(connection)
 
 
 @pytest.mark.timing
@@ -207,11 +200,11 @@ def test_what_follows_an_answer_does_not_keep_a_connection(hasty: Served, certs:
 
 
 @pytest.mark.parametrize("role", [None, "client"])
-def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: str | None) -> None:
+def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: Role | None) -> None:
     head = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
     before = hasty.server.server_state.total_requests
     requests = 0
-    with connected_to(hasty.url, certs, role, buffer=4096) as connection, contextlib.suppress(OSError):  # type: ignore[arg-type]
+    with connected_to(hasty.url, certs, role, buffer=4096) as connection, contextlib.suppress(OSError):
         while len(hasty.quota):
             connection.sendall(head)
             requests += 1
@@ -226,43 +219,33 @@ def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: 
 def test_an_unread_body_is_dropped_with_its_connection(edge: Served, certs: Path) -> None:
     with connected_to(edge.url, certs, None) as connection:
         connection.sendall(b"POST /recognize HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
+        answer = answered(connection)
         assert (answer.status, answer.headers["connection"]) == (401, "close")
         assert answer.read()
 
 
-@pytest.mark.parametrize(
-    ("lines", "status"),
-    [
-        (b"HTTP/1.1\r\n", 400),
-        (b"HTTP/1.1\r\nHost: edge\r\nHost: other\r\n", 400),
-        (b"HTTP/1.1\r\nhost: edge\r\nHOST: edge\r\n", 400),
-        (b"HTTP/1.1\r\nHost: edge\r\n", 200),
-        (b"HTTP/1.0\r\n", 200),
-    ],
-    ids=["none", "two", "the same twice", "one", "HTTP/1.0"],
-)
-def test_a_request_names_one_host(edge: Served, certs: Path, lines: bytes, status: int) -> None:
-    with connected_to(edge.url, certs) as connection:
-        connection.sendall(b"GET /v2/health/live " + lines + b"\r\n")
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        assert answer.status == status
+def test_a_request_names_one_host(edge: Served, certs: Path) -> None:
+    statuses = {
+        b"HTTP/1.1\r\n": 400,
+        b"HTTP/1.1\r\nHost: edge\r\nHost: other\r\n": 400,
+        b"HTTP/1.1\r\nhost: edge\r\nHOST: edge\r\n": 400,
+        b"HTTP/1.1\r\nHost: edge\r\n": 200,
+        b"HTTP/1.0\r\n": 200,
+    }
+    for lines, status in statuses.items():
+        with connected_to(edge.url, certs) as connection:
+            connection.sendall(b"GET /v2/health/live " + lines + b"\r\n")
+            assert answered(connection).status == status, lines
 
 
-@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
-def test_no_other_protocol_is_spoken(edge: Served, certs: Path, upgrade: str) -> None:
-    answer = ask(edge.url, "/v2/health/live", certs=certs, headers={"Connection": "Upgrade", "Upgrade": upgrade})
-    assert (answer.status, answer.headers["connection"]) == (200, "close")
-
-
-# --- how many --------------------------------------------------------------------------------------------------------------
+def test_no_other_protocol_is_spoken(edge: Served, certs: Path) -> None:
+    for upgrade in ("websocket", "h2c"):
+        answer = ask(edge.url, "/v2/health/live", certs=certs, headers={"Connection": "Upgrade", "Upgrade": upgrade})
+        assert (answer.status, answer.headers["connection"]) == (200, "close"), upgrade
 
 
 @contextlib.contextmanager
 def counted(networks: Pair, digits: Dataset, certs: Path, quota: ConnectionQuota) -> Iterator[Served]:
-    """A service, not ready, with few places. TLS accepts every client."""
     token = Token(SECRET.encode())
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=token)
     with serving(service, certs, "edge", demand=False, ready=False, quota=quota) as served:
@@ -271,8 +254,7 @@ def counted(networks: Pair, digits: Dataset, certs: Path, quota: ConnectionQuota
 
 def asked_on(connection: socket.socket, path: str = "/v2/health/live") -> int:
     connection.sendall(f"GET {path} HTTP/1.1\r\nHost: edge\r\n\r\n".encode())
-    answer = http.client.HTTPResponse(connection)
-    answer.begin()
+    answer = answered(connection)
     answer.read()
     return answer.status
 
@@ -329,19 +311,16 @@ def test_an_address_cannot_take_the_places_of_another(networks: Pair, digits: Da
                 assert asked_on(other) == 200
 
 
-@pytest.mark.parametrize(
-    ("peer", "key"),
-    [
-        (("192.0.2.1", 5), "192.0.2.1"),
-        (("::ffff:192.0.2.1", 5, 0, 0), "192.0.2.1"),
-        (("2001:db8::1:2:3:4", 5, 0, 0), "2001:db8::/64"),
-        (("fe80::1%eth0", 5, 0, 2), "fe80::/64"),
-        (None, ""),
-        ("", ""),
-    ],
-)
-def test_addresses_are_counted_as_what_one_host_can_have(peer: object, key: str) -> None:
-    assert address_key(peer) == key
+def test_addresses_are_counted_as_what_one_host_can_have() -> None:
+    keys: dict[object, str] = {
+        ("192.0.2.1", 5): "192.0.2.1",
+        ("::ffff:192.0.2.1", 5, 0, 0): "192.0.2.1",
+        ("2001:db8::1:2:3:4", 5, 0, 0): "2001:db8::/64",
+        ("fe80::1%eth0", 5, 0, 2): "fe80::/64",
+        None: "",
+        "": "",
+    }
+    assert {peer: address_key(peer) for peer in keys} == keys
 
 
 @pytest.mark.timing

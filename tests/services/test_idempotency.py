@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.services import Answered, Both, ask, both_of, measured, occupied
+from tests.support.services import Answered, Both, ask, measured, occupied
 from tests.support.waiting import until
 from workbench.certs import issue
-from workbench.codecs import Png
-from workbench.data import Dataset
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
 from workbench.services import idempotency
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
-from workbench.weights import Pair
 
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs, least_strength=0.0) as both:
-        yield both
+EDGE = {"least_strength": 0.0}
 
 
 @pytest.fixture
@@ -36,8 +28,6 @@ def edge(both: Both) -> EdgeService:
 
 
 class Counted:
-    """Counts the payloads that the cloud has processed since its creation."""
-
     def __init__(self, both: Both) -> None:
         self._both = both
         self._before = self._now()

@@ -37,7 +37,6 @@ class Writer:
         self._rekey()
 
     def _expand(self, label: bytes, length: int) -> bytes:
-        """Compute HKDF-Expand-Label without a context."""
         name = b"tls13 " + label
         info = length.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
         return HKDFExpand(self.algorithm, length, info).derive(self.secret)
@@ -47,14 +46,12 @@ class Writer:
         self.iv, self.sequence = self._expand(b"iv", 12), 0
 
     def record(self, kind: int, content: bytes) -> bytes:
-        """Return a protected record."""
         nonce = (int.from_bytes(self.iv, "big") ^ self.sequence).to_bytes(12, "big")
         self.sequence += 1
         head = bytes([APPLICATION_DATA, 3, 3]) + (len(content) + 17).to_bytes(2, "big")
         return head + self.cipher.encrypt(nonce, content + bytes([kind]), head)
 
     def key_update(self, answer: bool) -> bytes:
-        """Return a KeyUpdate. `answer` requests one from the peer."""
         record = self.record(HANDSHAKE, bytes([24, 0, 0, 1, answer]))
         self.secret = self._expand(b"traffic upd", len(self.secret))
         self._rekey()
@@ -63,7 +60,6 @@ class Writer:
 
 @contextlib.contextmanager
 def writer_to(url: str, certs: Path, role: str | None, log: Path) -> Iterator[Writer]:
-    """Yield a connection whose records are written manually after the handshake."""
     parts = urlsplit(url)
     context = client_context(certs, role)  # type: ignore[arg-type]
     context.keylog_filename = str(log)
@@ -85,7 +81,6 @@ def writer_to(url: str, certs: Path, role: str | None, log: Path) -> Iterator[Wr
 
 @pytest.fixture(scope="module")
 def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge, not ready, that accepts tokens, so that TLS accepts every client."""
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=Token(b"a-token-of-the-tests"))
     with serving(service, certs, "edge", demand=False, ready=False) as served:
         yield served
@@ -101,9 +96,9 @@ def test_a_few_key_updates_are_followed(edge: Served, certs: Path, tmp_path: Pat
         edge.server.server_state.total_requests = 0
 
 
-@pytest.mark.parametrize("between", [b"", b"y"], ids=["alone", "with bytes of a header"])
-@pytest.mark.parametrize("answer", [False, True], ids=["no answer", "answers"])
-@pytest.mark.parametrize("role", [None, "client"])
+@pytest.mark.parametrize(
+    ("role", "answer", "between"), [(None, False, b""), (None, True, b"y"), ("client", False, b"y"), ("client", True, b"")]
+)
 def test_a_flood_of_key_updates_is_cut_off(
     edge: Served, certs: Path, tmp_path: Path, role: str | None, answer: bool, between: bytes
 ) -> None:

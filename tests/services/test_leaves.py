@@ -37,7 +37,6 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
-    """Every request that this process writes to a TLS connection, with its destination port."""
     written: list[tuple[int, bytes]] = []
     send = http.PooledConnection.exchange
 

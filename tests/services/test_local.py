@@ -29,7 +29,6 @@ ONE = ("--threads", "1", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def local(tiny_root: Path) -> Iterator[Local]:
-    """Starts services with the tiny weights."""
     with pytest.MonkeyPatch.context() as patch, Local() as local:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         patch.delenv("WORKBENCH_TOKEN", raising=False)
@@ -38,7 +37,6 @@ def local(tiny_root: Path) -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def edge(local: Local) -> Running:
-    """An edge that is started before its cloud, and waits for it."""
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, ready=False)
     local.await_ready(edge)
@@ -47,7 +45,6 @@ def edge(local: Local) -> Running:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> list[Path]:
-    """Two digits in separate files, JPEG and PNG."""
     folder, images = tmp_path_factory.mktemp("pictures"), to_float(digits.test.images[:2])
     paths = [folder / "three.jpg", folder / "five.png"]
     for path, files in zip(paths, (Jpeg().encode_each(images[:1]), Png().encode_each(images[1:])), strict=True):

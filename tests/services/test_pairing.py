@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.cloud import key_id
 from workbench.services.loading import StageConfig, cloud_stage, edge_stage
+from workbench.services.trust import client_context
 from workbench.system import Edge
 from workbench.weights import Pair
 
@@ -28,7 +31,6 @@ INFER = "/v2/models/resnet18/infer"
 
 @pytest.fixture(scope="module")
 def other() -> Neural:
-    """A neural codec with other weights than the fixture `neural`."""
     torch.manual_seed(1)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.update(force=True, update_quantiles=True)
@@ -65,10 +67,17 @@ def test_the_cloud_refuses_a_payload_of_another_codec(cloud: Served, digits: Dat
 def test_the_cloud_refuses_a_payload_that_was_damaged(
     cloud: Served, networks: Pair, neural: Neural, digits: Dataset, certs: Path
 ) -> None:
-    payload = bytearray(Edge(networks.generator, neural).protect(to_float(digits.test.images[:3])))
-    for position in range(len(payload)):
-        damaged = bytes(payload[:position]) + bytes([payload[position] ^ 0x55]) + bytes(payload[position + 1 :])
-        assert sent(cloud, damaged, certs).status == 400
+    payload = Edge(networks.generator, neural).protect(to_float(digits.test.images[:3]))
+    parts = urlsplit(cloud.url)
+    connection = http.client.HTTPSConnection(parts.netloc, timeout=60, context=client_context(certs, "edge"))
+    with contextlib.closing(connection):
+        for position, byte in enumerate(payload):
+            damaged = payload[:position] + bytes([byte ^ 0x55]) + payload[position + 1 :]
+            body, length = write_request([Tensor.of("payload", [damaged])])
+            connection.request("POST", INFER, body, {LENGTH_HEADER: length})
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 400, position
 
 
 @pytest.mark.parametrize("what", ["target", "weights", "codec"])

@@ -39,11 +39,7 @@ def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> by
     return buffer.getvalue()
 
 
-# --- metadata --------------------------------------------------------------------------------------------------------------
-
-
 def with_chunks(png: bytes, before: bytes, after: bytes = b"") -> bytes:
-    """Insert chunks after the header of a PNG, and before its end."""
     return png[:33] + before + png[33:-12] + after + png[-12:]
 
 
@@ -96,9 +92,6 @@ def test_a_png_that_says_its_orientation_in_a_text_is_turned(chunks: bytes) -> N
     assert np.array_equal(np.array(turned), np.rot90(np.array(open_picture(plain.getvalue(), 4)), -1))
 
 
-# --- pixels ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("mode", "n"), [("1", 256), ("RGBA", 9), ("1", 5)])
 def test_a_requests_pixels_are_summed_before_decoding(both: Both, mode: str, n: int) -> None:
     body, headers = form_of([flat(4096, mode)] * n)
@@ -132,12 +125,7 @@ def test_a_batch_of_photographs_is_still_read(both: Both) -> None:
     assert (answer.status, len(answer.json["results"])) == (200, 40)
 
 
-# --- memory and time -------------------------------------------------------------------------------------------------------
-
-
 class _Slow(Edge):
-    """An edge that counts pictures that are decoded at once, and blocks each until it is released."""
-
     def __init__(self, networks: Pair) -> None:
         assert isinstance(networks.generator, PerturbationGenerator)
         super().__init__(networks.generator, Png())
@@ -217,9 +205,6 @@ def test_pictures_keep_their_order_an_unreadable_one_refuses_all(networks: Pair,
     with pytest.raises(DataError, match="cannot be read"):
         asyncio.run(decode([*files[:3], b"\xff\xd8no picture", *files[3:5]]))
     decoder.close()
-
-
-# --- the cloud -------------------------------------------------------------------------------------------------------------
 
 
 def payload_of(both: Both, payload: bytes, timeout_us: int = 0) -> Answered:

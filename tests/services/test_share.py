@@ -57,7 +57,6 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def flooded(edge: Served, connections: int = 40, source: str = "127.0.0.1") -> Iterator[None]:
-    """Run strangers that send requests without a pause."""
     command = [sys.executable, "-c", FLOOD, str(urlsplit(edge.url).port), str(connections), source]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -72,7 +71,6 @@ def flooded(edge: Served, connections: int = 40, source: str = "127.0.0.1") -> I
 
 @contextlib.contextmanager
 def at_work(edge: Served, certs: Path) -> Iterator[None]:
-    """Run a request of a client with a certificate for as long as the context lasts."""
     with connected_to(edge.url, certs) as connection:
         connection.sendall(b"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: 10\r\n\r\n")
         until(lambda: edge.service.intake.held == 0 and edge.share.at_work == 1)
@@ -84,10 +82,8 @@ def edge(token_edge: Served) -> Served:
     return token_edge
 
 
-# --- on real TLS -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(not hasattr(time, "pthread_getcpuclockid"), reason="only POSIX has clocks of threads")
+@pytest.mark.timing
 def test_strangers_leave_the_loop_to_requests_at_work(edge: Served, certs: Path) -> None:
     assert edge.thread.ident is not None
     clock = time.pthread_getcpuclockid(edge.thread.ident)
@@ -147,12 +143,7 @@ def test_a_role_that_may_not_ask_here_counts_as_a_stranger(
         assert answer.status == 200
 
 
-# --- fair turns ------------------------------------------------------------------------------------------------------------
-
-
 class Clock:
-    """The share's clocks, which only advance by a call."""
-
     def __init__(self) -> None:
         self.now = 0.0
 
@@ -164,7 +155,6 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Simulated clocks for tests without a service."""
     clock = Clock()
     if "edge" not in request.fixturenames and "certs" not in request.fixturenames:
         monkeypatch.setattr(share_module, "time", clock)
@@ -172,8 +162,6 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
 
 
 class Peer:
-    """A stranger. Each piece of its bytes takes `cost` seconds of the loop's time."""
-
     def __init__(self, share: LoopShare, clock: Clock, address: str, log: list[str], cost: float = 0.003) -> None:
         self.clock = clock
         self.share, self.address, self.log, self.cost = share, address, log, cost
@@ -191,7 +179,6 @@ class Peer:
 
 
 def order(clock: Clock, prepare: Callable[[LoopShare, list[str]], None]) -> list[str]:
-    """Return the order of processing. `prepare` hands over bytes while the share is spent."""
     log: list[str] = []
 
     async def run() -> None:

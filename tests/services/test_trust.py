@@ -21,12 +21,12 @@ from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.certs import ROLES, Role, issue
 from workbench.client import HttpsClient
-from workbench.codecs import Codec, Png
+from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.services.connection import Connection
 from workbench.services.server import Listener, server_of
-from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
+from workbench.services.trust import Token, client_context, is_loopback, server_context
 from workbench.weights import Pair
 
 NOWHERE = "https://127.0.0.1:1"  # nothing listens there
@@ -36,30 +36,24 @@ CODEC = Png()
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, folders: dict[str, Path]) -> Iterator[Both]:
-    """Edge and cloud that demand certificates."""
     with both_of(networks, CODEC, digits, folders["good"]) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def open_edge(networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path]) -> Iterator[Served]:
-    """A second edge with the same cloud, which accepts a token in place of a certificate."""
     edge = edge_of(networks, CODEC, digits, both.cloud.url, folders["good"], token=Token(SECRET.encode()))
     with serving(edge, folders["good"], "edge", demand=False) as served:
         yield served
 
 
 def refusal(url: str, certs: Path, token: Token | None = None) -> ServiceError:
-    """Return the error of a client with a long deadline. It must come long before the deadline."""
     start = time.monotonic()
     with HttpsClient(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
         client.classes  # noqa: B018
     assert time.monotonic() - start < PATIENCE_S / 2
     assert "\n" not in str(caught.value)
     return caught.value
-
-
-# --- roles -----------------------------------------------------------------------------------------------------------------
 
 
 def test_edge_and_cloud_know_each_other_by_their_certificates(both: Both, files: list[bytes], logged: Log) -> None:
@@ -74,15 +68,13 @@ def fingerprint(certs: Path, role: Role) -> str:
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()[:16]
 
 
-@pytest.mark.parametrize("role", ["client", "cloud"])
 @pytest.mark.parametrize("path", ["/v2/models/resnet18", "/metrics", "/v2/models/resnet18/infer"])
-def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> None:
-    if role == "cloud":  # its certificate is for servers only, so TLS refuses it
-        with pytest.raises((ssl.SSLError, ConnectionError)):
-            ask(both.cloud.url, path, b"{}" if path.endswith("infer") else None, both.certs, role)
-        return
-    answer = ask(both.cloud.url, path, b"{}" if path.endswith("infer") else None, both.certs, role)
+def test_only_an_edge_may_ask_the_cloud(both: Both, path: str) -> None:
+    body = b"{}" if path.endswith("infer") else None
+    answer = ask(both.cloud.url, path, body, both.certs, "client")
     assert (answer.status, answer.json) == (403, {"error": "a certificate of role 'client' may not ask this service"})
+    with pytest.raises((ssl.SSLError, ConnectionError)):  # a cloud's certificate is for servers only, so TLS refuses it
+        ask(both.cloud.url, path, body, both.certs, "cloud")
 
 
 def test_a_phone_at_the_cloud_is_refused_at_once(both: Both) -> None:
@@ -106,22 +98,34 @@ def test_who_shows_nothing_does_not_get_past_tls(both: Both) -> None:
     assert "does not trust this end (TLSV13_ALERT_CERTIFICATE_REQUIRED)" in str(error)
 
 
-# --- tokens ----------------------------------------------------------------------------------------------------------------
+def test_probes_without_a_certificate_learn_only_of_health(
+    networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path], files: list[bytes]
+) -> None:
+    edge, certs = edge_of(networks, CODEC, digits, both.cloud.url, both.certs), both.certs
+    with serving(edge, certs, "edge", demand=False) as served:
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert ask(served.url, path, certs=certs, role=None).status == 200, path
+        for path in ("/recognize", "/v2/models/resnet18/infer"):
+            answer = ask(served.url, path, files[0], certs, role=None)
+            assert (answer.status, answer.json) == (401, {"error": "show a certificate"}), path
+        for path in ("/metrics", "/v2/models/resnet18"):
+            assert ask(served.url, path, certs=certs, role=None).status == 401, path
+        assert ask(served.url, "/recognize", files[0], certs).status == 200
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # a certificate that is shown must hold
+            ask(served.url, "/v2/health/live", certs=folders["stranger"])
 
 
-@pytest.mark.parametrize("header", [f"Bearer {SECRET}", f"bearer {SECRET}", f"Bearer  {SECRET} "])
-def test_a_token_stands_for_a_certificate(open_edge: Served, both: Both, files: list[bytes], header: str) -> None:
-    answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, {"Authorization": header})
-    assert answer.status == 200
+def test_a_token_stands_for_a_certificate(open_edge: Served, both: Both, files: list[bytes]) -> None:
+    for header in (f"Bearer {SECRET}", f"bearer {SECRET}", f"Bearer  {SECRET} "):
+        answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, {"Authorization": header})
+        assert answer.status == 200, header
 
 
-@pytest.mark.parametrize(
-    "header", [None, "", "Bearer", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \xff\xfe"]
-)
-def test_a_wrong_token_is_none(open_edge: Served, both: Both, files: list[bytes], header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header}
-    answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, headers)
-    assert (answer.status, answer.json) == (401, {"error": "show a certificate or a bearer token"})
+def test_a_wrong_token_is_none(open_edge: Served, both: Both, files: list[bytes]) -> None:
+    wrong = ("", "Bearer", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \xff\xfe")
+    for headers in ({}, *({"Authorization": header} for header in wrong)):
+        answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, headers)
+        assert (answer.status, answer.json) == (401, {"error": "show a certificate or a bearer token"}), headers
 
 
 def test_beside_a_token_certificates_still_hold(open_edge: Served, both: Both, files: list[bytes]) -> None:
@@ -146,17 +150,14 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
     assert Token.read(path) == Token(SECRET.encode())
 
 
-@pytest.mark.parametrize("content", ["", "short", "with a space in between", "a-letter-that-is-no-äscii", "tab\tin-between-it"])
-def test_what_can_be_no_token_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
+def test_what_can_be_no_token_is_refused_without_showing_it(tmp_path: Path) -> None:
     path = tmp_path / "token"
-    path.write_text(content)
-    with pytest.raises(UsageError) as caught:
-        Token.read(path)
-    assert str(path) in str(caught.value)
-    assert not content or content not in str(caught.value)
-
-
-def test_a_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    for content in ("", "short", "with a space in between", "a-letter-that-is-no-äscii", "tab\tin-between-it"):
+        path.write_text(content)
+        with pytest.raises(UsageError) as caught:
+            Token.read(path)
+        assert str(path) in str(caught.value)
+        assert not content or content not in str(caught.value)
     with pytest.raises(UsageError, match=r"no token can be read from .*nowhere \(FileNotFoundError\)"):
         Token.read(tmp_path / "nowhere")
 
@@ -173,8 +174,6 @@ def test_no_repr_error_or_log_shows_a_token(open_edge: Served, both: Both, files
         assert SECRET not in text
         assert "another-token-altogether" not in text
 
-
-# --- certificates that do not hold -----------------------------------------------------------------------------------------
 
 WHY = {
     "expired": "certificate has expired",
@@ -204,12 +203,11 @@ def test_an_edge_refuses_a_client_with_a_bad_certificate(both: Both, folders: di
     assert ALERTS[kind] in str(error)
 
 
-@pytest.mark.parametrize("kind", WHY)
 def test_an_edge_refuses_a_cloud_whose_certificate_does_not_hold(
-    networks: Pair, digits: Dataset, folders: dict[str, Path], files: list[bytes], logged: Log, kind: str
+    networks: Pair, digits: Dataset, folders: dict[str, Path], files: list[bytes], logged: Log
 ) -> None:
     with contextlib.ExitStack() as stack:
-        cloud = stack.enter_context(serving(cloud_of(networks, CODEC, digits), folders[kind], "cloud"))
+        cloud = stack.enter_context(serving(cloud_of(networks, CODEC, digits), folders["elsewhere"], "cloud"))
         edge = edge_of(networks, CODEC, digits, cloud.url, folders["good"], deadline_s=PATIENCE_S)
         served = stack.enter_context(serving(edge, folders["good"], "edge", ready=False))
         start = time.monotonic()
@@ -222,11 +220,10 @@ def test_an_edge_refuses_a_cloud_whose_certificate_does_not_hold(
         assert not logged.lines("pmc2-cloud")
 
 
-@pytest.mark.parametrize("kind", ALERTS)
 def test_a_cloud_refuses_an_edge_whose_certificate_does_not_hold(
-    networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path], files: list[bytes], kind: str
+    networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path], files: list[bytes]
 ) -> None:
-    edge = edge_of(networks, CODEC, digits, both.cloud.url, folders[kind], deadline_s=PATIENCE_S)
+    edge = edge_of(networks, CODEC, digits, both.cloud.url, folders["stranger"], deadline_s=PATIENCE_S)
     with serving(edge, folders["good"], "edge", ready=False) as served:
         start = time.monotonic()
         answer = ask(served.url, "/recognize", files[0], folders["good"])
@@ -260,11 +257,6 @@ def test_every_connection_shows_its_certificate_anew(both: Both) -> None:
             assert not connection.session_reused
 
 
-def test_peers_without_a_certificate_have_no_role() -> None:
-    assert peer_of(None).role is None
-    assert peer_of(None).name == ""
-
-
 @pytest.mark.parametrize("missing", ["ca.pem", "edge.pem", "edge.key"])
 def test_missing_certificates_are_named(certs: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "certs"
@@ -283,12 +275,16 @@ def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_
     assert "PRIVATE" not in str(caught.value)
 
 
-# --- rotation --------------------------------------------------------------------------------------------------------------
+def gets_in(url: str, certs: Path, role: Role) -> bool:
+    try:
+        return ask(url, "/v2/models/resnet18", certs=certs, role=role).status == 200
+    except (ssl.SSLError, ConnectionError):
+        return False
 
 
-@pytest.fixture
-def rotated(tmp_path: Path, networks: Pair, digits: Dataset) -> Iterator[tuple[Both, Path]]:
-    """Edge and cloud whose folder got another authority while they ran, and a copy of the old folder."""
+def test_certificates_rotate_under_a_running_service(
+    tmp_path: Path, networks: Pair, digits: Dataset, files: list[bytes], logged: Log
+) -> None:
     folder, before = tmp_path / "certs", tmp_path / "before"
     issue(folder)
     shutil.copytree(folder, before)
@@ -298,33 +294,16 @@ def rotated(tmp_path: Path, networks: Pair, digits: Dataset) -> Iterator[tuple[B
             (folder / name).unlink()
         issue(folder)
         until(lambda: gets_in(both.edge.url, folder, "client") and gets_in(both.cloud.url, folder, "edge"))
-        yield both, before
-
-
-def gets_in(url: str, certs: Path, role: Role) -> bool:
-    try:
-        return ask(url, "/v2/models/resnet18", certs=certs, role=role).status == 200
-    except (ssl.SSLError, ConnectionError):
-        return False
-
-
-def test_certificates_rotate_under_a_running_service(rotated: tuple[Both, Path], files: list[bytes], logged: Log) -> None:
-    both, before = rotated
-    assert ask(both.edge.url, "/recognize", files[0], both.certs).status == 200
-    until(lambda: logged.lines("pmc2-cloud"))
-    assert logged.lines("pmc2-cloud")[-1]["by"] == f"edge {fingerprint(both.certs, 'edge')}"
-    assert fingerprint(both.certs, "edge") != fingerprint(before, "edge")
-    for served in (both.edge, both.cloud):
-        with pytest.raises(ssl.SSLCertVerificationError):  # the old authority has not signed the new certificate
-            ask(served.url, "/v2/health/live", certs=before)
-
-
-def test_an_authority_that_was_replaced_lets_nobody_in(rotated: tuple[Both, Path]) -> None:
-    both, before = rotated
-    for role in ROLES:
-        shutil.copy(both.certs / "ca.pem", before / role)  # it trusts the new authority, and shows a certificate of the old one
-    assert not gets_in(both.edge.url, before, "client")
-    assert not gets_in(both.cloud.url, before, "edge")
+        assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
+        until(lambda: f"edge {fingerprint(folder, 'edge')}" in [line["by"] for line in logged.lines("pmc2-cloud")])
+        assert fingerprint(folder, "edge") != fingerprint(before, "edge")
+        for served in (both.edge, both.cloud):
+            with pytest.raises(ssl.SSLCertVerificationError):  # the old authority has not signed the new certificate
+                ask(served.url, "/v2/health/live", certs=before)
+        for role in ROLES:
+            shutil.copy(folder / "ca.pem", before / role)  # trusts the new authority, and shows a certificate of the old one
+        assert not gets_in(both.edge.url, before, "client")
+        assert not gets_in(both.cloud.url, before, "edge")
 
 
 def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
@@ -343,29 +322,19 @@ def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
         assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
 
 
-# --- without TLS -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "edge.example", ""])
-def test_plain_http_is_served_on_loopback_alone(networks: Pair, digits: Dataset, host: str) -> None:
+def test_plain_http_is_served_on_loopback_alone(networks: Pair, digits: Dataset) -> None:
     service = cloud_of(networks, CODEC, digits, plain=True)
-    with (
-        Listener.open("127.0.0.1:0").socket as taken,
-        pytest.raises(UsageError, match="plain HTTP is served on loopback alone"),
-    ):
-        server_of(service, Listener(taken, host, 1), None)
-    assert not is_loopback(host)
+    with Listener.open("127.0.0.1:0").socket as taken:
+        for host in ("0.0.0.0", "::", "192.0.2.1", "edge.example", ""):
+            with pytest.raises(UsageError, match="plain HTTP is served on loopback alone"):
+                server_of(service, Listener(taken, host, 1), None)
+    assert all(map(is_loopback, ("127.0.0.1", "127.5.5.5", "::1", "[::1]", "localhost")))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "[::1]", "localhost"])
-def test_loopback_is_this_machine(host: str) -> None:
-    assert is_loopback(host)
-
-
-@pytest.mark.parametrize("what", ["edge", "cloud"])
-def test_plain_http_must_be_asked_for(what: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", what, "--listen", "127.0.0.1:0"]) != 0
-    assert "give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback" in capsys.readouterr().err
+def test_plain_http_must_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    for what in ("edge", "cloud"):
+        assert main(["serve", what, "--listen", "127.0.0.1:0"]) != 0
+        assert "give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback" in capsys.readouterr().err
 
 
 def test_a_service_that_ends_leaves_signals_as_they_were(tmp_path: Path) -> None:
@@ -382,13 +351,13 @@ def test_plain_http_is_spoken_on_loopback_and_on_request_alone(certs: Path, url:
         Connection(url, None, plain=plain)
 
 
-def test_plain_http_works_where_it_is_asked_for(networks: Pair, neural: Codec, digits: Dataset, files: list[bytes]) -> None:
-    with contextlib.ExitStack() as stack:
-        cloud = stack.enter_context(serving(cloud_of(networks, neural, digits, plain=True), None, "cloud"))
-        edge = edge_of(networks, neural, digits, cloud.url, None, plain=True)
-        served = stack.enter_context(serving(edge, None, "edge"))
-        with HttpsClient(served.url, plain=True) as client:
-            assert client.recognise_files(files[:3]).scores.shape == (3, 10)
+def test_plain_http_works_where_it_is_asked_for(networks: Pair, digits: Dataset, files: list[bytes]) -> None:
+    with (
+        serving(cloud_of(networks, CODEC, digits, plain=True), None, "cloud") as cloud,
+        serving(edge_of(networks, CODEC, digits, cloud.url, None, plain=True), None, "edge") as edge,
+        HttpsClient(edge.url, plain=True) as client,
+    ):
+        assert client.recognise_files(files[:3]).scores.shape == (3, 10)
 
 
 def test_a_plain_service_with_a_token_asks_for_it(networks: Pair, digits: Dataset) -> None:

@@ -17,7 +17,6 @@ BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 def copy_authority(source: Path, target: Path) -> None:
-    """Copy the authority to another folder."""
     (target / "authority").mkdir(parents=True)
     shutil.copy(source / "ca.pem", target)
     shutil.copy(source / "authority" / "ca.key", target / "authority")

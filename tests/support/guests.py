@@ -20,19 +20,16 @@ Give = Callable[[bytes], Any]
 
 
 class Guest:
-    """A guest's attestation agent.
-
-    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
-    """
-
     def __init__(self) -> None:
+        self.url, self._lock = "", threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
         self.asked: list[bytes] = []
         self.give: Give = OURS.evidence
         self.status = 200
         self.waits: Callable[[], Any] = lambda: None
         self.at_once, self.most_at_once = 0, 0
-        self._lock = threading.Lock()
-        self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import http.client
 import json
 import logging
@@ -10,11 +12,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 from urllib.parse import urlsplit
 
 import pytest
@@ -37,13 +39,12 @@ from workbench.weights import Pair
 
 from .waiting import until
 
+Given = ParamSpec("Given")
 SECRET = "correct-horse-battery-staple"  # a bearer token
 
 
 @dataclass
 class Served:
-    """A running service on a thread, its URL, and its server, which can be stopped."""
-
     service: Service
     url: str
     server: uvicorn.Server
@@ -89,7 +90,6 @@ WEIGHTS = {"generator": "a" * 64, "target": "b" * 64}
 
 
 def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> CloudService:
-    """Return the ready cloud's service of a pair."""
     cloud = Cloud(codec, pair.target)
     model = cloud_model(pair.target.name, WEIGHTS["target"], cloud, dataset.classes)
     service = CloudService(cloud, model, dataset.classes, ComputePool(), **options)
@@ -98,7 +98,6 @@ def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> Clou
 
 
 def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
-    """Return the edge's service of a pair, whose cloud is at `url`."""
     trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
@@ -108,8 +107,6 @@ def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | 
 
 @dataclass(frozen=True)
 class Both:
-    """A running edge and cloud, and the certificates to reach them with."""
-
     edge: Served
     cloud: Served
     certs: Path
@@ -117,7 +114,6 @@ class Both:
 
 @contextlib.contextmanager
 def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: Any) -> Iterator[Both]:
-    """Serve a cloud and its edge. `options` go to the edge."""
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context(serving(cloud_of(pair, codec, dataset), certs, "cloud"))
         edge = stack.enter_context(
@@ -128,8 +124,6 @@ def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: 
 
 @dataclass(frozen=True)
 class Answered:
-    """The response of a service."""
-
     status: int
     headers: Mapping[str, str]
     body: bytes = field(repr=False)
@@ -148,7 +142,6 @@ def ask(
     headers: Mapping[str, str] | None = None,
     method: str | None = None,
 ) -> Answered:
-    """Send one request on a new connection, with Python's own client, and a certificate of that role."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     connection: http.client.HTTPConnection
@@ -166,7 +159,6 @@ def ask(
 def connected_to(
     url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
 ) -> Iterator[socket.socket]:
-    """Yield a raw connection: over TLS with `certs`, from the address `source`, with a small receive `buffer`."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     with socket.socket() as plain:
@@ -184,7 +176,6 @@ def connected_to(
 
 
 def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
-    """Read until the peer closes, and return the seconds it took. Fail if it does not in time."""
     start = time.monotonic()
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while time.monotonic() - start < patience:
@@ -197,7 +188,6 @@ def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
 
 
 def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
-    """Return a form (multipart) of files, and its Content-Type header."""
     boundary = "between-two-pictures"
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="{index}.jpg"\r\n'
@@ -210,21 +200,27 @@ def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 def measured(url: str, certs: Path, role: Role = "client") -> dict[str, float]:
-    """Return the samples of a service's metrics, by name and label values."""
     answer = ask(url, "/metrics", certs=certs, role=role)
     assert answer.status == 200
     families = text_string_to_metric_families(answer.body.decode())
     return {" ".join([sample.name, *sample.labels.values()]): sample.value for family in families for sample in family.samples}
 
 
-class Log:
-    """The records of the package's loggers, in the form that handlers get."""
+def on_loop(test: Callable[Given, Coroutine[Any, Any, None]]) -> Callable[Given, None]:
+    """Run an asynchronous test on a new event loop."""
 
+    @functools.wraps(test)
+    def run(*arguments: Given.args, **options: Given.kwargs) -> None:
+        asyncio.run(test(*arguments, **options))
+
+    return run
+
+
+class Log:
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
 
     def lines(self, service: str = "pmc2-edge") -> list[dict[str, Any]]:
-        """Return the lines of a service, one for each request."""
         found = [json.loads(each.getMessage()) for each in self.records("workbench.access") if each.levelno == logging.INFO]
         return [line for line in found if line["service"] == service]
 
@@ -233,13 +229,11 @@ class Log:
 
     @property
     def text(self) -> str:
-        """Everything that was logged by any logger, tracebacks included."""
         return self._caplog.text
 
 
 @contextlib.contextmanager
 def occupied(*pools: Executor) -> Iterator[None]:
-    """Keep the threads of pools busy, so that submitted work waits until the context ends."""
     gate = threading.Event()
     try:
         for pool in pools:

@@ -6,8 +6,8 @@
                            |
                            one timer: handshake, head, body, unread response, idle, close; stopped while the app works
 
-An event loop's own TLS allows a minute for the handshake, drops the alert that explains a failure, and waits half a minute for
-the peer to close. So this module runs the handshake itself, with the same OpenSSL calls.
+The module runs TLS itself: an event loop's own TLS has no short time limits, and drops the alert that explains a failure.
+A peer is the client at the other end. It is a stranger until it has shown a credential: a certificate or a token.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in t
 
 @dataclass
 class Timeouts:
-    """Limits in seconds for each state of a connection."""
+    """Limits in seconds of a connection's states, after which it is closed."""
 
     handshake: float = 5.0  # from the TCP connection to the end of the TLS handshake
     head: float = 10.0  # to the end of a request's head: from its first byte, for the first request from the handshake
@@ -57,7 +57,7 @@ class Timeouts:
 
 @dataclass
 class Tls:
-    """A service's current TLS context, and the folder of its certificate."""
+    """A service's current TLS context, which `renew` replaces after the files in `folder` were replaced."""
 
     context: ssl.SSLContext
     folder: Path
@@ -65,31 +65,28 @@ class Tls:
     generation: int = field(default=0, init=False)  # of the certificates: connections of an earlier one are stale
 
     def renew(self) -> None:
-        """Load the folder's certificates for new connections."""
         self.context = server_context(self.folder, self.role, demand=self.context.verify_mode == ssl.CERT_REQUIRED)
         self.generation += 1
 
 
 class UpperProtocol(Protocol):
-    """The interface of the protocol on top of TLS, which is HTTP. It receives the decrypted bytes of a connection."""
+    """The protocol on top of TLS, which is HTTP: it receives decrypted bytes, and the events of the connection.
 
-    def data_received(self, data: bytes, /) -> None:
-        """Parse received bytes."""
+    `drained` is called when a slow peer has read its response. `shutdown` closes the connection after the current response.
+    """
 
-    def drained(self) -> None:
-        """Called when a slow peer has read all bytes of a response."""
-
-    def shutdown(self) -> None:
-        """Close the connection after the current response."""
-
-    def connection_lost(self) -> None:
-        """Called after the connection was closed or lost."""
+    def data_received(self, data: bytes, /) -> None: ...
+    def drained(self) -> None: ...
+    def shutdown(self) -> None: ...
+    def connection_lost(self) -> None: ...
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` creates the protocol on top of the connection after the TLS handshake.
+    """An accepted connection, which decrypts received bytes and closes itself after a time limit.
 
-    A certificate with a role in `roles` is a valid credential. Peers without a credential get less time and fewer connections.
+    `quota` limits the number of connections, `share` the processor time for strangers. Open connections are in the set
+    `open_connections`. After the handshake, `upper(connection)` creates the protocol that gets the decrypted bytes. A
+    certificate with a role in `roles` is a valid credential.
     """
 
     def __init__(
@@ -124,10 +121,7 @@ class Accepted(asyncio.Protocol):
         self._waits_for_reader = False  # the current timer is for an unread response
         self._control = 0  # bytes of TLS beyond the allowance for plain text
 
-    # --- the event loop's side -----------------------------------------------------------------------------------------
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Register the connection with the quota, or close it if the quota has no room."""
         start = time.thread_time()
         self._take_place(transport)
         self.share.charge(self, time.thread_time() - start)
@@ -151,7 +145,6 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Process received bytes at once for a peer with a credential, else when `LoopShare` permits it."""
         if self.closing:
             return  # this end has closed the connection, the peer not yet
         if self.proven and not self._held:
@@ -160,7 +153,6 @@ class Accepted(asyncio.Protocol):
             self.share.take(self, data)
 
     def process(self, data: bytes) -> None:
-        """Continue the TLS handshake, or decrypt the bytes and pass them to the upper protocol."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -188,9 +180,6 @@ class Accepted(asyncio.Protocol):
         if self._control > MOST_CONTROL:
             self.abort()
 
-    def eof_received(self) -> None:
-        """Return None, upon which the event loop closes the connection."""
-
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
         self._drop_timer()
@@ -201,7 +190,6 @@ class Accepted(asyncio.Protocol):
             self._upper.connection_lost()
 
     def pause_writing(self) -> None:
-        """Stop reading from a peer that does not read its response."""
         self.blocked = True
         self._read_no_more()
         if self._limit == math.inf:
@@ -209,7 +197,6 @@ class Accepted(asyncio.Protocol):
             self._waits_for_reader = True
 
     def resume_writing(self) -> None:
-        """Resume reading, because the peer has read all sent bytes."""
         self.blocked = False
         if self.closing:
             self.arm(self.timeouts.goodbye)
@@ -218,23 +205,20 @@ class Accepted(asyncio.Protocol):
             self._upper.drained()
         self._read_on()
 
-    # --- the upper protocol's side -------------------------------------------------------------------------------------
-
     @property
     def stale(self) -> bool:
-        """Whether, since the handshake, the service's certificate was renewed or the peer's certificate has expired."""
+        """Whether the service's certificate was renewed, or the peer's has expired, since the handshake."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
 
     def prove(self) -> None:
-        """Record that the peer has shown a valid credential, unless the connection may only check health."""
+        """Record that the peer has shown a valid credential. No effect on a connection that may only check health."""
         if not self.health_only:
             self.proven = True
             self.quota.prove(self)
 
     def write(self, data: bytes) -> None:
-        """Send bytes at once. Does nothing after `close`."""
         if self.closing:
             return
         if self._secure is None:
@@ -260,7 +244,6 @@ class Accepted(asyncio.Protocol):
             self._read_on()
 
     def hold(self, held: bool) -> None:
-        """Pause reading if `held`, because the peer waits for its share of the loop's time. Else resume reading."""
         self._held = held
         if held:
             self._read_no_more()
@@ -268,21 +251,20 @@ class Accepted(asyncio.Protocol):
             self._read_on()
 
     def arm(self, seconds: float) -> None:
-        """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
+        """Abort the connection after `seconds`, unless `arm` or `disarm` is called before."""
         self._waits_for_reader = False
         self._limit = self._loop.time() + seconds
         if self._limit < self._fires_at:
             self._set_timer()
 
     def disarm(self) -> None:
-        """Stop the timer while the service works."""
         self._waits_for_reader = False
         self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
-        """Send TLS close_notify after all written bytes.
+        """Send all written bytes and TLS close_notify, then wait `patience` seconds for the peer to close.
 
-        Then drop received bytes until the peer closes, for at most `patience` seconds (None: `timeouts.goodbye`).
+        None selects `timeouts.goodbye`. Bytes received meanwhile are dropped.
         """
         if self.closing:
             return
@@ -293,7 +275,6 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.goodbye if patience is None else patience)
 
     def abort(self) -> None:
-        """Close the socket immediately."""
         if not (self.proven or self.closing or self._held):  # if it is held, the delay may be this end's fault
             self.share.penalize(self.address)
         self.closing = True
@@ -301,13 +282,10 @@ class Accepted(asyncio.Protocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close after the current response, or at once if the handshake is not complete."""
         if self._upper is None:
             self.abort()
         else:
             self._upper.shutdown()
-
-    # --- details -------------------------------------------------------------------------------------------------------
 
     def _established(self) -> None:
         self.peer = peer_of(self._secure)
@@ -368,7 +346,6 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.refused)
 
     def _end(self, patience: float) -> None:
-        """Stop sending, and drop received bytes until the peer closes or `patience` seconds have passed."""
         self.closing = True
         self.arm(self.timeouts.answer if self.blocked else patience)
         if self.transport.is_closing():

@@ -1,6 +1,6 @@
-"""Verify an edge's attestation evidence on every new connection, before a client sends a picture.
+"""A client's check of an edge: verify its attestation evidence on every new connection, before a picture is sent.
 
-The evidence is bound to the edge's TLS key.
+Evidence is a report on the software in the edge's guest (confidential VM), signed by the processor and bound to the TLS key.
 
 ::
 
@@ -33,9 +33,10 @@ FOR_NOW = (429, 503, 504)  # temporary: too many requests, or the agent is slow 
 
 
 def admission(policy: Policy, on_verdict: Callable[[Verdict], None]) -> Admission:
-    """Return a check for new connections: the edge's evidence must satisfy `policy`. `on_verdict` receives each verdict.
+    """Return a check of new connections, which passes if the edge's evidence satisfies `policy`.
 
-    The check raises AttestationError, or ConnectionError if the edge has no evidence yet, upon which the client retries.
+    The check calls `on_verdict` with each verdict. It raises AttestationError, or ConnectionError if the edge has no evidence
+    yet, so that the client retries.
     """
 
     async def admit(ask: Ask, connection: ssl.SSLObject | None) -> None:
@@ -54,7 +55,6 @@ def admission(policy: Policy, on_verdict: Callable[[Verdict], None]) -> Admissio
 
 
 def _evidence(body: bytes) -> dict[str, Any]:
-    """Return the evidence in an edge's response. Raises AttestationError for any other format."""
     found: Any = None
     if len(body) <= MOST_EVIDENCE:
         with contextlib.suppress(ValueError, RecursionError):

@@ -1,4 +1,6 @@
-"""The client of the attestation agent in the edge's guest (confidential VM): loopback only, few requests at once, a queue.
+"""Get evidence from the attestation agent of the edge's guest (confidential VM), over loopback, with few requests at once.
+
+Evidence is a report on the guest's software, signed by the processor. A nonce is random bytes that the report must contain.
 
 ::
 
@@ -8,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections import Counter
@@ -34,10 +37,9 @@ PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
 
 
 class AttestationAgent:
-    """The attestation agent at `url`, plain HTTP on loopback. Raises UsageError for any other URL.
+    """The attestation agent at `url`, which answers within `patience_s` seconds. Raises UsageError unless on loopback.
 
-    Loopback is required, because an agent outside the guest could return evidence of another guest. A request waits for
-    at most `patience_s` seconds.
+    An agent outside the guest could return evidence of another guest.
     """
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
@@ -47,9 +49,9 @@ class AttestationAgent:
         self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the agent's evidence (JSON) for `runtime_data`, 64 hex digits. Raises ServiceError if there is no evidence.
+        """Return the evidence (JSON) that contains `runtime_data`, 64 hex digits. Raises ServiceError if there is none.
 
-        `stranger` is the address of a client without a credential. Such clients get only a part of the queue.
+        `stranger` is the client's address if it has shown no credential. Such clients get only a part of the queue.
         """
         crowded = stranger is not None and (
             self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS
@@ -74,13 +76,14 @@ class AttestationAgent:
                 self._strangers += Counter()  # drops addresses without waiting requests
         if answer.status != 200:
             raise ServiceError(f"the attestation agent has no evidence (status {answer.status})", status=502)
-        if not _is_object(answer.body):
-            raise ServiceError("the attestation agent did not answer with a JSON object", status=502)
-        return answer.body
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(json.loads(answer.body.decode("utf-8")), dict):
+                return answer.body
+        raise ServiceError("the attestation agent did not answer with a JSON object", status=502)
 
 
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
-    """Respond with the guest's evidence for the client's nonce and the TLS key of this connection.
+    """Respond to the request `http` with the agent's evidence for its nonce and for the TLS key of its connection.
 
     `admitted` means that the client has shown a credential. Raises ServiceError 404 if there is no agent or no TLS.
     """
@@ -109,15 +112,7 @@ def agent_at(url: str) -> tuple[str, int]:
 
 
 def _nonce(http: Request) -> bytes:
-    """Return the nonce of a request for evidence, 16 to 64 bytes. Raises ProtocolError for any other query."""
     (name, text), *more = http.query_params.multi_items() or [("", "")]
     if name != "nonce" or more or not NONCES.fullmatch(text):
         raise ProtocolError(f"ask for {PATH}?nonce=, 16 to 64 bytes in hexadecimal, and nothing else")
     return bytes.fromhex(text)
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        return isinstance(json.loads(body.decode("utf-8")), dict)
-    except (ValueError, RecursionError):
-        return False

@@ -4,9 +4,8 @@
 
     submit -> queue (limited in images; 429 if full) -> a lane is free: join queued jobs -> compute -> forward -> results
 
-A lane is a thread of the pool. A batch starts as soon as a lane is free, and requests that arrive meanwhile form the next
-batch. A batch waits, for a short time, only if further requests are known to be arriving. Slow preparation, such as decoding
-large pictures, happens before a job is queued, so that it delays no other job.
+A lane is a thread of the pool. A job is a queued request. A batch starts as soon as a lane is free, and jobs that arrive
+meanwhile form the next batch. A batch waits for a few milliseconds if further requests are known to be arriving.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ Part = TypeVar("Part")
 
 @dataclass(eq=False)
 class Job(Generic[Part]):
-    """A queued request of `size` images. `work` is its input for `compute`, `answer` the future of its result.
+    """A queued request of `size` images: its input `work`, and the future `answer` of its result.
 
-    Only jobs of the same `kind` share a batch. `deadline` is in the loop's time.
+    Only jobs of the same `kind` share a batch. `deadline` is in the event loop's time.
     """
 
     work: Any = field(repr=False)
@@ -56,12 +55,8 @@ class Job(Generic[Part]):
 class ComputePool:
     """A pool of `count` lanes: worker threads that each compute with `threads` threads of torch.
 
-    All other threads of the process must compute single-threaded. torch keeps a team of threads for each computing thread. If
-    the teams have more threads than there are cores, a single image takes twice as long.
-
-    A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two threads on one
-    core after a pause, where each waits for the other at every layer. A single picture then takes three times as long. Several
-    lanes are not pinned, because another process could be pinned to the same cores.
+    All other threads of the process compute single-threaded, because torch is slow with more threads than cores. A single lane
+    with a thread for each core pins its threads, so that the scheduler does not wake two of them on one core.
     """
 
     def __init__(self, count: int = 1, threads: int = 1) -> None:
@@ -71,18 +66,17 @@ class ComputePool:
         self._count, self._busy = count, 0
 
     def take(self) -> bool:
-        """Reserve a lane and return True, or return False if none is free. Call `free` after the batch."""
+        """Reserve a lane for one batch, and return whether one was free. `free` releases it."""
         if self._busy == self._count:
             return False
         self._busy += 1
         return True
 
     def free(self) -> None:
-        """Release a lane that `take` reserved, after its batch was computed."""
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
-        """Call `function(n)` on each lane for the usual batch sizes up to `most`, because the first batch of a size is slow."""
+        """Call `function(n)` on each lane for the usual batch sizes n up to `most`: the first batch of a size is slow."""
         together = threading.Barrier(self._count)
 
         def every() -> None:
@@ -95,12 +89,10 @@ class ComputePool:
             done.result()
 
     def close(self) -> None:
-        """Finish running batches, and end the threads."""
         self.pool.shutdown()
 
 
 def _pin_team(threads: int) -> None:
-    """Start torch's threads for the calling thread, and pin each thread to a core."""
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
     torch.zeros(threads << 15).add_(1)  # torch gives each thread at least 2^15 numbers
@@ -111,11 +103,10 @@ def _pin_team(threads: int) -> None:
 
 
 class Batcher(Generic[Part]):
-    """Runs queued jobs in batches: `compute` on a lane, then `forward` on the event loop.
+    """Runs queued jobs in batches: `computed = compute(jobs)` on a lane, then `forward(jobs, computed)` on the event loop.
 
-    `forward` runs while the lane computes the next batch. `compute(jobs)` returns the second argument of `forward(jobs,
-    computed)`, which sets each job's answer. A batch has at most `most` images, and waits up to `wait_s` seconds for arriving
-    requests. At most `capacity` images may be in flight.
+    `forward` sets each job's answer, while the lane computes the next batch. A batch has at most `most` images, and waits up to
+    `wait_s` seconds for arriving requests. At most `capacity` images may be in flight.
     """
 
     def __init__(
@@ -139,9 +130,10 @@ class Batcher(Generic[Part]):
         self._pace = 0.0  # seconds an image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
-        """Queue a request of `size` images, and return its result. `work` and `kind` are as in `Job`.
+        """Queue a request of `size` images with the input `work`, and return its result.
 
-        Raises ServiceError 429 if the queue is full, and 504 if `deadline` (the loop's time) passes.
+        Only requests of the same `kind` share a batch. Raises ServiceError 429 if the queue is full, and 504 if `deadline` (the
+        event loop's time) passes.
         """
         if self.accepted + size > self.capacity:
             after = max(1, math.ceil(self._pace * self.accepted))
@@ -162,18 +154,16 @@ class Batcher(Generic[Part]):
             self.accepted -= size
 
     def settled(self) -> None:
-        """Called when a request's body has arrived or failed. A batch that waited for the body may start."""
+        """Report that the body of an arriving request is complete or lost, so that no batch waits for it."""
         self.arriving -= 1
         if not self.arriving and self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     async def close(self) -> None:
-        """Wait for running batches."""
         while self._running:
             await asyncio.wait(self._running)
 
     def _dispatch(self, ripe: bool = False) -> None:
-        """Start batches while a lane is free. `ripe` means that the first job has waited long enough."""
         while self._waiting and self._lanes.take():
             if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self.most:
                 self._lanes.free()
@@ -196,7 +186,6 @@ class Batcher(Generic[Part]):
         self._dispatch(ripe=True)
 
     def _take(self) -> list[Job[Part]]:
-        """Remove and return the next batch: the oldest job, and jobs of its kind that fit. Cancelled jobs are dropped."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
         size = 0
@@ -230,10 +219,7 @@ class Batcher(Generic[Part]):
 
 
 def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
-    """Shorten a batch of `size` images to a multiple of `BATCH_MULTIPLE` images if possible, and return the removed jobs.
-
-    torch compiles and caches convolutions for each batch size. With every size cached, an edge took 100 MiB more memory.
-    """
+    # torch caches convolutions for each batch size: with every size cached, an edge took 100 MiB more memory
     left = size
     for kept in range(len(batch), 0, -1):
         if left <= BATCH_MULTIPLE or left % BATCH_MULTIPLE == 0:

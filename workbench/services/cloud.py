@@ -7,8 +7,7 @@ import functools
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,12 +30,12 @@ MOST_WAITING = 4096  # images in the queue
 
 
 def key_id(key: bytes) -> str:
-    """Return 16 hex digits of the SHA-256 of a codec's `key`. By this id, edge and cloud check that their codecs match."""
+    """Return 16 hex digits of the SHA-256 of a codec's `key`, by which edge and cloud check that their codecs match."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
-    """Return the description of a cloud's model. `weights` is the SHA-256 of its classifier's weights."""
+    """Return a cloud's description for clients: its model's `name`, the SHA-256 of its `weights` as version, and its codec."""
     return Model(
         name,
         weights[:16],
@@ -47,7 +46,6 @@ def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -
 
 
 def output_metadata(classes: int) -> list[dict[str, Any]]:
-    """Return the metadata of the output tensors, which edge and cloud share."""
     return [
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
         {"name": "class", "datatype": "INT64", "shape": [-1]},
@@ -56,7 +54,7 @@ def output_metadata(classes: int) -> list[dict[str, Any]]:
 
 
 def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the output tensors for scores (N x K): the label (text), the class (number) and the scores."""
+    """Return the output tensors for the scores (N x K) of N images and K `classes`: label (text), class (number), scores."""
     found = scores.argmax(1)
     tensors = (
         Tensor.of("label", [classes[index].encode() for index in found]),
@@ -66,16 +64,11 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
     return {tensor.name: tensor for tensor in tensors}
 
 
-@dataclass(frozen=True)
-class Recognised:
-    """The result for a payload: the scores of its images (N x K), and the time of each component (ms; none if cached)."""
-
-    scores: np.ndarray[Any, np.dtype[np.float32]]
-    milliseconds: dict[str, float]
+Recognised: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, float]]  # scores (N x K), times of steps (ms)
 
 
 class CloudService(Service):
-    """Classifies the payloads of an edge or, with roles ("client",), of a phone that runs the generator itself."""
+    """Classifies payloads that an edge sends or, with `roles` ("client",), a phone that protects its pictures itself."""
 
     name, other = "pmc2-cloud", "cloud_other"
 
@@ -105,27 +98,22 @@ class CloudService(Service):
         self._lanes.close()
 
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        payload = request.inputs.get("payload")
-        if (
-            set(request.inputs) != {"payload"}
-            or payload is None
-            or not isinstance(payload.data, list)
-            or len(payload.data) != 1
-        ):
+        tensor = request.inputs.get("payload")
+        if len(request.inputs) != 1 or tensor is None or not isinstance(tensor.data, list) or len(tensor.data) != 1:
             raise ProtocolError("the input must be one tensor 'payload' of BYTES with one element")
-        held = payload.data
+        held = tensor.data
         call.payload, n = len(held[0]), claimed_images(held[0])
         if n > MOST_IMAGES:
             raise ProtocolError(f"a payload may hold at most {MOST_IMAGES} images, this one claims {n}: send fewer")
         if (known := self.cloud.remember(held[0])) is not None:
-            found = Recognised(known.numpy(), {})
+            scores, times = known.numpy(), dict[str, float]()
         else:
-            found = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, n, deadline))
-        call.images, call.milliseconds = len(found.scores), dict(found.milliseconds)
-        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
+            scores, times = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, n, deadline))
+        call.images, call.milliseconds = len(scores), dict(times)
+        return Response(self.model.name, answer_tensors(scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
-        """Return the result for the payload of n images in `held`. This list is emptied, so that the payload is freed early."""
+        # `held` has one payload, and is emptied so that the payload is freed early
         if self._waiting + n > MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
         clock, late = Stopwatch(), threading.Event()
@@ -148,7 +136,7 @@ class CloudService(Service):
             late.set()
             held.clear()  # a late job stays in the pool's queue, and must not hold the payload
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
-        return Recognised(scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")})
+        return scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")}
 
     def _done(self, n: int, work: asyncio.Future[Any]) -> None:
         self._waiting -= n

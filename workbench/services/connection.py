@@ -7,6 +7,7 @@ request is retried if the service is overloaded (429, 503), or if the connection
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import ssl
@@ -27,11 +28,11 @@ AGAIN = (429, 503)
 
 
 class Connection:
-    """A connection to one service, by its URL. Open it with `async with`.
+    """A connection to the service at `url`. Open it with `async with`.
 
     `trust` returns the TLS context (None: no TLS), and is called again after certificates were renewed. `headers` are sent with
-    each request, and `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are
-    sent. Raises UsageError for a URL that is neither https nor, if `plain`, http on loopback.
+    each request. `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are sent.
+    `plain` allows http on loopback. Raises UsageError for any other URL that is not https.
     """
 
     def __init__(
@@ -47,10 +48,9 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._marks: list[tuple[int, int]] = []  # of the certificate files, read before the files were loaded
+        self._marks = marks_of(getattr(self._context, "files", ()))  # read before `renew` loads the files
         self._look_at = 0.0  # the loop's time of the next check of the files
         self._http = HttpConnections(host, port, headers, admit)
-        self._changed()
         self.renew()
 
     def __repr__(self) -> str:
@@ -63,34 +63,27 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Load the certificates again. Connections with the old certificates serve no further request."""
+        """Load the certificates again, for new connections. Connections with the old ones serve no further request."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
 
-    def _changed(self) -> bool:
-        """Return whether the certificate files changed since the last call. A missing file counts as no change."""
-        marks = marks_of(getattr(self._context, "files", ()))
-        changed, self._marks = bool(marks) and marks != self._marks, marks or self._marks
-        return changed
-
     def _look(self, now: float) -> None:
-        """Load the certificate files again if they have changed. If certificate and key do not match yet, retry later."""
         if now < self._look_at:
             return
-        self._look_at, before = now + CERTIFICATE_POLL_S, self._marks
-        if self._changed():
-            try:
+        self._look_at = now + CERTIFICATE_POLL_S
+        marks = marks_of(getattr(self._context, "files", ()))
+        if marks and marks != self._marks:
+            with contextlib.suppress(UsageError):  # the renewal is not complete yet
                 self.renew()
-            except UsageError:  # the renewal is not complete yet
-                self._marks = before
+                self._marks = marks
 
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
     ) -> HttpAnswer:
-        """Send a request, with retries until `deadline` (the loop's time; None: one attempt), and return the response.
+        """Send a request, and return the response. Retry until `deadline` (the event loop's time; None: no retry).
 
-        Raises ServiceError if no response arrives. If one end does not trust the other, there is no retry.
+        Raises ServiceError if no response arrives, or, without a retry, if one end does not trust the other.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -132,9 +125,9 @@ async def infer(
     parameters: dict[str, Any] | None = None,
     deadline: float | None = None,
 ) -> Response:
-    """Send an inference request (Open Inference Protocol v2, binary data), and return the response.
+    """Send an inference request (Open Inference Protocol v2) for a `model`, with retries until `deadline`.
 
-    Raises ServiceError with the service's error if the status is not 200.
+    Raises ServiceError with the service's message if the status is not 200.
     """
     body, length = write_request(inputs, id, parameters)
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
@@ -157,7 +150,6 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
 
 
 def _checked(url: str, plain: bool) -> tuple[str, str, int]:
-    """Return a service's URL without its last slash, its host and its port. Raises UsageError for an invalid URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -174,7 +166,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
 
 
 def words_of(answer: HttpAnswer) -> str:
-    """Return the error message in a service's response in one line, or the status if there is no message."""
+    """Return the error message in a service's response as one line, or its status if there is no message."""
     try:
         return " ".join(str(_json(answer)["error"]).split())[:500]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -182,7 +174,7 @@ def words_of(answer: HttpAnswer) -> str:
 
 
 def _json(answer: HttpAnswer) -> Any:
-    """Parse a response's JSON. Raises ValueError above `MAX_JSON` bytes, because parsing takes 30 times the text's memory."""
+    # parsing takes 30 times the text's memory
     if len(answer.body) > MAX_JSON:
         raise ValueError
     return json.loads(answer.body)

@@ -39,12 +39,12 @@ MEMORY_POLL_S = 0.1  # between two checks whether a request that waits for memor
 
 
 class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised on a decoding thread after the request's deadline has passed, or after the request has failed."""
+    """Raised on a decoding thread after the request's deadline or failure."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: `memory` in bytes, and pixels (`jpeg_pixels` for a JPEG with one scan, else `pixels`)."""
+    """The cost of decoding a picture: `memory` (bytes), and its pixels, as `jpeg_pixels` if it is a JPEG with one scan."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -52,7 +52,7 @@ class Cost:
 
 
 class MemoryBudget:
-    """A limit (bytes) on the memory that all decoding threads use together. A thread waits until enough memory is free."""
+    """A limit of `most` bytes on the memory that all decoding threads use together."""
 
     def __init__(self, most: int = BUDGET) -> None:
         self.most, self.used = most, 0
@@ -60,7 +60,10 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Reserve `needed` bytes once they are free, or no memory is reserved. Raises Cancelled if `cancelled` is set first."""
+        """Wait until `needed` bytes are free, and reserve them in the context. Raises Cancelled once `cancelled` is set.
+
+        A picture that needs more than the limit is decoded alone.
+        """
         with self._changed:
             while self.used and self.used + needed > self.most:
                 self._changed.wait(MEMORY_POLL_S)
@@ -76,7 +79,10 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes pictures to `size` x `size` pixels with `Edge.receive`, on `threads` threads. `limits` apply to each picture."""
+    """Decodes pictures to `size` x `size` pixels with `edge.receive`, on `threads` threads, within a memory `budget`.
+
+    `limits` are the largest file and the most pixels of one picture.
+    """
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
@@ -84,13 +90,12 @@ class PictureDecoder:
         self._edge, self._size, self._limits, self._threads = edge, size, limits, threads
 
     def close(self) -> None:
-        """Finish running work."""
         self.pool.shutdown()
 
     async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
         """Return the images of a request's files, N x 3 x size x size in [0, 1].
 
-        Raises DataError if a picture or the request exceeds a limit, and ServiceError 504 after `deadline` (the loop's time).
+        Raises DataError above a limit of a picture or a request, and ServiceError 504 after `deadline` (the event loop's time).
         """
         held = list(files)  # emptied at the end, so that a task in the queue keeps no pictures alive
         cancelled = threading.Event()
@@ -113,7 +118,6 @@ class PictureDecoder:
         return torch.cat([image for image in images if image is not None])
 
     def _costs(self, files: list[bytes], cancelled: threading.Event) -> list[Cost]:
-        """Return each picture's cost (pixels, memory) from its header. Raises DataError if the request has too many pixels."""
         costs = []
         for file in list(files):
             if cancelled.is_set():
@@ -152,7 +156,6 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode `files` into `images` until no file is left. Several threads share `numbers`, which yields the next index."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

@@ -6,13 +6,14 @@
                    |
                    large pictures on separate threads, so that they delay no other request
 
-The micro-batches run on lanes, which are threads (see `batching`). A client may also request the cloud's view of its pictures,
-which are the images that the cloud decodes from the payload.
+A micro-batch joins queued requests. It runs on a lane, a worker thread of the compute pool. A client may also request the
+cloud's view of its pictures: the images that the cloud decodes from the payload.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 import logging
 import math
@@ -45,7 +46,7 @@ from .decoding import MemoryBudget, PictureDecoder
 from .forms import form_of
 from .idempotency import IdempotencyCache
 from .openapi import edge_document
-from .phone import CloudView, PayloadSlice, asks_to_see, decode_view, page_routes
+from .phone import PayloadSlice, asks_to_see, decode_view, page_routes
 from .service import Service, number
 from .types import Answer, Model, RequestContext
 
@@ -63,18 +64,16 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class EdgeResult:
-    """The result of a request: scores (N x K), share of the batch's payload (bytes), and the time of each component (ms)."""
+    """The result of a request: scores (N x K), its part of the batch's `payload` (bytes), and the time of each step (ms)."""
 
     scores: Scores
     payload: float
     milliseconds: dict[str, float]
-    seen: CloudView | None = None  # the cloud's view, if it was requested
+    seen: list[bytes] | None = field(default=None, repr=False)  # PNGs of the cloud's view, if it was requested
 
 
 @dataclass
 class _Pictures:
-    """A request's pictures. If `large`, they are decoded outside the lanes. With `see`, `place` is their payload slice."""
-
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
     images: torch.Tensor | None = field(default=None, repr=False)
@@ -83,7 +82,7 @@ class _Pictures:
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Return the description of an edge's model. `name` is the cloud's model, `weights` the generator's SHA-256."""
+    """Return the description of an edge for clients: the cloud's model `name`, and the SHA-256 of the generator's `weights`."""
     return Model(
         name,
         weights[:16],
@@ -96,11 +95,12 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 class EdgeService(Service):
     """Protects pictures, and sends only their payload to the cloud, which recognises them.
 
-    `target` is the SHA-256 of the weights of the classifier that the generator was trained for. A cloud with another classifier
-    is refused. Requests need a strength of at least `least_strength`, because at 0 the original picture would be sent. The rate
-    of a request (codec `neural`) is at most `most_rate` (None: the codec's rate), because a higher rate shows the cloud more
-    of the picture. `agent` is the attestation agent of the edge's guest, if any. `budget` is the memory for decoding large
-    pictures. `most`, `capacity` and `wait_s` are as in `Batcher`.
+    The cloud must run the classifier that the generator was trained for: `target` is the SHA-256 of its weights. A request has
+    at least the strength `least_strength`, since at 0 the original picture would be sent, and at most the rate `most_rate` of
+    the codec `neural` (None: the codec's own), since a higher rate shows the cloud more of the picture. `agent` is the
+    attestation agent of the guest (confidential VM) in which the edge runs, if any. `budget` is the memory for decoding large
+    pictures. A batch has up to `most` images, and waits up to `wait_s` seconds for arriving requests. At most `capacity` images
+    may be in flight.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -149,23 +149,20 @@ class EdgeService(Service):
             self._batcher.settled()
 
     def renewed(self) -> None:
-        """Use the new certificate for connections to the cloud, too."""
         self.cloud.renew()
 
     def openapi(self) -> dict[str, Any]:
         return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
-        """Return {path: handler} for `/recognize`, to which curl and phones send plain picture files."""
         return {"/recognize": self._plain}
 
     async def open(self) -> None:
-        """Open the connection to the cloud. The service is ready once it has checked the cloud's model and codec."""
+        """Open the connection to the cloud. The service is ready once `check_cloud` passes."""
         await self.cloud.__aenter__()
         self._watch = asyncio.create_task(self._until_known())
 
     async def close(self) -> None:
-        """Finish running requests, then disconnect."""
         if self._watch is not None:
             self._watch.cancel()
         await self._batcher.close()
@@ -173,16 +170,11 @@ class EdgeService(Service):
         self._decoder.close()
         await self.cloud.__aexit__()
 
-    # --- attestation ---------------------------------------------------------------------------------------------------
-
     def _routes(self) -> list[Route]:
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        """Respond with the guest's attestation evidence.
-
-        If the edge has a token, evidence needs no credential, because clients send the token only after verifying the evidence.
-        """
+        # clients send a token only after verifying the evidence, so an edge with a token gives it without a credential
         admitted = True
         try:
             self.admit(http)
@@ -191,8 +183,6 @@ class EdgeService(Service):
                 raise
             admitted = False
         return await evidence_of(self.agent, http, admitted)
-
-    # --- the cloud -----------------------------------------------------------------------------------------------------
 
     async def _until_known(self) -> None:
         pause, logged = 0.05, ""
@@ -209,7 +199,7 @@ class EdgeService(Service):
             pause = min(2 * pause, 0.5)
 
     async def check_cloud(self) -> None:
-        """Raise ServiceError unless the cloud runs the generator's target classifier and decodes this edge's payloads."""
+        """Raise ServiceError unless the cloud runs the right classifier and decodes this edge's payloads."""
         found = await metadata(self.cloud, self.model.name)
         self._check_version((found.get("versions") or [""])[0])
         codec = found.get("parameters", {}).get("codec_id")
@@ -228,8 +218,6 @@ class EdgeService(Service):
                 status=502,
             )
 
-    # --- requests ------------------------------------------------------------------------------------------------------
-
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
@@ -241,7 +229,6 @@ class EdgeService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
-        """Respond to a request to `/recognize`: a picture file, or a form with several files."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
@@ -256,7 +243,8 @@ class EdgeService(Service):
         ]
         times = {name: round(value, 3) for name, value in call.finish(self.other).items()}
         answer = {"model": self.model.name, "results": results, "milliseconds": times, "payload_bytes": round(found.payload, 3)}
-        answer |= found.seen.answer if found.seen is not None else {}
+        if found.seen is not None:
+            answer["cloud_picture"] = [base64.b64encode(file).decode() for file in found.seen]
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
@@ -268,7 +256,6 @@ class EdgeService(Service):
         deadline: float,
         see: bool = False,
     ) -> EdgeResult:
-        """Check strength and rate. Return a request's result, with `see` also the cloud's view. Retries get a cached result."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
         check_strength(strength)
@@ -294,7 +281,6 @@ class EdgeService(Service):
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Decode the cloud's view on a lane, and add it to a result, with the decoding time as `shown` (no component)."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
@@ -314,10 +300,7 @@ class EdgeService(Service):
             work.files = ()
             self._batcher.accepted -= n
 
-    # --- batches -------------------------------------------------------------------------------------------------------
-
     def _protect(self, jobs: Sequence[Job[EdgeResult]]) -> tuple[bytes, Stopwatch]:
-        """Decode small pictures, and return the payload of all jobs and the times of the components. Runs on a lane."""
         clock = Stopwatch()
         if fresh := [job.work for job in jobs if job.work.images is None]:
             self._receive(fresh, clock)
@@ -329,7 +312,7 @@ class EdgeService(Service):
         return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
-        """Decode small pictures of several jobs in one call, in half the time of single calls. Mark other jobs as `large`."""
+        # one call for several jobs takes half the time of single calls
         try:
             images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
         except DataError:
@@ -343,7 +326,6 @@ class EdgeService(Service):
             work.images = part
 
     async def _forward(self, jobs: Sequence[Job[EdgeResult]], computed: tuple[bytes, Stopwatch]) -> None:
-        """Send the payload of a batch to the cloud, and set each job's result. A job marked as `large` gets an empty result."""
         payload, clock = computed
         aside = [job for job in jobs if job.work.large and job.work.images is None]
         for job in aside:
@@ -369,10 +351,7 @@ class EdgeService(Service):
                 job.answer.set_result(EdgeResult(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
-        """Return the cloud's response and its scores for the n images of a payload.
-
-        Raises ServiceError 502, 503 or 504 for faults of the cloud, never a client error.
-        """
+        # faults of the cloud are never a client's error
         try:
             sent = Tensor.of("payload", [payload])
             answer = await infer(self.cloud, self.model.name, [sent], id=secrets.token_hex(8), deadline=deadline)
@@ -393,6 +372,5 @@ _NOTHING = EdgeResult(np.empty((0, 0), np.float32), 0.0, {})
 
 
 def _milliseconds(answer: Response, name: str) -> float:
-    """Return a component's time as reported by the cloud, or 0 if it is missing or invalid."""
     value = answer.parameters.get(f"{name}_ms")
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0

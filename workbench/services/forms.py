@@ -1,8 +1,6 @@
-"""Parse plain requests: one picture file, or a multipart form with several files, and parameters. Nothing is written to disk.
+"""Parse plain requests, as curl and browsers send them: one picture file, or a form with several files, and parameters.
 
-A parameter is a header or, in a form, a text field::
-
-    X-Strength  strength    X-Rate  rate    X-Timeout  timeout    X-Request-Id  id    X-Show  show
+A parameter is a header or, in a form, a text field (see `PARAMETERS`).
 """
 
 from __future__ import annotations
@@ -35,8 +33,6 @@ CODINGS = (b"content-transfer-encoding", b"content-encoding")
 
 @dataclass
 class _Part:
-    """A part of a form: its headers, with names in lower case, and its content."""
-
     headers: dict[bytes, bytes] = field(default_factory=dict)
     content: bytearray = field(default_factory=bytearray, repr=False)
     header: tuple[bytes, bytes] = (b"", b"")  # the header that is being parsed
@@ -50,7 +46,7 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return a parameter from its header or form field, or None if missing. Raises ProtocolError for a duplicate."""
+        """Return the parameter `name` from its header or form field (None: missing). Raises ProtocolError if it comes twice."""
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
@@ -60,9 +56,13 @@ class Form:
         return self.fields.get(name) if header is None else header
 
     def number(self, http: Request, name: str) -> float | None:
-        """Return a numeric parameter, or None if it is missing. Raises ProtocolError for other text."""
-        what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
-        return _number(self.text(http, name), what)
+        """Return the parameter `name` as a number, or None if it is missing. Raises ProtocolError for other text."""
+        text = self.text(http, name)
+        try:
+            return None if text is None else float(text) if len(text) < 32 else math.nan
+        except ValueError:
+            what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
+            raise ProtocolError(f"{what} must be a number") from None
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
@@ -98,7 +98,6 @@ def form_of(body: bytes, content_type: str, most: int) -> Form:
 
 
 def _is_file(part: _Part, described: dict[bytes, bytes]) -> bool:
-    """Return whether a part is a file: it has a file name, a file's content type, or no field name."""
     kind, _ = parse_options_header(part.headers.get(b"content-type"))
     return b"filename" in described or kind.startswith((b"image/", b"application/octet-stream")) or b"name" not in described
 
@@ -150,12 +149,3 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
     except Exception as error:  # the parser's own errors, and those of its callbacks for a malformed form
         raise ProtocolError(f"the form cannot be read ({type(error).__name__})") from None
     return parts
-
-
-def _number(text: str | None, what: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        return float(text) if len(text) < 32 else math.nan
-    except ValueError:
-        raise ProtocolError(f"{what} must be a number") from None

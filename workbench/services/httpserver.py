@@ -2,9 +2,7 @@
 
 One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
 lines. A second request before the first response closes the connection. A timer runs whenever the application does not.
-
-uvicorn's own protocol queues pipelined requests without a limit, keeps trailers, and can lose its timers. So uvicorn is only
-used for the application's life cycle and for signals (docs/services.md lists the alternatives).
+uvicorn's own protocol has no such limits, so uvicorn only starts and stops the application.
 """
 
 from __future__ import annotations
@@ -47,16 +45,11 @@ class Exchange:
         self.body, self.more_body, self.delivered = bytearray(), True, False
         self.gone = self.started = self.complete = False
         self._continues = continues  # the client waits for a 100 before it sends its body
-        self._changed = asyncio.Event()
+        self.changed = asyncio.Event()
         self._head = b""
         self._length: int | None = None
 
-    def change(self) -> None:
-        """Wake the application if it waits for the body or for a disconnect."""
-        self._changed.set()
-
     async def run(self, app: Any) -> None:
-        """Run the application. An exception in the application ends the connection, not the service."""
         share, proven = self.protocol.wire.share, self.protocol.wire.proven
         share.at_work += proven
         try:
@@ -69,15 +62,14 @@ class Exchange:
             self.protocol.fail()
 
     async def receive(self) -> dict[str, Any]:
-        """Return the ASGI message of the next part of the body, or of a disconnect."""
         wire = self.protocol.wire
         if self._continues and self.more_body and not self.started:
             self._continues = False
             wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not (self.gone or self.complete or (not self.delivered and (self.body or not self.more_body))):
             wire.resume_reading()
-            self._changed.clear()
-            await self._changed.wait()
+            self.changed.clear()
+            await self.changed.wait()
         if self.gone or self.complete:
             return {"type": "http.disconnect"}
         body, self.body = bytes(self.body), bytearray()
@@ -85,7 +77,6 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
-        """Keep the response's head until the first part of its body, and send both in one write."""
         if self.gone:
             return
         if message["type"] == "http.response.start":
@@ -93,7 +84,7 @@ class Exchange:
             return
         body: bytes = b"" if self.scope["method"] == "HEAD" else message.get("body", b"")
         more = message.get("more_body", False)
-        if self._head:
+        if self._head:  # kept for one write with the first part of the body
             if self._length is None:
                 self.keep_alive = self.keep_alive and not more
                 self._head += b"" if more else b"content-length: %d\r\n" % len(body)
@@ -143,10 +134,7 @@ class HttpProtocol:
             "scheme": "http" if wire.tls is None else "https",
         }
 
-    # --- the connection's side -----------------------------------------------------------------------------------------
-
     def data_received(self, data: bytes) -> None:
-        """Parse received bytes, within the limits."""
         if self._idle:
             self._idle = False
             self.wire.arm(self.wire.timeouts.head)
@@ -163,40 +151,32 @@ class HttpProtocol:
             self.wire.abort()
 
     def drained(self) -> None:
-        """Called after the peer has read the response. Set the timer for the peer's next bytes."""
         if self._exchange is None:
             self._rest()
         elif self._exchange.more_body:
             self.wire.arm(self.wire.timeouts.body)
 
     def connection_lost(self) -> None:
-        """Report the disconnect to the application."""
         if self._exchange is not None:
             self._exchange.gone = True
-            self._exchange.change()
+            self._exchange.changed.set()
 
     def shutdown(self) -> None:
-        """Close after the current response, or immediately if no request has begun."""
         self.leaving = True
         if self._exchange is None and not self._begun:
             self.wire.close()
 
-    # --- the parser's side ---------------------------------------------------------------------------------------------
-
     def on_message_begin(self) -> None:
-        """Begin a request. A second request before the first response closes the connection."""
         if self._exchange is not None:
             self.wire.abort()
             raise Refused
         self._begun, self._continues, self._hosts, self._url, self._headers = True, False, 0, b"", []
 
     def on_url(self, url: bytes) -> None:
-        """Append a part of the request target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        """Add a header. A trailer is dropped."""
-        if not self._begun:
+        if not self._begun:  # a trailer
             return
         if len(self._headers) >= MOST_HEADERS:
             self._refusal = 431, f"a request may have at most {MOST_HEADERS} headers"
@@ -211,7 +191,6 @@ class HttpProtocol:
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Pass the request to the application."""
         self._begun = False
         version = self._parser.get_http_version()
         if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may use another of several Host headers
@@ -245,7 +224,6 @@ class HttpProtocol:
         task.add_done_callback(self.state.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        """Append a part of the body, and pause reading if the application is slow."""
         exchange = self._exchange
         if exchange is None or exchange.complete:
             return
@@ -254,19 +232,15 @@ class HttpProtocol:
         exchange.body += body
         if len(exchange.body) > READ_AHEAD:
             self.wire.pause_reading()
-        exchange.change()
+        exchange.changed.set()
 
     def on_message_complete(self) -> None:
-        """Mark the body as complete, and stop the timer while the application works."""
         if self._exchange is not None:
             self._exchange.more_body = False
-            self._exchange.change()
+            self._exchange.changed.set()
             self.wire.disarm()
 
-    # --- the application's side ----------------------------------------------------------------------------------------
-
     def answered(self, exchange: Exchange) -> None:
-        """Wait for the next request after a complete response, or close the connection."""
         self.state.total_requests += 1
         self._exchange = None
         if not exchange.keep_alive or self.leaving:
@@ -285,8 +259,6 @@ class HttpProtocol:
             return
         self._exchange = None
         self._say(500, "internal error; the service's log names it")
-
-    # --- details -------------------------------------------------------------------------------------------------------
 
     def _spent(self, seconds: float) -> None:
         if not self.wire.proven:
@@ -322,7 +294,7 @@ class HttpProtocol:
 
 
 def _refusal(text: str) -> Any:
-    """Return an application that responds with 503, so that clients retry on another connection."""
+    # after a 503, clients retry on another connection
     body = json.dumps({"error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(b"retry-after", b"1"), (b"connection", b"close")]

@@ -1,4 +1,4 @@
-"""An idempotency cache: all retries of a request with the same id get one response, which is computed once."""
+"""An idempotency cache: a request that a client sends again with the same id gets the same result, computed once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ Answer = TypeVar("Answer")
 
 
 class IdempotencyCache(Generic[Answer]):
-    """A cache of results by client, request id and request content.
+    """A cache of results by client, request id and request content, including results that are still being computed.
 
-    A client may retry while its request is still being computed. Without the cache, a service that needs longer than a client's
-    attempt would start again with each retry, and never respond in time.
+    Without it, a service that needs longer than a client's attempt would start again with each retry.
     """
 
     def __init__(self) -> None:
@@ -33,9 +32,9 @@ class IdempotencyCache(Generic[Answer]):
     async def answer(
         self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return the result of `compute`, or the cached result for the same client, request id and content (`asked`).
+        """Return the cached result for the client and id in `call` and the content `asked`, or else that of `compute`.
 
-        Without an id nothing is cached. Raises ServiceError 504 after `deadline` (the loop's time).
+        Without an id nothing is cached. Raises ServiceError 504 after `deadline` (the event loop's time).
         """
         if not call.id:
             return await compute()

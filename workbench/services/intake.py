@@ -22,30 +22,25 @@ class Intake:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the body. Its bytes count towards the budget until the context ends.
+        """Yield a request's body, whose bytes count towards the budget until the context ends.
 
-        Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 disconnected.
+        Raises ServiceError: 413 too long, 408 too slow, 429 above the budget, 400 disconnected.
         """
-        taken = 0
-        first, rest = b"", bytearray()  # a list of thousands of small chunks would take more memory than their bytes
+        body = bytearray()  # a list of thousands of small chunks would take more memory than their bytes
         try:
             try:
                 async with asyncio.timeout(self.patience_s):
                     async for chunk in request.stream():
-                        taken += len(chunk)
+                        body += chunk
                         self.held += len(chunk)
-                        if taken > self.most:
+                        if len(body) > self.most:
                             raise ServiceError(f"a body may have at most {self.most} bytes", status=413)
                         if self.held > self.budget:
                             raise ServiceError("too much is being received at once", status=429, retry_after=1)
-                        if first:
-                            rest += chunk
-                        else:
-                            first = chunk
             except TimeoutError:
                 raise ServiceError(f"the body took longer than {self.patience_s:g} s to arrive", status=408) from None
             except ClientDisconnect:
                 raise ServiceError("the client went away before its request was whole", status=400) from None
-            yield b"".join((first, rest)) if rest else first
+            yield bytes(body)
         finally:
-            self.held -= taken
+            self.held -= len(body)

@@ -1,4 +1,4 @@
-"""Load the stage that a service runs, edge or cloud, without the networks of the other stage.
+"""Load what a service runs, the edge or the cloud, without the networks of the other.
 
 The weights are those of a pair: a target and an auxiliary classifier, for which a generator and a compressor were trained.
 """
@@ -26,9 +26,9 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The settings of a stage. Edge and cloud need equal settings, except for device, precision and rate.
+    """The settings of an edge or a cloud, equal for both except for device, precision and rate.
 
-    `family` is the data set's folder of weights, `target` and `auxiliary` are the architectures of the pair's classifiers.
+    `family` is the data set's folder of weights. `target` and `auxiliary` are the architectures of the pair's classifiers.
     Images have `size` x `size` pixels. `rate`, in [0, 1], is the rate of the codec `neural`.
     """
 
@@ -57,7 +57,10 @@ def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
 
 
 def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
-    """Return a cloud with `Cloud`'s options `remembered` and `every`, and the SHA-256 of the classifier's weights."""
+    """Return a cloud and the SHA-256 of its classifier's weights.
+
+    The cloud caches the scores of up to `remembered` images or, with `every`, decodes and classifies each image.
+    """
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
     classifier = prepare(network, stage.device, stage.precision)
@@ -66,17 +69,14 @@ def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = 
 
 
 def warm_edge(edge: Edge, size: int, n: int) -> None:
-    """Run an edge on n random images with the functions that requests use."""
     edge.protect(torch.rand(n, 3, size, size))
 
 
 def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
-    """Run a cloud on n random images with the functions that requests use."""
     cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage. Raises WeightsError if trained with other weights than `known` ({role: SHA-256})."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)
@@ -90,7 +90,10 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return the numbers of lanes (see `batching`) and of threads of each lane. 0 selects a number by device and cores."""
+    """Return the numbers of lanes (worker threads for batches) and of torch's threads in each lane.
+
+    0 selects a number by `device` and cores. Raises UsageError for more than 64 lanes.
+    """
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run
     lanes = lanes or max(1, cores() // LANE_CORES)

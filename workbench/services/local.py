@@ -26,7 +26,7 @@ START_S = 120.0  # torch, weights and warming up, on a busy machine
 
 @dataclass
 class Running:
-    """A running service: its arguments, its process, its port, its log."""
+    """A service that runs as a local process."""
 
     arguments: Sequence[str]
     folder: Path
@@ -39,12 +39,12 @@ class Running:
         return f"{'http' if '--plain-http' in self.arguments else 'https'}://127.0.0.1:{self.port}"
 
     def restart(self) -> None:
-        """Start the service again on its port, after it ended."""
+        """Start the service again on its port, after its process has ended."""
         other = _start(self.arguments, self.folder, self.log.stem, self.port)
         self.process = other.process
 
     def stop(self, number: int = signal.SIGTERM, patience: float = 40.0) -> int:
-        """Send a signal and return the exit status. Kills the service after `patience` seconds."""
+        """Send the signal `number`, and kill the process after `patience` seconds. Return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -78,9 +78,9 @@ class Local:
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start the service `what` ("edge" or "cloud"). Return when the service is ready or, with `ready` False, listens.
+        """Start the service `what` ("edge" or "cloud") with options of `workbench serve`, on any free port if `port` is 0.
 
-        Raises ServiceError if the service ends first.
+        Return once it is ready or, with `ready` False, once it listens. Raises ServiceError if it ends first.
         """
         name = f"{what}-{len(self.services)}"
         arguments = ["serve", what, "--certs", str(self.certs), *options]

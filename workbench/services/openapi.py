@@ -1,10 +1,11 @@
-"""The services' OpenAPI documents."""
+"""The OpenAPI documents of edge and cloud."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from .. import __version__
+from ..protocol import LENGTH_HEADER
 from .types import MOST_SHOWN, Model
 
 __all__ = ["cloud_document", "edge_document"]
@@ -13,7 +14,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Return the OpenAPI document of an edge. `attested` adds the path that returns attestation evidence."""
+    """Return the OpenAPI document of an edge that serves `model`. `attested` adds the path of its attestation evidence."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files, as binary data")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "repeats under the same id get the same response"),
@@ -85,11 +86,7 @@ def _document(title: str, model: Model, tensor: str, what: str) -> Document:
     infer = {
         "summary": f"Recognise (Open Inference Protocol v2); the input `{tensor}` of BYTES: {what}",
         "parameters": [
-            _header(
-                "Inference-Header-Content-Length",
-                {"type": "integer", "minimum": 0},
-                "length of the JSON that precedes binary data",
-            )
+            _header(LENGTH_HEADER, {"type": "integer", "minimum": 0}, "length of the JSON that precedes binary data")
         ],
         "requestBody": {
             "required": True,
@@ -100,31 +97,18 @@ def _document(title: str, model: Model, tensor: str, what: str) -> Document:
         },
         "responses": _responses("label, class and scores", ok),
     }
+    not_yet = _ok(ok) | {"503": _response("not yet", ok)}
+    metrics = {"200": {"description": "text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+    metrics |= {status: _response(_REFUSALS[status], _ERROR) for status in ("401", "403")}
     paths = {
-        "/v2/health/live": {"get": {"summary": "The service runs", "security": [], "responses": _ok(ok)}},
-        "/v2/health/ready": {
-            "get": {
-                "summary": "The service has warmed up, and an edge has verified its cloud",
-                "security": [],
-                "responses": _ok(ok) | {"503": _response("not yet", ok)},
-            }
-        },
-        "/v2": {"get": {"summary": "The service's metadata", "security": [], "responses": _ok(ok)}},
-        f"/v2/models/{model.name}": {"get": {"summary": "The model's metadata", "responses": _responses("metadata", ok)}},
-        f"/v2/models/{model.name}/ready": {
-            "get": {"summary": "The model is ready", "security": [], "responses": _ok(ok) | {"503": _response("not yet", ok)}}
-        },
+        "/v2/health/live": _get("The service runs", _ok(ok)),
+        "/v2/health/ready": _get("The service has warmed up, and an edge has verified its cloud", not_yet),
+        "/v2": _get("The service's metadata", _ok(ok)),
+        f"/v2/models/{model.name}": _get("The model's metadata", _responses("metadata", ok), free=False),
+        f"/v2/models/{model.name}/ready": _get("The model is ready", not_yet),
         f"/v2/models/{model.name}/infer": {"post": infer},
-        "/metrics": {
-            "get": {
-                "summary": "Prometheus metrics",
-                "responses": {
-                    "200": {"description": "text", "content": {"text/plain": {"schema": {"type": "string"}}}},
-                    **{status: _response(text, _ERROR) for status, text in _REFUSALS.items() if status in ("401", "403")},
-                },
-            }
-        },
-        "/openapi.json": {"get": {"summary": "This document", "security": [], "responses": _ok(ok)}},
+        "/metrics": _get("Prometheus metrics", metrics, free=False),
+        "/openapi.json": _get("This document", _ok(ok)),
     }
     return {
         "openapi": "3.1.0",
@@ -176,6 +160,10 @@ _REFUSALS = {
 
 def _responses(text: str, schema: Document) -> Document:
     return {"200": _response(text, schema)} | {status: _response(why, _ERROR) for status, why in _REFUSALS.items()}
+
+
+def _get(summary: str, responses: Document, free: bool = True) -> Document:
+    return {"get": {"summary": summary, **({"security": []} if free else {}), "responses": responses}}
 
 
 def _ok(schema: Document) -> Document:

@@ -1,4 +1,4 @@
-"""The page for phones, which the edge serves: its files, its security headers, and the requests that it sends.
+"""The web page for phones, which the edge serves: its files, its security headers, and the cloud's view of a picture.
 
 ::
 
@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from ..errors import ProtocolError, ServiceError
 from ..pictures import encode, to_uint8
 from .types import MOST_SHOWN, Model
 
-__all__ = ["CloudView", "PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
+__all__ = ["PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
 
 STATIC = Path(__file__).parent / "static"
 MEDIA_TYPES = {
@@ -52,19 +51,13 @@ HEADERS = {
 }
 
 
-# --- the page --------------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _File:
-    """A file of the page in memory, with its media type (`kind`) and its ETag (`mark`)."""
-
     content: bytes = field(repr=False)
     kind: str
     mark: str
 
     async def __call__(self, request: Request) -> Response:
-        """Respond with the file, or with 304 if the browser has it."""
         headers = {**HEADERS, "ETag": self.mark}
         known = {mark.strip().removeprefix("W/") for mark in request.headers.get("If-None-Match", "").split(",")}
         if self.mark in known or "*" in known:
@@ -73,7 +66,7 @@ class _File:
 
 
 class PagedService(Protocol):
-    """The interface of an edge's service that the page needs."""
+    """The part of an edge's service that the page needs. `admit` raises ServiceError for a client without a credential."""
 
     model: Model
     classes: tuple[str, ...]
@@ -83,19 +76,14 @@ class PagedService(Protocol):
     plain: bool
 
     @property
-    def token(self) -> object | None:
-        """The bearer token that clients may show, if any."""
-
+    def token(self) -> object | None: ...
     @property
-    def agent(self) -> object | None:
-        """The attestation agent of the edge's guest, if the edge runs in a guest."""
-
-    def admit(self, request: Request) -> str:
-        """Return the client's name. Raises ServiceError 401 or 403."""
+    def agent(self) -> object | None: ...
+    def admit(self, request: Request) -> str: ...
 
 
 def page_routes(service: PagedService) -> list[Route]:
-    """Return the routes of the page's files, which are read once, and of `/page.json`. `index.html` has the route `/`."""
+    """Return the routes of the page's files, which are read once, and of `/page.json`, which describes `service`."""
     routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
         if path.suffix in MEDIA_TYPES:
@@ -106,7 +94,6 @@ def page_routes(service: PagedService) -> list[Route]:
 
 
 async def _page_json(service: PagedService, request: Request) -> Response:
-    """Respond with the edge's description, and whether the client may send pictures. A refusal has status 200 and a reason."""
     description: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
     try:
         service.admit(request)
@@ -118,13 +105,10 @@ async def _page_json(service: PagedService, request: Request) -> Response:
     return JSONResponse(description, headers={**HEADERS, "Cache-Control": "no-store"})
 
 
-# --- the cloud's view ------------------------------------------------------------------------------------------------------
-
-
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether `asked`, the value of X-Show (None: no header), requests the pictures as the cloud decodes them.
+    """Return whether a request's header X-Show (None: missing) asks for the cloud's view of its pictures.
 
-    The only valid value is "cloud". Raises ProtocolError for any other value, and for too many pictures.
+    Raises ProtocolError for any value but "cloud", and for too many `pictures`.
     """
     if asked is None:
         return False
@@ -137,29 +121,17 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
 
 @dataclass(frozen=True)
 class PayloadSlice:
-    """The position of a request's pictures in its batch's payload: `n` pictures from number `first` on."""
+    """The pictures of one request in the payload of its batch: `n` pictures from number `first` on."""
 
     payload: bytes = field(repr=False)
     first: int
     n: int
 
 
-@dataclass(frozen=True)
-class CloudView:
-    """A request's pictures as the cloud decodes them, one PNG each. Only the client that sent the originals gets the PNGs."""
-
-    files: tuple[bytes, ...] = field(repr=False)
-
-    @property
-    def answer(self) -> dict[str, object]:
-        """The view as fields of the JSON response."""
-        return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
-
-
-def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
-    """Decode a request's own part of a payload as the cloud does. Call this function on a lane (see `batching`)."""
+def decode_view(codec: Codec, place: PayloadSlice) -> list[bytes]:
+    """Return the pictures of one request as the cloud decodes them, one PNG each. Call this on a worker thread."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return CloudView(tuple(map(encode, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
+    return list(map(encode, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy()))

@@ -1,4 +1,6 @@
-"""Limits on open connections, in total and by address, so that clients without credentials cannot take all of them.
+"""Limits on open connections, in total and by address, so that clients without a credential cannot take all of them.
+
+A connection is proven once its client has shown a valid certificate or token, and unproven before.
 
 ::
 
@@ -24,19 +26,16 @@ GRACE_S = 0.5  # a younger unproven connection is not closed to make room
 
 
 class CountedConnection(Protocol):
-    """The interface of a connection that the quota needs."""
-
     address: str
 
-    def abort(self) -> None:
-        """Close the socket immediately."""
+    def abort(self) -> None: ...
 
 
 class ConnectionQuota:
-    """Counts open connections and decides which ones are kept.
+    """Counts open connections, and closes unproven ones to make room.
 
-    At most `total` connections are open, `by_address` from one address, and `unproven` from one address without a valid
-    credential. `reserve` further places are for health checks.
+    At most `total` connections are open, `by_address` of one address, and `unproven` of one address without a valid credential.
+    `reserve` further connections may only check the service's health.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class ConnectionQuota:
         return len(self._opened)
 
     def add(self, connection: CountedConnection) -> bool | None:
-        """Register a connection, and return None if it must be closed, False if it may only check health, else True."""
+        """Count a new connection. Return None if it must be closed, False if it may only check health, else True."""
         address = connection.address
         queue = self._queues.get(address, {})
         crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address
@@ -73,7 +72,6 @@ class ConnectionQuota:
         return not apart
 
     def prove(self, connection: CountedConnection) -> None:
-        """Record that a connection's peer has shown a valid credential."""
         self._forget_unproven(connection)
 
     def remove(self, connection: CountedConnection) -> None:
@@ -94,7 +92,6 @@ class ConnectionQuota:
                 del self._queues[connection.address]
 
     def _make_room(self, queue: dict[CountedConnection, None]) -> bool:
-        """Close the oldest connection of a queue, unless it is too new. Return whether it was closed."""
         oldest = next(iter(queue), None)
         if oldest is None or time.monotonic() - self._opened[oldest] < GRACE_S:
             return False
@@ -104,7 +101,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the key under which a peer is counted: the IPv4 address, or the IPv6 /64 network, which one host may own."""
+    """Return the IPv4 address, or the IPv6 /64 network, of a socket's peer. Connections are counted by this key."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

@@ -1,4 +1,6 @@
-"""Fetch a service's certificates and key at its start. A key broker releases these files only to an attested guest.
+"""Fetch a service's certificates and key at its start, from a key broker that releases them only to an attested guest.
+
+A guest is a confidential VM. It is attested once the broker has verified a report on its software, signed by the processor.
 
 ::
 
@@ -31,9 +33,9 @@ PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
     """Fetch ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE), and return their paths in `folder`.
 
-    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback. While that API does not
-    respond, requests are retried for up to `patience` seconds. Nothing is written unless all three files are released. Raises
-    UsageError for an invalid URL or resource, and ServiceError if a file is not released.
+    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback, which gets up to `patience`
+    seconds to respond. Nothing is written unless all three files are released. Raises UsageError for an invalid URL or
+    resource, and ServiceError if a file is not released.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
@@ -48,7 +50,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
-    """Return the data hub's resource `path`. Retry while the hub does not respond, because it may start after the edge."""
+    # the hub may start after the edge
     while True:
         limit = min(deadline, time.monotonic() + ATTEMPT_S)
         try:
@@ -73,7 +75,6 @@ def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
 
 
 def _get(host: str, port: int, path: str, deadline: float) -> tuple[int, bytes]:
-    """Send one GET, without a proxy. Return status and content, which is incomplete above `MOST` bytes. Raises OSError."""
     connection = http.client.HTTPConnection(host, port, timeout=max(0.1, deadline - time.monotonic()))
     with contextlib.closing(connection):
         connection.request("GET", path)

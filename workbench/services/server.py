@@ -32,8 +32,6 @@ DRAIN_S = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with a callback for its start. Unlike the original, it does not raise received signals again."""
-
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._started = started
@@ -50,7 +48,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_late(self) -> None:
-        """Shut down connections whose handshake ends during the shutdown. Otherwise they could keep the service running."""
+        # otherwise connections whose handshake ends during the shutdown could keep the service running
         while True:
             await asyncio.sleep(0.1)
             for connection in list(self.server_state.connections):
@@ -71,7 +69,7 @@ class _Server(uvicorn.Server):
 
 @dataclass(frozen=True)
 class Listener:
-    """A bound port that is not served yet."""
+    """A port that is bound but not served yet. Clients that connect early wait."""
 
     socket: socket.socket
     host: str
@@ -79,14 +77,14 @@ class Listener:
 
     @classmethod
     def open(cls, listen: str) -> Listener:
-        """Bind HOST:PORT (0: any free port). Raises UsageError if that fails."""
+        """Bind `listen`, a HOST:PORT (port 0: any free one). Raises UsageError if that fails."""
         host, port = address(listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         taken = socket.socket(family, socket.SOCK_STREAM)
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind((host, port))
-            taken.listen(BACKLOG)  # else another process could bind the port, too. Early clients wait in the backlog.
+            taken.listen(BACKLOG)  # else another process could bind the port, too
         except OSError as error:
             taken.close()
             raise UsageError(f"cannot listen on {listen}: {error.strerror or error}") from None
@@ -94,7 +92,7 @@ class Listener:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT. Raises UsageError for any other text."""
+    """Split the text HOST:PORT. Raises UsageError for any other text."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise UsageError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:8443 (port 0: any free one)")
@@ -102,9 +100,9 @@ def address(text: str) -> tuple[str, int]:
 
 
 def serve(service: Service, listener: Listener, tls: Tls | None, token_file: Path | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish accepted requests. Without `tls` only loopback is allowed (UsageError).
+    """Serve on a bound port until SIGTERM or Ctrl-C, then finish accepted requests.
 
-    The service's token is replaced when `token_file` changes.
+    Raises UsageError without `tls`, except on loopback. The service's token is replaced when `token_file` changes.
     """
     server_of(service, listener, tls, token_file=token_file).run(sockets=[listener.socket])
 
@@ -118,10 +116,10 @@ def server_of(
     share: LoopShare | None = None,
     token_file: Path | None = None,
 ) -> uvicorn.Server:
-    """Return the server that `serve` runs. The server can also run on another thread, until its `should_exit` is set.
+    """Return the server that `serve` runs, which may also run on another thread until its `should_exit` is set.
 
-    `quota` limits the connections, `timeouts` the time of a connection in each state, and `share` the event loop's time for
-    peers without a credential. None selects the default.
+    `quota` limits the number of connections, `timeouts` the time of a connection in each state, and `share` the processor time
+    for clients without a credential. None selects the default.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -157,10 +155,7 @@ def server_of(
 
 
 def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
-    """Return uvicorn's factory of protocols for accepted connections.
-
-    These protocols handle TLS, so uvicorn is configured without it.
-    """
+    # these protocols handle TLS, so uvicorn is configured without it
 
     def accepted(server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Accepted:
         def upper(wire: Accepted) -> HttpProtocol:
@@ -172,7 +167,6 @@ def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, time
 
 
 def _rotate_with(service: Service, tls: Tls | None, token_file: Path | None, server: uvicorn.Server) -> None:
-    """Add tasks to the service's lifespan that rotate its certificate and its token."""
     inner = service.app.router.lifespan_context
 
     def close(which: Callable[[Accepted], bool]) -> None:

@@ -22,6 +22,7 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -45,8 +46,7 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
 from .intake import Intake
-from .origins import refuse_other_sites
-from .trust import Peer, Token
+from .trust import Peer, Token, is_loopback
 from .types import Answer, Model, RequestContext
 
 __all__ = ["Service"]
@@ -59,10 +59,10 @@ SHOWN = 64  # characters of a request id in the log
 
 
 class Service(ABC):
-    """An ASGI application that serves one model to clients whose certificate has a role in `roles`, or that send the `token`.
+    """An ASGI application that serves one `model` to clients with a certificate of one of the `roles`, or with the `token`.
 
-    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any. A
-    request without a timeout of its own gets `deadline_s` seconds.
+    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
+    `intake` limits the bodies. A request without a timeout of its own gets `deadline_s` seconds.
     """
 
     name: str
@@ -99,50 +99,45 @@ class Service(ABC):
         )
         self.app.router.redirect_slashes = False  # unknown paths get 404, never a redirect to the Host header's site
 
-    # --- defined by subclasses -----------------------------------------------------------------------------------------
-
     @abstractmethod
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Return the response to an inference request, and fill in the log fields of `call`.
+        """Return the response to an inference request, and set the fields of its log line in `call`.
 
-        Raises ServiceError 504 after `deadline` (the loop's time).
+        Raises ServiceError 504 after `deadline` (the event loop's time).
         """
 
     @abstractmethod
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
+    def openapi(self) -> dict[str, Any]: ...
 
     @property
     @abstractmethod
     def waiting(self) -> int:
-        """The number of accepted images without a response."""
+        """The number of accepted images that have no response yet."""
 
     async def open(self) -> None:  # noqa: B027  (as the next three: most services need none)
-        """Acquire the service's resources. Called once its event loop runs."""
+        """Called once the event loop runs."""
 
     async def close(self) -> None:  # noqa: B027
-        """Release the service's resources. Called after the last request."""
+        """Called after the last request."""
 
     def renewed(self) -> None:  # noqa: B027
         """Called after the certificate was rotated."""
 
     def arriving(self, change: int) -> None:  # noqa: B027
-        """Called when a request's body begins to arrive (+1), and when it has arrived or failed (-1)."""
+        """Called with `change` +1 when a request's body begins to arrive, and with -1 when it is complete or lost."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return {path: handler} for further POST requests."""
+        """Return the handlers of further POST requests, by path."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a request (ASGI). POST requests for inference bypass the router, for speed."""
+        # POST requests for inference bypass the router, for speed
         answer = self._direct.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if answer is None:
             await self.app(scope, receive, send)
         else:
             response = await self.work(HttpRequest(scope, receive), answer)
             await response(scope, receive, send)
-
-    # --- routes --------------------------------------------------------------------------------------------------------
 
     def _routes(self) -> list[Route]:
         versions = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
@@ -216,10 +211,8 @@ class Service(ABC):
             return JSONResponse({"error": f"there is no such model here; there is {self.model.name!r}"}, 404)
         return None
 
-    # --- around every request ------------------------------------------------------------------------------------------
-
     def admit(self, request: HttpRequest) -> str:
-        """Return the name of the client if it is authorised. Raises ServiceError 401 or 403."""
+        """Return the client's name. Raises ServiceError 401 or 403 without a valid credential."""
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
             request.scope.get("prove", bool)()  # so its connection is not closed in favour of one without a credential
@@ -233,9 +226,9 @@ class Service(ABC):
         return f"{peer.role} {peer.name}"
 
     def deadline(self, timeout: Any, unit: float = 1.0) -> float:
-        """Return the loop's time at which a request expires. Raises ProtocolError for an invalid `timeout`.
+        """Return the event loop's time at which a request with a `timeout`, in units of `unit` seconds, expires.
 
-        `timeout` is in units of `unit` seconds (None: `self.deadline_s` seconds).
+        None selects `self.deadline_s` seconds. Raises ProtocolError for an invalid timeout.
         """
         seconds = self.deadline_s
         if timeout is not None:
@@ -245,11 +238,11 @@ class Service(ABC):
         return asyncio.get_running_loop().time() + seconds
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
-        """Check a request's credential, read its body, and return the response, which is logged and counted after sending."""
+        """Check a request's credential, read its body, and return the response of the handler `answer`, or an error."""
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
-            refuse_other_sites(request, self.plain)
+            _refuse_other_sites(request, self.plain)
             call.peer = self.admit(request)
             _refuse_codings(request)
             self.arriving(+1)
@@ -300,7 +293,6 @@ class Service(ABC):
 
 
 def _failed(error: WorkbenchError) -> JSONResponse:
-    """Return the response for an error, with the status of a ServiceError, or 400 for any other WorkbenchError."""
     status = error.status if isinstance(error, ServiceError) else 400
     after = error.retry_after if isinstance(error, ServiceError) else None
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}
@@ -310,8 +302,29 @@ def _failed(error: WorkbenchError) -> JSONResponse:
     return JSONResponse({"error": str(error)}, status, headers=headers)
 
 
+def _refuse_other_sites(request: HttpRequest, plain: bool) -> None:
+    # Browsers send Sec-Fetch-Site or Origin, other clients neither. Without TLS (`plain`), DNS rebinding could give a hostile
+    # page the host name of this service, so an Origin must also be a loopback address.
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site in (None, "same-origin", "none")
+    if origin is not None:
+        host, place = _origin(origin)
+        own = own and (site is not None or (place != "" and place == request.headers.get("Host", "").lower()))
+        own = own and (not plain or is_loopback(host))
+    if not own:
+        raise ServiceError("a page of another site may not send pictures: open the page of this edge, at its own /", status=403)
+
+
+def _origin(origin: str) -> tuple[str, str]:
+    try:
+        parts = urlsplit(origin)
+        return parts.hostname or "", parts.netloc.lower()
+    except ValueError:
+        return "", ""
+
+
 def _refuse_codings(request: HttpRequest) -> None:
-    """Raise ServiceError 415 for a body with a content coding, whose decoded size has no bound."""
+    # the decoded size of a coded body has no bound
     values = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"content-encoding"]
     if not values:
         return
@@ -321,7 +334,7 @@ def _refuse_codings(request: HttpRequest) -> None:
 
 
 def _without_values(error: BaseException) -> BaseException:
-    """Return an error with the same traceback but without text, which might quote received data."""
+    # the text might quote received data
     return Exception(type(error).__name__).with_traceback(error.__traceback__)
 
 
@@ -333,7 +346,7 @@ async def _refused(_: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def number(parameters: dict[str, Any], name: str, default: float) -> float:
-    """Return a numeric parameter, or `default` if it is missing. Raises UsageError for anything but a number."""
+    """Return the parameter `name`, or `default` if it is missing. Raises UsageError for anything but a number."""
     value = parameters.get(name, default)
     if type(value) not in (int, float):
         raise UsageError(f"{name} must be a number")

@@ -6,9 +6,9 @@
                      |
                      +--> held, and the connection is not read --> fair queue of addresses --> processed
 
-While a request with a credential is in progress, all strangers together get a small share of the loop's time, for handshakes
-and for requests without a credential. So thousands of hostile connections do not affect the latency of other clients. Addresses
-that use little time and stay within the limits come first, so that new clients and probes connect even during an attack.
+While a request with a credential is in progress, all strangers together get a small share of the loop's time, so that thousands
+of hostile connections do not slow down other clients. Addresses that use little time come first, so that new clients and probes
+connect even during an attack.
 """
 
 from __future__ import annotations
@@ -33,25 +33,16 @@ PIECE = 16 << 10  # bytes: smaller pieces may always be held, since a handshake 
 
 
 class Stranger(Protocol):
-    """The interface of a connection without a credential that `LoopShare` needs."""
-
     address: str
     used: float  # seconds of the loop's time
     closing: bool
 
-    def process(self, data: bytes) -> None:
-        """Process received bytes."""
-
-    def hold(self, held: bool) -> None:
-        """Pause reading if `held`, else resume it."""
-
-    def abort(self) -> None:
-        """Close the socket immediately."""
+    def process(self, data: bytes) -> None: ...
+    def hold(self, held: bool) -> None: ...  # pause reading, or resume it
+    def abort(self) -> None: ...
 
 
 class _Waiting:
-    """The held bytes of one address, by connection. The newest connection that used little time comes first."""
-
     def __init__(self) -> None:
         self._fresh: dict[Stranger, bytes] = {}
         self._others: dict[Stranger, bytes] = {}
@@ -60,25 +51,22 @@ class _Waiting:
         return bool(self._fresh or self._others)
 
     def put(self, connection: Stranger, data: bytes) -> None:
-        """Append bytes to the held bytes of the same connection."""
         before = self.remove(connection)
         (self._fresh if connection.used < FRESH_S else self._others)[connection] = before + data
 
     def next(self) -> tuple[Stranger, bytes]:
-        """Remove and return the first connection, and its held bytes."""
         return (self._fresh or self._others).popitem()
 
     def remove(self, connection: Stranger) -> bytes:
-        """Remove a connection, and return its held bytes."""
         return self._fresh.pop(connection, b"") or self._others.pop(connection, b"")
 
 
 class LoopShare:
-    """Processes strangers' bytes within a share of the event loop's time, by start-time fair queueing of their addresses.
+    """Processes strangers' bytes within a share of the event loop's time, and lets their addresses take fair turns.
 
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but not less
-    than the tag that was served last. The smallest tag is served next. So an address with few requests does not wait for busy
-    addresses. Strangers get the share `busy` while requests with a credential are in progress, else the share `idle`.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but at least
+    the tag that was served last. The smallest tag is served next, so an address with few requests does not wait for busy ones.
+    Strangers get the share `busy` while requests with a credential are in progress, else the share `idle`.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
@@ -95,7 +83,7 @@ class LoopShare:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:
-        """Process a stranger's bytes now, or hold the connection until its turn."""
+        """Process a stranger's bytes now, or stop reading from its connection until its turn."""
         if not self._waiting and self._slice < SLICE_S and self._time_left() > 0:
             if not self._slice:
                 asyncio.get_running_loop().call_soon(self._end_slice)
@@ -113,17 +101,16 @@ class LoopShare:
         self._schedule()
 
     def charge(self, connection: Stranger, seconds: float) -> None:
-        """Charge a stranger, and its address, for `seconds` of the loop's time."""
+        """Count `seconds` of the loop's time as used by a stranger and its address."""
         connection.used += seconds
         self._left -= seconds
         self._delay(connection.address, seconds)
 
     def penalize(self, address: str) -> None:
-        """Charge an address for a connection that exceeded a limit. The address's other connections are served later."""
+        """Serve an address later, because one of its connections exceeded a limit."""
         self._delay(address, CUT_S)
 
     def forget(self, connection: Stranger) -> None:
-        """Drop the held bytes of a closed connection."""
         if (waiting := self._waiting.get(connection.address)) is not None:
             self._held -= len(waiting.remove(connection))
 
@@ -153,7 +140,6 @@ class LoopShare:
         self._slice = 0.0
 
     def _serve(self) -> None:
-        """Process held bytes for about `SLICE_S` seconds, in the order of the addresses' tags."""
         self._timer, self._slice = None, 0.0
         while self._queue and self._slice < SLICE_S and self._time_left() > 0:
             self._now, _, address = heapq.heappop(self._queue)
@@ -179,7 +165,7 @@ class LoopShare:
 
 
 class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
-    """A coroutine that runs `inner`, and calls `spent` with the processor time (s) of each step."""
+    """A coroutine that runs `inner`, and calls `spent` with the processor time (s) of each step between two waits."""
 
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent

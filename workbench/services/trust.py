@@ -5,8 +5,9 @@
     client --certificate or token--> edge --certificate--> cloud
     phone  --certificate-----------> cloud                               (if the phone runs the generator)
 
-Each end checks authority, expiry and role of the peer's certificate. A client also checks the service's name. One authority
-signs all roles, so without the check of the role the cloud's certificate would be accepted as the edge's.
+The role of a certificate is edge, cloud or client. Each end checks authority, expiry and role of the peer's certificate. A
+client also checks the service's name. One authority signs all roles, so without the check of the role the cloud could pose as
+the edge.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ log = logging.getLogger("workbench.services")
 class Peer:
     """The other end of a connection: its name, and the role in its certificate (None: no certificate).
 
-    `shown` is the public key of the certificate that this end has shown, as `attest.key_of` returns it (empty: no TLS).
+    `shown` is the public key (DER, empty: no TLS) of the certificate that this end has shown.
     """
 
     role: Role | None = None
@@ -68,26 +69,23 @@ class Peer:
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return the client at the other end of a service's connection. TLS has checked the client's certificate, if any."""
+    """Return the client at the other end of a service's connection (None: no TLS), after the handshake."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    name, role = _identity(certificate)
-    return Peer(role, name, shown, expiry_of(connection))
+    name = hashlib.sha256(certificate).hexdigest()[:16]
+    return Peer(_role_of(certificate, CLIENT), name, shown, expiry_of(connection))
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the peer's certificate or its authority expires first (seconds since the epoch; inf: no certificate)."""
+    """Return when the peer's certificate or its authority expires (seconds since the epoch; inf: no certificate)."""
     certificate = connection.getpeercert(binary_form=True)
     return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
 
 
-@functools.lru_cache(1024)
-def _identity(certificate: bytes) -> tuple[str, Role | None]:
-    """Return a client certificate's name, which is 16 hex digits of its SHA-256, and its role."""
-    return hashlib.sha256(certificate).hexdigest()[:16], role_of(certificate, CLIENT)
+_role_of = functools.lru_cache(1024)(role_of)
 
 
 @functools.lru_cache(1024)
@@ -98,8 +96,6 @@ def _expiry(certificate: bytes, authorities: tuple[x509.Certificate, ...]) -> fl
 
 
 class _Context(ssl.SSLContext):
-    """A TLS context that also has the public key of its certificate, its authorities and the files that it was loaded from."""
-
     shown: bytes = b""
     authorities: tuple[x509.Certificate, ...] = ()
     files: tuple[Path, ...] = ()
@@ -107,33 +103,29 @@ class _Context(ssl.SSLContext):
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token, compared in constant time and shown in no repr."""
+    """A bearer token: a shared secret in place of a client's certificate. No repr shows it."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def read(cls, path: Path | None = None) -> Token | None:
-        """Return the token in a file or, without `path`, in `$WORKBENCH_TOKEN` (None if the variable is not set).
+        """Return the token in the file `path` or, for None, in `$WORKBENCH_TOKEN` (None if the variable is not set).
 
         Raises UsageError for an unreadable file or an invalid token.
         """
         where = str(path) if path is not None else f"${TOKEN_VARIABLE}"
-        if path is None:
-            text = os.environ.get(TOKEN_VARIABLE, "")
-            if not text:
-                return None
-        else:
-            try:
-                text = path.read_text(encoding="ascii")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"no token can be read from {where} ({type(error).__name__})") from None
+        try:
+            text = os.environ.get(TOKEN_VARIABLE, "") if path is None else path.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"no token can be read from {where} ({type(error).__name__})") from None
+        if path is None and not text:
+            return None
         text = text.strip()
         if len(text) < LEAST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
             raise UsageError(f"the token in {where} must be at least {LEAST_TOKEN} printable characters without a space")
         return cls(text.encode())
 
     def fits(self, header: str | None) -> bool:
-        """Return whether an Authorization header has this token."""
         kind, _, given = (header or "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.secret)
 
@@ -143,7 +135,10 @@ class Token:
 
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
-    """Return the TLS context of a service. Client certificates are required with `demand`, else optional."""
+    """Return the TLS context of the service `role`, with its certificate in `folder`.
+
+    Client certificates are required with `demand`, else optional. Raises UsageError if a file is missing or invalid.
+    """
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"
@@ -158,7 +153,7 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
 
 
 class RoleError(ssl.SSLCertVerificationError):
-    """Raised by a handshake if the service's certificate does not have the demanded role."""
+    """Raised by a handshake if the service's certificate has another role than the `demanded` ones."""
 
     def __init__(self, role: Role | None, demanded: Sequence[Role]) -> None:
         its = f"is of the role {role!r}" if role else "states no role, or no use as a server,"
@@ -166,33 +161,22 @@ class RoleError(ssl.SSLCertVerificationError):
         super().__init__(1, self.verify_message)
 
 
-@functools.lru_cache(256)
-def _service_role(certificate: bytes) -> Role | None:
-    return role_of(certificate, SERVER)
-
-
 class _ClientContext(_Context):
-    """A context whose handshakes fail unless the service's certificate has the demanded role."""
-
     demanded: tuple[Role, ...] = ()
 
     def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-        role = _service_role(connection.getpeercert(binary_form=True) or b"")
+        role = _role_of(connection.getpeercert(binary_form=True) or b"", SERVER)
         if role not in self.demanded:
             raise RoleError(role, self.demanded)
 
 
 class _CheckedObject(ssl.SSLObject):
-    """A client's TLS object for event loops. Its handshake checks the service's role."""
-
     def do_handshake(self) -> None:
         super().do_handshake()
         cast(_ClientContext, self.context).check(self)
 
 
 class _CheckedSocket(ssl.SSLSocket):
-    """A client's blocking TLS socket. Its handshake checks the service's role."""
-
     def do_handshake(self, block: bool = False) -> None:
         super().do_handshake(block)
         cast(_ClientContext, self.context).check(self)
@@ -202,7 +186,7 @@ def client_context(folder: Path, role: Role | None, peer: Role | None = None) ->
     """Return the TLS context of a client with the certificate of `role` (None: none), for services of role `peer`.
 
     The handshake checks the service's authority, expiry, name and role. `peer` None accepts edge and cloud, for tools that send
-    nothing private.
+    nothing private. Raises UsageError if a file in `folder` is missing or invalid.
     """
     context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
@@ -236,23 +220,22 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address or `localhost`, which no other machine can reach."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
 
 
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return each file's modification time (ns) and inode, which change when a file is replaced. Empty if a file is missing."""
+    """Return each file's modification time (ns) and inode, to notice replaced files. Empty if a file is missing."""
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
     return []
 
 
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
-    """Call `renewed` whenever the folder has a new valid certificate or authority. Runs until cancelled.
+    """Call `renewed` whenever `folder` has a new certificate of a `role` or a new authority. Runs until cancelled.
 
-    While certificate and key do not match yet, the old certificate stays in use.
+    While certificate and key do not match, the old ones stay in use.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
@@ -272,7 +255,7 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
 
 
 async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Token], None]) -> None:
-    """Call `replaced` with the new token whenever the token in the file changes. Runs until cancelled.
+    """Call `replaced` with the new token whenever the file `path` has another than `token`. Runs until cancelled.
 
     While the file is missing or has no valid token, the old token stays in use.
     """

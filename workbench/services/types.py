@@ -17,7 +17,7 @@ MOST_SHOWN = 4  # pictures of a request for the cloud's view
 
 @dataclass(frozen=True)
 class Model:
-    """The model that a service offers: its name, its version (the hash of its weights), and further metadata."""
+    """The model that a service offers: name, version (a hash of its weights), tensors, and further metadata."""
 
     name: str
     version: str
@@ -28,7 +28,7 @@ class Model:
 
 @dataclass
 class RequestContext:
-    """The state of one request: its client, its start, and the fields of its log line."""
+    """The state of one request: its client (`peer`), its `start` (s), and further fields of its log line."""
 
     peer: str
     start: float
@@ -40,7 +40,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Record the time outside all measured components as component `other`, and return the times of all components (ms)."""
+        """Record the time since the start that no component accounts for as component `other`. Return all times (ms)."""
         rest = sum(value for name, value in self.milliseconds.items() if name != other)
         self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
         return self.milliseconds
