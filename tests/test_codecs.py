@@ -36,7 +36,6 @@ MAKE: dict[str, Callable[[], Codec]] = {
     "compressai": lambda: CompressAI(spread_compressor(0), identity="a" * 64),
 }
 LOSSLESS = ("png", "webp lossless")
-BASE = {name: name.split()[0] for name in MAKE}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,8 @@ def made() -> dict[str, Codec]:
 
 
 @pytest.fixture(params=MAKE)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def coder(name: str, made: dict[str, Codec]) -> Codec:
-    return made[name]
+def coder(request: pytest.FixtureRequest, made: dict[str, Codec]) -> Codec:
+    return made[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +56,7 @@ def images() -> torch.Tensor:
 # --- the contract ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize("n", [1, 6])
 def test_a_batch_comes_back_in_its_shape_between_0_and_1(coder: Codec, images: torch.Tensor, n: int) -> None:
     payload = coder.encode(images[:n])
     decoded = coder.decode(payload)
@@ -124,22 +118,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_are_no_images_is_refused(coder: Codec, wrong: str) -> None:
-    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
-        coder.encode(WRONG[wrong])
+def test_what_are_no_images_is_refused(made: dict[str, Codec], wrong: str) -> None:
+    for coder in made.values():
+        with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+            coder.encode(WRONG[wrong])
 
 
 @pytest.mark.parametrize("other", MAKE)
-def test_another_codecs_payload_is_refused(
-    name: str, coder: Codec, other: str, made: dict[str, Codec], images: torch.Tensor
-) -> None:
+def test_another_codecs_payload_is_refused(other: str, made: dict[str, Codec], images: torch.Tensor) -> None:
     payload = made[other].encode(images[:2])
-    if BASE[other] == BASE[name]:
-        assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
-        return
-    for refuse in (coder.decode, coder.sizes):
-        with pytest.raises(PayloadError, match="another codec|for this codec"):
-            refuse(payload)
+    for name, coder in made.items():
+        if name.split()[0] == other.split()[0]:
+            assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
+            continue
+        for refuse in (coder.decode, coder.sizes):
+            with pytest.raises(PayloadError, match="another codec|for this codec"):
+                refuse(payload)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -166,19 +160,13 @@ FORMATS: list[type[Png | Jpeg | WebP]] = [Png, Jpeg, WebP]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("size", [(32, 32), (17, 40), (8, 8), (1, 1)])
-def test_images_of_any_size_pass(kind: type[Png | Jpeg | WebP], size: tuple[int, int]) -> None:
-    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+def test_images_of_any_size_pass_and_are_clamped(kind: type[Png | Jpeg | WebP]) -> None:
     coder = kind()
-    assert coder.decode(coder.encode(images)).shape == (2, 3, *size)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_values_outside_0_to_1_are_clamped(kind: type[Png | Jpeg | WebP]) -> None:
-    images = torch.ones(1, 3, 16, 16)
-    images[..., 8:] = 0
-    coder = kind()
-    assert coder.encode(images * 3 - 1) == coder.encode(images)
+    for size in ((17, 40), (8, 8), (1, 1)):
+        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).round()
+        payload = coder.encode(images)
+        assert coder.decode(payload).shape == (2, 3, *size)
+        assert coder.encode(images * 3 - 1) == payload, "values outside [0, 1] are clamped"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -199,7 +187,7 @@ def test_images_of_two_sizes_in_one_payload_are_refused(kind: type[Png | Jpeg | 
         coder.decode(payload)
 
 
-@pytest.mark.parametrize("side", [4097, 10_000, 50_000])
+@pytest.mark.parametrize("side", [4097, 50_000])
 def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None:
     with pytest.raises(PayloadError):
         Png().decode(bitstream.pack([png_claiming(side, side)], Png().key))
@@ -237,7 +225,6 @@ def test_jpeg_keeps_full_colour_and_webp_has_its_quality(images: torch.Tensor) -
         return len(coder.encode(images))
 
     assert bytes_of(Jpeg(89, "4:2:0")) < bytes_of(Jpeg(89, "4:2:2")) < bytes_of(Jpeg(89, "4:4:4")) < bytes_of(Jpeg(95))
-    assert bytes_of(Jpeg(89)) <= bytes_of(Jpeg(89, optimize=False))
     assert bytes_of(WebP(10)) < bytes_of(WebP(90))
     with Image.open(io.BytesIO(Jpeg().encode_each(images[:1])[0])) as picture:
         assert [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3
@@ -265,11 +252,10 @@ def test_neural_decodes_to_its_compressors_own_rounded_forward(
     assert expected.std(0).mean() > 0.01
 
 
-def test_the_pairs_codec_is_keyed_by_its_weights_hash(pair: Pair, images: torch.Tensor) -> None:
-    coder = codec_for(pair, "neural")
+def test_the_pairs_codec_is_keyed_by_its_weights_hash(networks: Pair) -> None:
+    coder = codec_for(networks, "neural")
     assert isinstance(coder, Neural)
-    assert coder.identity == pair.manifests["compressor"].sha256
-    assert torch.allclose(coder.decode(coder.encode(images)), pair.compressor(images)["x_hat"].clamp(0, 1), atol=1e-4)
+    assert (coder.identity, coder.compressor) == (networks.manifests["compressor"].sha256, networks.compressor)
 
 
 @pytest.mark.parametrize("kind", [Neural, CompressAI])
@@ -313,6 +299,8 @@ def test_known_latents_cost_bits_equal_ones_are_decoded_once(images: torch.Tenso
     assert torch.allclose(coder.decode(payload), spread_compressor(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
     known, unknown = coder.sizes(payload), coder.sizes(coder.encode(images[3:]))
     assert max(known) < 0.3 < min(unknown)
+    plain = Neural(spread_compressor(0), "ours")
+    assert torch.allclose(coder.decode(coder.encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 
 def choosing(images: torch.Tensor) -> NeuralCompressor:
@@ -354,14 +342,9 @@ def test_images_of_another_size_than_the_patterns_are_rounded(images: torch.Tens
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float, images: torch.Tensor) -> None:
+def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float) -> None:
     with pytest.raises(UsageError, match=f"from 0 up, got {weight}"):
         Neural(spread_compressor(0), "ours", rate_weight=weight)
-
-
-def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.Tensor) -> None:
-    plain = Neural(spread_compressor(0), "ours")
-    assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 
 def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> None:
@@ -369,7 +352,7 @@ def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> 
     latents = coder.compressor.symbols(images[:2]).numpy()
     for huge in (2**31 - 1, -(2**31)):
         latents[1] = huge
-        payload = bitstream.pack_stream(coder.coder.encode(latents), 2, coder.key)
+        payload = bitstream.pack_stream(coder.coder(0).encode(latents), 2, coder.key)
         with torch.no_grad():
             if coder.compressor.reconstruct(torch.from_numpy(latents), (32, 32)).isfinite().all():
                 coder.compressor.g_s[-1].weight.mul_(float("inf"))  # an overflow anywhere must show in the picture
@@ -418,9 +401,11 @@ def test_an_unknown_codec_and_an_unknown_option_are_named() -> None:
         codec("jpg")
     with pytest.raises(UsageError, match="codec 'png' does not take quality"):
         codec("png", quality=9)
+    with pytest.raises(UsageError, match="unknown chroma subsampling '444': did you mean '4:4:4'"):
+        codec("jpeg", subsampling="444")
 
 
-@pytest.mark.parametrize("quality", [0, 96, -1, 89.5, "89"])
+@pytest.mark.parametrize("quality", [0, 96, 89.5, "89"])
 def test_a_jpeg_quality_out_of_range_is_refused(quality: Any) -> None:
     with pytest.raises(UsageError, match=f"from 1 to 95, got {quality!r}"):
         Jpeg(quality)
@@ -430,8 +415,3 @@ def test_a_jpeg_quality_out_of_range_is_refused(quality: Any) -> None:
 def test_a_webp_quality_out_of_range_is_refused(quality: Any) -> None:
     with pytest.raises(UsageError, match=f"from 1 to 100, got {quality!r}"):
         WebP(quality)
-
-
-def test_an_unknown_subsampling_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown chroma subsampling '444': did you mean '4:4:4'"):
-        Jpeg(subsampling="444")

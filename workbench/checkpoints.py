@@ -1,11 +1,11 @@
-"""Convert checkpoints of the public baseline, classifiers and generators of other projects, to our format."""
+"""Convert checkpoints of the public baseline and of PyTorch_CIFAR10's classifiers to safetensors with manifests."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,19 +17,20 @@ from .weights import Manifest
 
 __all__ = ["import_checkpoint"]
 
+Network = TypeVar("Network", bound=nn.Module)
 OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
-    """Convert a checkpoint of the public baseline to safetensors, and return the manifests of its networks.
+    """Convert a checkpoint to safetensors, and return the manifests of its networks. `family` is that of their data set.
 
-    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its shapes. A Lightning checkpoint of
-    hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers (`model_A.*`,
-    `model_B.*`). `target` and `auxiliary` name these classifiers and default to the checkpoint's hyper-parameters.
+    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its tensors' names and shapes. A Lightning
+    checkpoint of hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers
+    (`model_A.*`, `model_B.*`) for which it was trained: `target` and `auxiliary`, whose names default to the checkpoint's.
 
-    Wrappers (`net`, `model`, `state_dict`, nested) are opened, and prefixes (`module.`, `_orig_mod.`, `model.`) removed. The
-    manifest records this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other
-    objects, fits no network, or has a value that is not finite.
+    State dicts inside others are found (`net`, `model`), and prefixes removed (`module.`, `_orig_mod.`). The manifest records
+    this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other objects, fits no
+    network, or has a value that is not finite.
     """
     path = Path(path)
     content = read_state_dict(path)
@@ -53,8 +54,8 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
                 raise WeightsError(f"{path} holds a {classifier.name} as {role}, not a {name}")
             networks.append((classifier, name, role))
     first = generator.get("inc.f.0.weight")
-    network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
-    _fill(network, generator, path)
+    width = len(first) if first is not None and first.ndim == 4 else 32
+    network = _fill(models.PerturbationGenerator(width), generator, path)
     # save only after all networks fit
     saved = [_keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks]
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
@@ -64,19 +65,17 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
-    """Return the tensors of one network of the baseline's checkpoint, without the prefix of its role."""
     inner = {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
     return within(inner)[0]
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict fits, with keys in any order, and a note on tensors that were left out.
+    """Return the classifier that a state dict fits, and a note on tensors that were left out.
 
-    If the state dict does not fit as a whole, its parts are tried, each with the tensors under one prefix. Raises
-    WeightsError unless exactly one part fits.
+    If none fits, the parts under each prefix are tried. Raises WeightsError unless exactly one part fits.
     """
     if found := _fit(state):
-        return _filled(found, state, path), ""
+        return _fill(found, state, path), ""
     parts: dict[str, tuple[Classifier, dict[str, Tensor]]] = {}
     for prefix in dict.fromkeys(key.partition(".")[0] for key in state):
         part = _part(state, prefix)
@@ -86,7 +85,7 @@ def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
         raise WeightsError(f"{path} holds several classifiers ({', '.join(parts)}): save the one to import alone")
     for prefix, (classifier, part) in parts.items():
         rest = len(state) - len(part)
-        return _filled(classifier, part, path), f"prefix {f'{prefix}.'!r} removed, {rest} other tensors were not read"
+        return _fill(classifier, part, path), f"prefix {f'{prefix}.'!r} removed, {rest} other tensors were not read"
     raise WeightsError(f"{path} fits none of {', '.join(CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors){_nearest(state)}")
 
 
@@ -126,16 +125,8 @@ def _nearest(state: dict[str, Tensor]) -> str:
     return ""
 
 
-def _filled(classifier: Classifier, state: dict[str, Tensor], path: Path) -> Classifier:
-    _fill(classifier, state, path)
-    return classifier
-
-
-def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network.
-
-    Raises WeightsError for a tensor that is missing, has another shape or data type, or is not finite.
-    """
+def _fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
+    """Copy tensors into a network and return it. Raises WeightsError for a tensor that does not fit or is not finite."""
     own = weights.state_dict(network)
     for key, value in own.items():
         if key in state and value.is_floating_point() != state[key].is_floating_point():
@@ -143,6 +134,7 @@ def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     require_finite(state, own, str(path))
     counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # old versions of torch did not save them
     weights.load_state(network, {**counters, **state}, str(path))
+    return network
 
 
 def _keep(

@@ -24,7 +24,7 @@ with _compat.stub_unused_imports():
 
 __all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "WIDTHS", "Classifier", "heads"]
 
-# CIFAR-10 statistics with which the baseline normalises (PP, server/data.py). They are used for every data set.
+# The baseline's CIFAR-10 statistics (PP, server/data.py). They normalise the images of every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 LEAST = 32  # minimum side of an image in pixels, since the VGGs halve it five times
 
@@ -140,17 +140,17 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the classification heads, `public` and perhaps `linear`, that a classifier supports. `public` comes first."""
+    """Return the classification heads that a classifier supports: `public`, and for the VGGs also `linear`."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
 class Classifier(nn.Module):
-    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
+    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x num_classes.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The VGGs also support `linear`: one layer in place of three, and a third of the
-    parameters (vgg13_bn: 9.4 M instead of 28.3 M). `width` divides the channels of every layer. 1 is the papers' width, and
-    public checkpoints need it; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name, head or width.
+    is that of the public checkpoints. The head `linear` of the VGGs is one layer in place of three, with a third of the
+    network's parameters. `width` 2, 4 or 8 divides the channels of every layer, for small data sets and tests. 1 is the papers'
+    width. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
@@ -177,7 +177,7 @@ class Classifier(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name, with the width unless it is the papers': `resnet18 (1/8 width)`."""
+        """The name, and the width if it is not 1: `resnet18 (1/8 width)`."""
         return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -188,6 +188,6 @@ class Classifier(nn.Module):
         return self.read_unpadded(images)
 
     def read_unpadded(self, images: Tensor) -> Tensor:
-        """Return the logits of images without padding small ones, for training at a smaller side."""
+        """Return the logits of images without padding, for training on images smaller than 32 pixels."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

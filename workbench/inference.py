@@ -42,8 +42,8 @@ _TRACING = threading.Lock()
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
     """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device (None: its present one).
 
-    A prepared network is returned unchanged. Raises UsageError for a precision outside `PRECISIONS`, and for another precision
-    than that of a prepared network.
+    `precision` is float32 or bfloat16. A prepared network is returned unchanged. Raises UsageError for another precision, or if
+    the network was prepared in the other one.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -67,7 +67,7 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
 
 
 def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision: str = "float32") -> Pair:
-    """Return a pair whose networks are prepared for inference on a device."""
+    """Return a pair whose networks are prepared for inference (see `prepare`)."""
     return replace(
         pair,
         target=prepare(pair.target, device, precision),
@@ -85,14 +85,13 @@ def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Records the calls of one thread. torch.fx patches every thread's calls, so other threads' calls are passed through."""
+    """A tracer for one thread. torch.fx patches the modules' calls in every thread, so those of other threads must just run."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of the tracing thread, or run a call of another thread."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -103,9 +102,6 @@ def _traced(network: nn.Module) -> fx.GraphModule:
         tracer = _Tracer()
         graph = tracer.trace(network)
     return fx.GraphModule(tracer.root, graph, type(network).__name__)
-
-
-# --- on every device -------------------------------------------------------------------------------------------------------
 
 
 def _fold(network: nn.Module) -> fx.GraphModule:
@@ -128,14 +124,13 @@ def _fold(network: nn.Module) -> fx.GraphModule:
 
 
 def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
-    """Return whether oneDNN supports convolutions on a device in this data type."""
     if where.type != "cpu" or not torch._C._has_mkldnn:
         return False
     return numbers is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
-    """Return a folded network that computes in data type `numbers` on device `where`. Inputs and outputs have 32 bits."""
+    """Return a traced network that computes in data type `numbers` on device `where`. Inputs and outputs have 32 bits."""
     if _fuses(where, numbers):
         _fuse(network, numbers)
     else:
@@ -144,8 +139,6 @@ def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) ->
 
 
 class _Narrow(nn.Module):
-    """A network that computes in 16 bits, with inputs and outputs in 32 bits."""
-
     def __init__(self, network: nn.Module, numbers: torch.dtype) -> None:
         super().__init__()
         self.network, self.numbers = network, numbers
@@ -205,7 +198,7 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Remove the latents' inactive channels, whose weights, bias and median are all zero, and precompute the GDNs."""
+    """Remove the latents' inactive channels, whose weights, bias and median are zero, and precompute the GDNs' parameters."""
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -218,17 +211,12 @@ def _lighten(compressor: NeuralCompressor) -> None:
                 part[index] = _Norm(layer).to(medians.device)
 
 
-# --- on a CPU --------------------------------------------------------------------------------------------------------------
-
-
 class _Convolution(nn.Module):
     """A convolution, an addition and an activation as one call of oneDNN, with the weights in oneDNN's preferred layout.
 
-    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class uses
-    the operators that torch.compile generates for CPUs. Called directly they need neither compiler nor warm-up. The preferred
-    layout depends on the processor, and may depend on the input's size and the number of threads. One copy of the weights is
-    cached for each layout. With another layout, oneDNN would reorder the weights at every call (on AVX2 up to ten times as
-    slow).
+    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class calls
+    the operators that torch.compile generates for CPUs. The preferred layout depends on the processor, and may depend on the
+    input's size and the number of threads, so one copy of the weights is cached for each layout.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
@@ -258,7 +246,6 @@ class _Convolution(nn.Module):
         return call(x, weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
 
     def _lay_out(self, size: torch.Size) -> Tensor:
-        """Return the weights in the preferred layout for inputs of a size, from the cache."""
         run = torch.ops.mkldnn
         reorder = run._reorder_convolution_transpose_weight if self.transposed else run._reorder_convolution_weight
         made = reorder(self.weight, *self.shape, self.groups, size)
