@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import pickle
@@ -26,6 +27,7 @@ from workbench.classifiers import Classifier
 from workbench.errors import WeightsError
 
 
+@functools.cache
 def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
     """Return a classifier of the public checkpoints' width."""
     return networks.classifier(seed, name, width=1)
@@ -49,13 +51,6 @@ def test_a_public_state_dict_becomes_the_same_classifier(empty_data: Path, tmp_p
     assert torch.equal(loaded(pictures()), original(pictures()))
 
 
-def test_the_number_of_classes_is_recognised_by_shapes(empty_data: Path, tmp_path: Path) -> None:
-    torch.save(Classifier("mobilenet_v2", 7).network.state_dict(), tmp_path / "seven.pt")
-    (imported,) = import_checkpoint(tmp_path / "seven.pt", family="pets")
-    assert imported.spec == {"name": "mobilenet_v2", "num_classes": 7}
-    assert imported.family == "pets"
-
-
 # --- files as training scripts write them --------------------------------------------------------------------------------
 
 
@@ -76,19 +71,15 @@ def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
 
 MEAN = {"normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)}
 WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
-    "sorted": (lambda state: dict(sorted(state.items())), []),
-    "reversed": (lambda state: dict(reversed(state.items())), []),
     "in any order": (shuffled, []),
     "module.": (prefixed("module."), ["prefix 'module.' removed"]),
     "model.": (prefixed("model."), ["prefix 'model.' removed"]),
-    "net.": (prefixed("net."), ["prefix 'net.' removed"]),
     "_orig_mod.": (prefixed("_orig_mod."), ["prefix '_orig_mod.' removed"]),
     "_orig_mod.module.": (prefixed("_orig_mod.module."), ["prefix 'module.', '_orig_mod.' removed"]),
     "module.module.": (prefixed("module.module."), ["prefix 'module.' removed"]),
     "backbone.encoder.": (prefixed("backbone.encoder."), ["prefix 'backbone.encoder.' removed"]),
     "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
     "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
-    "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
     "next to a normalisation": (
         lambda state: {**MEAN, **prefixed("model.")(state)},
         ["prefix 'model.' removed, 2 other tensors were not read"],
@@ -129,14 +120,14 @@ def test_a_classifier_is_recognised_however_its_file_was_written(how: str, empty
         assert torch.equal(value, expected), key
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg13_bn", "densenet121"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg13_bn", "densenet121"])
 def test_the_number_of_classes_is_that_of_the_last_layer(name: str, empty_data: Path, tmp_path: Path) -> None:
     with models.Unset():
         state = Classifier(name, 7, "linear" if name == "vgg13_bn" else "public").network.state_dict()
     state = {key: torch.zeros_like(value) for key, value in sorted(state.items())}
     torch.save(state, tmp_path / "x.pt")
     (imported,) = import_checkpoint(tmp_path / "x.pt", family="pets")
-    assert (imported.name, imported.spec["num_classes"]) == (name, 7)
+    assert (imported.family, imported.name, imported.spec["num_classes"]) == ("pets", name, 7)
     assert imported.spec.get("head", "public") == ("linear" if name == "vgg13_bn" else "public")
 
 
@@ -146,10 +137,9 @@ def test_a_safetensors_file_is_read(empty_data: Path, tmp_path: Path) -> None:
     assert imported.name == "mobilenet_v2"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("value", "prefix"), [(float("nan"), ""), (float("-inf"), "module.")])
 def test_a_value_that_is_not_finite_names_its_tensor(value: float, prefix: str, empty_data: Path, tmp_path: Path) -> None:
-    state = classifier().network.state_dict()
+    state = networks.classifier(width=1).network.state_dict()
     state["features.1.conv.1.weight"].view(-1)[3] = value
     torch.save(prefixed(prefix)(state), tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"x\.pt: tensor 'features\.1\.conv\.1\.weight' holds values that are not finite"):

@@ -34,7 +34,7 @@ def trained(network: Network) -> Network:
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
 def test_folded_batch_norms_give_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=8)), to_float(digits.test.images[:4])
     fast = prepare(plain)
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in each.modules()) for each in (plain, fast)]
     with torch.inference_mode():
@@ -44,21 +44,21 @@ def test_folded_batch_norms_give_the_same_logits(name: str, digits: Dataset) -> 
     assert norms[0] > norms[1]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (20, 44)])
-@pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_a_generator_gives_the_same_images(size: tuple[int, int], strength: float) -> None:
+def test_a_generator_gives_the_same_images() -> None:
     torch.manual_seed(0)
     plain = trained(PerturbationGenerator(width=8))
-    images = torch.rand(3, 3, *size)
-    with torch.inference_mode():
-        expected = plain(images, strength)
-        assert (prepare(plain)(images, strength) - expected).abs().max() < 1e-4
-    assert (expected - images).abs().mean() > 0.01
+    fast = prepare(plain)
+    for size, strength in (((32, 32), 1.0), ((20, 44), 0.4)):
+        images = torch.rand(3, 3, *size)
+        with torch.inference_mode():
+            expected = plain(images, strength)
+            assert (fast(images, strength) - expected).abs().max() < 1e-4
+        assert (expected - images).abs().mean() > 0.01
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_weights_are_laid_out_once_for_all_batch_sizes(capfd: pytest.CaptureFixture[str]) -> None:
-    made, before = prepare(PerturbationGenerator()), torch.get_num_threads()
+    made, before = prepare(PerturbationGenerator(width=16)), torch.get_num_threads()
 
     def reordered(threads: int, n: int) -> list[str]:
         """Return oneDNN's log lines about reordered weights for n images."""
@@ -70,10 +70,10 @@ def test_weights_are_laid_out_once_for_all_batch_sizes(capfd: pytest.CaptureFixt
         lines = [line for line in said.splitlines() if ",exec,cpu,reorder" in line]
         return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the other lines are about images
 
-    images = torch.rand(16, 3, 32, 32)
+    images = torch.rand(8, 3, 32, 32)
     with torch.inference_mode():
         try:
-            runs = [(threads, n) for threads in (1, 2) for n in (1, 2, 5, 8, 16)]
+            runs = [(threads, n) for threads in (1, 2) for n in (1, 5, 8)]
             first, again = ({run: reordered(*run) for run in runs} for _ in range(2))
         finally:
             torch.set_num_threads(before)
@@ -126,37 +126,37 @@ def test_payloads_pass_between_plain_and_prepared(kind: type[Neural | CompressAI
     assert (fast.decode(payload) - plain.decode(payload)).abs().max() < 1e-4
 
 
-def test_a_pair_is_prepared_and_the_original_is_unchanged(pair: Pair, digits: Dataset) -> None:
-    before = {key: value.clone() for key, value in pair.target.state_dict().items()}
-    fast = prepare_pair(pair)
+def test_a_pair_is_prepared_and_the_original_is_unchanged(networks: Pair, digits: Dataset) -> None:
+    before = {key: value.clone() for key, value in networks.target.state_dict().items()}
+    fast = prepare_pair(networks)
     images = to_float(digits.test.images[:16])
     with torch.inference_mode():
-        protected = pair.generator(images)
+        protected = networks.generator(images)
         assert (fast.generator(images) - protected).abs().max() < 1e-4
-        assert torch.equal(fast.target(protected).argmax(1), pair.target(protected).argmax(1))
-    assert fast.manifests is pair.manifests
-    assert all(torch.equal(value, before[key]) for key, value in pair.target.state_dict().items())
+        assert torch.equal(fast.target(protected).argmax(1), networks.target(protected).argmax(1))
+    assert fast.manifests is networks.manifests
+    assert all(torch.equal(value, before[key]) for key, value in networks.target.state_dict().items())
 
 
-def test_networks_are_prepared_while_others_compute_and_prepare(pair: Pair, digits: Dataset) -> None:
+def test_networks_are_prepared_while_others_compute_and_prepare(networks: Pair, digits: Dataset) -> None:
     images = to_float(digits.test.images[:2])
     with torch.inference_mode():
-        expected = pair.target(images)
+        expected = networks.target(images)
     over, wrong = threading.Event(), list[BaseException]()
 
     def compute() -> None:
         try:
             while not over.is_set():
                 with torch.inference_mode():
-                    assert torch.equal(pair.target(images), expected)
+                    assert torch.equal(networks.target(images), expected)
         except BaseException as error:
             wrong.append(error)
 
     def make() -> None:
         try:
-            for _ in range(6):
+            for _ in range(3):
                 with torch.inference_mode():
-                    torch.testing.assert_close(prepare(pair.target)(images), expected, rtol=1e-3, atol=1e-2)
+                    torch.testing.assert_close(prepare(networks.target)(images), expected, rtol=1e-3, atol=1e-2)
         except BaseException as error:
             wrong.append(error)
 
@@ -172,19 +172,19 @@ def test_networks_are_prepared_while_others_compute_and_prepare(pair: Pair, digi
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_prepared_network_stays_as_it_is(pair: Pair, precision: str) -> None:
-    made = prepare(pair.generator, precision=precision)
+def test_a_prepared_network_stays_as_it_is(networks: Pair, precision: str) -> None:
+    made = prepare(networks.generator, precision=precision)
     assert prepare(made, precision=precision) is made
     with pytest.raises(UsageError, match="start from the original"):
         prepare(made, precision="bfloat16" if precision == "float32" else "float32")
     with pytest.raises(UsageError, match="unknown precision 'int4'"):
-        prepare(pair.generator, precision="int4")
+        prepare(networks.generator, precision="int4")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "vgg13_bn"])
 def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=8)), to_float(digits.test.images[:4])
     with torch.inference_mode():
         expected, found = plain(images), prepare(plain, precision="bfloat16")(images)
     assert found.dtype is torch.float32
@@ -194,7 +194,7 @@ def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) ->
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
-def test_on_a_gpu_prepared_and_plain_are_the_same(name: str, pair: Pair, digits: Dataset) -> None:
+def test_on_a_gpu_prepared_and_plain_are_the_same(name: str, networks: Pair, digits: Dataset) -> None:
     torch.manual_seed(0)
     images = to_float(digits.test.images[:16]).cuda()
     classifier, generator = trained(Classifier(name)), trained(PerturbationGenerator(width=8))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from workbench import models, weights
+from workbench import models
 from workbench.codecs import Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import DataError, PayloadError, UsageError, WeightsError
+from workbench.inference import prepare_pair
 from workbench.metrics import psnr
 from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Client, Cloud, Edge, Stopwatch, System, codec_for
@@ -25,6 +27,11 @@ NETWORKS = {"network_client_edge", "network_edge_cloud"}
 @pytest.fixture(scope="module")
 def images(digits: Dataset) -> torch.Tensor:
     return to_float(digits.test.images[:6])
+
+
+@pytest.fixture(scope="module")
+def prepared(networks: Pair) -> Pair:
+    return prepare_pair(networks)
 
 
 ARRANGEMENTS: dict[str, Callable[[Pair, Neural], System]] = {
@@ -41,8 +48,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def system(name: str, networks: Pair, neural: Neural) -> System:
-    return ARRANGEMENTS[name](networks, neural)
+def system(name: str, prepared: Pair, neural: Neural) -> System:
+    return ARRANGEMENTS[name](prepared, neural)
 
 
 def received(system: System, images: torch.Tensor) -> torch.Tensor:
@@ -62,9 +69,12 @@ def test_scores_are_probabilities_for_each_image(system: System, images: torch.T
     assert torch.equal(answer.labels, answer.scores.argmax(1))
 
 
-def test_the_bytes_of_each_hop_are_counted(name: str, system: System, images: torch.Tensor) -> None:
+def test_the_cloud_answers_the_payload_and_bytes_are_counted(name: str, system: System, images: torch.Tensor) -> None:
     answer = system.recognise(images)
-    assert answer.s2_bytes == len(system.edge.protect(received(system, images)))
+    payload = system.edge.protect(received(system, images))
+    assert type(payload) is bytes
+    assert answer.s2_bytes == len(payload)
+    assert torch.equal(system.cloud.recognise(payload), answer.scores)
     assert (answer.s1_bytes is None) == (name == "baseline PP")
     if system.client is not None:
         assert answer.s1_bytes == sum(map(len, system.client.capture(images)))
@@ -98,12 +108,6 @@ def test_the_same_images_give_the_same_answer_and_are_left_alone(system: System,
     assert torch.equal(images, before)
 
 
-def test_the_edge_sends_the_payload_that_the_cloud_answers(system: System, images: torch.Tensor) -> None:
-    payload = system.edge.protect(received(system, images))
-    assert type(payload) is bytes
-    assert torch.equal(system.cloud.recognise(payload), system.recognise(images).scores)
-
-
 def test_the_payload_holds_no_original(name: str, system: System, images: torch.Tensor) -> None:
     at_edge = received(system, images)
     payload = system.edge.protect(at_edge)
@@ -130,18 +134,13 @@ def test_the_cloud_refuses_what_its_codec_did_not_make(system: System, images: t
             system.cloud.recognise(broken)
 
 
-@pytest.mark.parametrize(
-    "wrong", [torch.zeros(3, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, 3, 32, 32)]
-)
-def test_what_are_no_images_is_refused(system: System, wrong: torch.Tensor) -> None:
-    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
-        system.recognise(wrong)
-
-
-@pytest.mark.parametrize("strength", [-0.5, 2.0])
-def test_a_strength_out_of_range_is_refused(system: System, images: torch.Tensor, strength: float) -> None:
-    with pytest.raises(UsageError, match="strength must be between 0"):
-        system.recognise(images, strength)
+def test_images_and_strengths_that_cannot_be_are_refused(system: System, images: torch.Tensor) -> None:
+    for wrong in (torch.zeros(3, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, 3, 32, 32)):
+        with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+            system.recognise(wrong)
+    for strength in (-0.5, 2.0):
+        with pytest.raises(UsageError, match=f"strength must be between 0 .*got {strength}"):
+            system.recognise(images, strength)
 
 
 # --- the parts -------------------------------------------------------------------------------------------------------------
@@ -178,7 +177,6 @@ def test_a_system_by_name_is_the_one_made_of_its_parts(pair: Pair, images: torch
     made = System.in_process(pair.generator, Jpeg(70), pair.target)
     assert torch.allclose(loaded.recognise(images).scores, made.recognise(images).scores, atol=1e-5)
     assert loaded.edge.protect(images) == made.edge.protect(images)
-    assert isinstance(System.load("digits", "resnet18", "mobilenet_v2").edge.codec, Neural)
 
 
 def test_a_system_without_weights_says_which_are_missing(tiny_data: Path) -> None:
@@ -186,8 +184,8 @@ def test_a_system_without_weights_says_which_are_missing(tiny_data: Path) -> Non
         System.load("digits")
 
 
-def test_a_neural_codec_needs_the_pairs_compressor(tiny_data: Path) -> None:
-    pair = weights.load_pair("digits", "resnet18", "mobilenet_v2", compressor=False)
+def test_a_neural_codec_needs_the_pairs_compressor(networks: Pair) -> None:
+    pair = replace(networks, compressor=None)
     with pytest.raises(WeightsError, match="resnet18-X-mobilenet_v2 was loaded without its compressor"):
         codec_for(pair, "neural")
     assert isinstance(codec_for(pair, "jpeg", quality=50), Jpeg)
@@ -208,7 +206,7 @@ def test_a_stopwatch_adds_up_by_component() -> None:
 def test_a_large_batch_passes_through_the_networks_in_parts(
     networks: Pair, neural: Neural, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = System.in_process(networks.generator, neural, networks.target)
+    system = System.in_process(networks.generator, neural, networks.target)  # prepared here: the hooks stay with it
     whole = system.recognise(images)
     most: list[int] = []
     for network in (system.edge.generator, system.cloud.classifier):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ def test_a_network_comes_back_frozen_with_its_manifest(empty_data: Path) -> None
     module = generator()
     filled = weights.save(module, manifest(module, "g", metrics={"accuracy": 0.9}, training={"preset": "tiny"}))
     loaded, read = weights.load("g", "digits", "generator")
-    assert read == filled
+    assert read == filled == weights.find("g", "digits")
+    assert weights.find("g", "cifar10") is None
     assert read.metrics == {"accuracy": 0.9}
     assert same(loaded, module)
     assert not loaded.training
@@ -60,9 +60,12 @@ def test_the_manifest_names_the_tensors_by_their_hash(kept: Path) -> None:
 
 def test_a_classifier_is_stored_under_the_baselines_names(empty_data: Path) -> None:
     saved = weights.save(classifier(), manifest(classifier(), "mobilenet_v2"))
+    assert saved.spec == {"name": "mobilenet_v2", "num_classes": 10, "width": 8}
     tensors = safetensors.torch.load_file(empty_data / "runs" / "weights" / "digits" / saved.file)
     assert "features.1.conv.0.0.weight" in tensors
     loaded, _ = weights.load("mobilenet_v2", "digits", "classifier")
+    assert isinstance(loaded, Classifier)
+    assert loaded.width == 8
     assert torch.equal(loaded(pictures()), classifier()(pictures()))
 
 
@@ -78,12 +81,6 @@ def test_a_generators_random_component_is_kept(empty_data: Path) -> None:
         assert (loaded.width, loaded.noise) == (2, noise)
         assert same(loaded, plain)
         assert torch.equal(loaded(pictures()), loaded(pictures())) == (noise == 0)
-
-
-@pytest.mark.parametrize("noise", [-1, 1.5])
-def test_a_manifest_with_an_impossible_noise_is_refused(noise: float, kept: Path) -> None:
-    rewrite(kept, spec={"width": 2, "noise": noise})
-    assert f"standard deviation must be between 0 and 1, got {noise}" in refused()
 
 
 def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> None:
@@ -135,14 +132,6 @@ def test_a_save_without_its_manifest_leaves_the_old_network(kept: Path) -> None:
     assert [found.name for found, _ in weights.listing()] == ["g"]
 
 
-def test_find_gives_the_manifest_or_none(kept: Path) -> None:
-    found = weights.find("g", "digits")
-    assert found is not None
-    assert asdict(found) == json.loads(kept.read_text())
-    assert weights.find("g", "cifar10") is None
-    assert weights.find("h", "digits") is None
-
-
 def test_what_was_trained_here_hides_what_was_shipped(kept: Path, empty_data: Path) -> None:
     shipped = empty_data / "weights"
     weights.save(generator(1), manifest(generator(), "g"), shipped)
@@ -157,28 +146,16 @@ def test_what_was_trained_here_hides_what_was_shipped(kept: Path, empty_data: Pa
     assert same(weights.load("g", "digits", "generator")[0], generator(1))
 
 
-def test_nothing_is_listed_where_nothing_is(empty_data: Path) -> None:
-    assert list(weights.listing()) == []
-
-
 def test_names_are_the_baselines_with_variants_behind_an_at() -> None:
     assert weights.generator_name("resnet18", "vgg13_bn") == "resnet18-X-vgg13_bn"
     assert weights.generator_name("resnet18", "vgg13_bn", "bounded") == "resnet18-X-vgg13_bn@bounded"
     assert weights.compressor_name("resnet18", "vgg13_bn", "r1", "bounded") == "resnet18-X-vgg13_bn@bounded-compressor@r1"
 
 
-@pytest.mark.parametrize("variant", ["../up", "a/b", "", ".hidden", "a b", "x" * 65, "é"])
+@pytest.mark.parametrize("variant", ["../up", "a/b", ".hidden", "a b", "x" * 65, "é"])
 def test_a_variant_cannot_leave_its_folder(variant: str) -> None:
-    if variant == "":
-        assert weights.generator_name("resnet18", "vgg13_bn", variant) == "resnet18-X-vgg13_bn"
-        return
     with pytest.raises(UsageError, match="variant"):
         weights.generator_name("resnet18", "vgg13_bn", variant)
-
-
-def test_an_unknown_classifier_in_a_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown classifier"):
-        weights.generator_name("resnet18", "../../etc")
 
 
 @pytest.mark.parametrize(
@@ -212,6 +189,7 @@ def test_missing_weights_are_named_with_the_way_to_get_them(empty_data: Path) ->
     assert message.startswith("no weights 'nowhere' for data set 'digits' under ")
     assert "workbench train" in message
     assert "workbench import-weights" in message
+    assert list(weights.listing()) == []
 
 
 def test_a_changed_byte_among_the_tensors_is_found(kept: Path) -> None:
@@ -222,10 +200,8 @@ def test_a_changed_byte_among_the_tensors_is_found(kept: Path) -> None:
     assert "does not have the SHA-256 of its manifest" in refused()
 
 
-def test_tensors_cut_short_or_gone_are_refused(kept: Path) -> None:
+def test_tensors_that_are_gone_are_refused(kept: Path) -> None:
     tensors = kept.with_name(json.loads(kept.read_text())["file"])
-    tensors.write_bytes(tensors.read_bytes()[:100])
-    assert "SHA-256" in refused()
     tensors.unlink()
     assert f"cannot read {tensors}: No such file or directory" in refused()
 
@@ -238,18 +214,13 @@ def test_a_file_without_tensors_is_refused_despite_its_hash(kept: Path, blob: by
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "7", "null", '"g"', "{}", '{"name": "g"}', '{"unknown": 1}', "\x00", '{"name": NaN,}']
+    "text", ["", "{", "[]", "7", "null", '"g"', "{}", '{"name": "g"}', '{"unknown": 1}', "\x00", '{"name": NaN,}', "\xff\xfe"]
 )
 def test_a_manifest_that_is_none_is_refused(kept: Path, text: str) -> None:
-    kept.write_text(text)
+    kept.write_text(text, encoding="latin-1")
     assert f"{kept} is not a manifest of this workbench" in refused()
     with pytest.raises(WeightsError, match="not a manifest"):
         list(weights.listing())
-
-
-def test_a_manifest_of_bytes_that_are_no_text_is_refused(kept: Path) -> None:
-    kept.write_bytes(b"\xff\xfe\xfa")
-    assert "not a manifest" in refused()
 
 
 @pytest.mark.parametrize("file", ["../g.safetensors", "/etc/passwd", "a/b.safetensors", "g.pt", "", "..", ".safetensors/.."])
@@ -268,6 +239,7 @@ def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: st
         {"spec": {"depth": 9}},
         {"spec": {"width": "wide"}},
         {"spec": {"width": -1}},
+        {"spec": {"width": 2, "noise": 1.5}},
         {"kind": ["generator"]},
         {"sha256": None},
         {"format": 2},
@@ -388,7 +360,7 @@ def test_figures_that_are_no_numbers_are_not_kept(kept: Path) -> None:
     assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet18-vgg13_bn", "", "a-X-b"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-vgg13_bn", "", "resnet18-X-../../etc"])
 def test_what_is_no_pair_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is not a pair|unknown classifier"):
         weights.pair_of(name)
@@ -398,8 +370,9 @@ def test_what_is_no_pair_is_refused(name: str) -> None:
 
 
 def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
-    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    networks: Pair, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pair = networks
     before = {manifest.name: manifest for manifest, _ in weights.listing()}
     size = {manifest.name: path.stat().st_size for manifest, path in weights.listing()}
     made = weights.export("digits", pair.target.name, pair.auxiliary.name, tmp_path / "weights")
@@ -467,14 +440,3 @@ def test_a_value_beyond_16_bits_is_not_exported_in_them(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'outc.f.bias' does not fit 16 bits"):
         weights.save(network, Manifest("g", "digits", kind, spec, "none", 0), tmp_path, half=True)
     assert not list(tmp_path.rglob("*.safetensors"))
-
-
-def test_a_narrow_classifier_is_kept_and_found_with_its_width(empty_data: Path) -> None:
-    module = Classifier("resnet18", width=8).eval()
-    kind, spec = describe(module)
-    assert spec == {"name": "resnet18", "num_classes": 10, "width": 8}
-    weights.save(module, Manifest("resnet18", "digits", kind, spec, "untrained", 0, {"preset": "tiny"}, {}, {}))
-    loaded, _ = weights.load("resnet18", "digits", "classifier")
-    assert isinstance(loaded, Classifier)
-    assert loaded.width == 8
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values(), strict=True))
