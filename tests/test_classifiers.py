@@ -59,14 +59,19 @@ NO_KEYS = {"googlenet": ("conv2.", "conv3.", "aux"), "inception_v3": ("Conv2d_2"
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
-def test_a_classifier_has_the_baselines_tensors(name: str) -> None:
+def test_a_classifier_has_the_baselines_tensors_also_if_narrow(name: str) -> None:
     with torch.device("meta"):  # shapes without memory
-        network = Classifier(name).eval()
-        assert network(torch.empty(2, 3, 32, 32)).shape == (2, 10)
-    assert parameters(network) == PARAMETERS[name]
-    shapes = {key: tuple(value.shape) for key, value in network.network.state_dict().items()}
+        whole, narrow = Classifier(name).eval(), Classifier(name, width=8)
+        assert whole(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+    assert parameters(whole) == PARAMETERS[name]
+    shapes, fewer = ({key: tuple(value.shape) for key, value in each.network.state_dict().items()} for each in (whole, narrow))
     assert {key: shapes.get(key) for key in KEYS[name]} == KEYS[name]
     assert [key for key in shapes if key.startswith(NO_KEYS.get(name, ("mean", "std")))] == []
+    assert list(shapes) == list(fewer)
+    for key, shape in fewer.items():
+        assert all(few in (many, many // 8) for many, few in zip(shapes[key], shape, strict=True)), key
+    assert parameters(narrow) < 1.3 * parameters(whole) / 8
+    assert (whole.title, narrow.title) == (name, f"{name} (1/8 width)")
 
 
 def test_a_classifier_normalises_what_it_is_given() -> None:
@@ -107,23 +112,6 @@ def test_logits_are_those_of_each_image_alone_at_any_size(name: str) -> None:
         assert not torch.equal(logits[0], logits[1])
     with torch.inference_mode():  # the last images are padded by their border
         assert torch.equal(logits, classifier(torch.nn.functional.pad(images, (0, 0, 0, 24), mode="replicate")))
-
-
-@pytest.mark.parametrize("name", CLASSIFIER_NAMES)
-def test_a_narrow_network_is_the_same_with_fewer_channels(name: str) -> None:
-    with torch.device("meta"):
-        whole = Classifier(name, 7)
-    shapes = whole.network.state_dict()
-    with torch.device("meta"):
-        narrow = Classifier(name, 7, width=8).eval()
-        assert narrow(torch.empty(2, 3, 32, 32)).shape == (2, 7)
-    fewer = narrow.network.state_dict()
-    assert list(shapes) == list(fewer)
-    for key, tensor in fewer.items():
-        pairs = list(zip(shapes[key].shape, tensor.shape, strict=True))
-        assert all(few in (many, many // 8) for many, few in pairs), key
-    assert sum(map(torch.numel, fewer.values())) < 1.3 * sum(map(torch.numel, shapes.values())) / 8
-    assert (whole.title, narrow.title) == (name, f"{name} (1/8 width)")
 
 
 @pytest.mark.parametrize(

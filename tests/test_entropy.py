@@ -23,10 +23,7 @@ def tables(patterns: Integers | None = None, counts: np.ndarray[tuple[int], np.d
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=M)
     compressor.update(force=True, update_quantiles=True)
-    bottleneck = compressor.entropy_bottleneck
-    cdf, offset, length = (
-        t.numpy().astype(np.int32) for t in (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length)
-    )
+    cdf, offset, length = (table.numpy().astype(np.int32) for table in compressor.tables())
     if patterns is None or counts is None:
         patterns, counts = np.zeros((0, M, 1, 1), np.int32), np.ones(1, np.int64)
     return Tables(cdf, offset, length, patterns, counts)
@@ -138,19 +135,11 @@ def test_patterns_are_limited_in_number() -> None:
 
 
 def mutate(stream: bytes, source: random.Random) -> bytes:
-    """Change, cut, insert or repeat a few bytes."""
     out = bytearray(stream)
     for _ in range(source.randrange(1, 4)):
-        position = source.randrange(len(out) + 1)
-        match source.randrange(4):
-            case 0:
-                out[position : position + 1] = source.randbytes(1)
-            case 1:
-                del out[position:]
-            case 2:
-                out[position:position] = source.randbytes(source.randrange(1, 5))
-            case _:
-                out += out[position:]
+        start = source.randrange(len(out) + 1)
+        new = source.choice([b"", source.randbytes(source.randrange(1, 5)), out[start:]])
+        out[start : source.choice([start, start + 1, len(out)])] = new
     return bytes(out)
 
 

@@ -42,7 +42,6 @@ TRAINED: dict[str, Any] = {
 
 @pytest.fixture
 def trained(networks: Pair) -> Pair:
-    """The tiny pair with manifests as long trainings leave them."""
     start = {**TRAINED, "seconds": 360.0, "pflop": 0.5}
     training = {role: {**TRAINED, "seconds": 3600.0 * (place + 1)} for place, role in enumerate(networks.manifests)}
     training["generator"]["loss"] = {"auxiliary": "bounded", "leakage_weight": 1.0, "start": "abc", "before": start}
@@ -65,7 +64,6 @@ def section(text: str, title: str) -> str:
 
 
 def cells(text: str, first: str) -> list[str]:
-    """Return the cells of the table row that begins with `first`."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 

@@ -98,7 +98,6 @@ CASES = [  # stdout, stderr, stdin, encoding, arguments, exit status
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """The exit status, output and errors of each case."""
     folder = tmp_path_factory.mktemp("streams")
     lines = "\n".join(repr(case[:5]) for case in CASES)
     environment = {**os.environ, "WORKBENCH_DATA": str(folder / "data")}

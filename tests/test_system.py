@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from workbench import models
 from workbench.codecs import Jpeg, Neural, Png
@@ -53,7 +52,6 @@ def system(name: str, prepared: Pair, neural: Neural) -> System:
 
 
 def received(system: System, images: torch.Tensor) -> torch.Tensor:
-    """Return the images as the protecting part receives them."""
     return images if system.client is None else system.edge.receive(system.client.capture(images))
 
 
@@ -70,7 +68,11 @@ def test_scores_are_probabilities_for_each_image(system: System, images: torch.T
 
 
 def test_the_cloud_answers_the_payload_and_bytes_are_counted(name: str, system: System, images: torch.Tensor) -> None:
-    answer = system.recognise(images)
+    before = images.clone()
+    answer, again = system.recognise(images), system.recognise(images)
+    assert torch.equal(images, before)
+    assert torch.equal(answer.scores, again.scores)
+    assert (answer.s1_bytes, answer.s2_bytes) == (again.s1_bytes, again.s2_bytes)
     payload = system.edge.protect(received(system, images))
     assert type(payload) is bytes
     assert answer.s2_bytes == len(payload)
@@ -98,14 +100,6 @@ def test_images_keep_their_order(system: System, images: torch.Tensor) -> None:
     scores = system.recognise(images).scores
     assert torch.allclose(system.recognise(images[order]).scores, scores[order], rtol=0.01, atol=1e-9)
     assert not torch.allclose(scores, scores[order], rtol=0.1)
-
-
-def test_the_same_images_give_the_same_answer_and_are_left_alone(system: System, images: torch.Tensor) -> None:
-    before = images.clone()
-    first, second = system.recognise(images), system.recognise(images)
-    assert torch.equal(first.scores, second.scores)
-    assert (first.s1_bytes, first.s2_bytes) == (second.s1_bytes, second.s2_bytes)
-    assert torch.equal(images, before)
 
 
 def test_the_payload_holds_no_original(name: str, system: System, images: torch.Tensor) -> None:
@@ -165,11 +159,8 @@ def test_the_client_sends_jpeg_that_the_edge_reads(networks: Pair, images: torch
     assert torch.equal(edge.receive(files), client.jpeg.decode_each(files))
     assert psnr(edge.receive(files), images).min() > 30
     assert edge.receive(files, size=16).shape == (6, 3, 16, 16)
-
-
-def test_the_edge_refuses_a_file_that_is_no_picture(networks: Pair) -> None:
     with pytest.raises(DataError):
-        Edge(networks.generator, Png()).receive([b"no picture"])
+        edge.receive([b"no picture"])
 
 
 def test_a_system_by_name_is_the_one_made_of_its_parts(pair: Pair, images: torch.Tensor) -> None:
@@ -193,13 +184,11 @@ def test_a_neural_codec_needs_the_pairs_compressor(networks: Pair) -> None:
 
 def test_a_stopwatch_adds_up_by_component() -> None:
     clock = Stopwatch()
-    assert clock.total == 0
     for component in ("generator", "generator", "classifier", "network_client_edge"):
         before = clock.milliseconds[component] or 0.0
         with clock(component):
             sum(range(1000))
         assert (clock.milliseconds[component] or 0.0) > before
-    assert clock.total == pytest.approx(sum(value for value in clock.milliseconds.values() if value is not None))
     assert clock.milliseconds["network_edge_cloud"] is None
 
 
@@ -242,26 +231,15 @@ def test_a_code_seen_before_is_answered_without_the_model(
 
 
 def test_the_cloud_keeps_the_newest_answers_only(networks: Pair, neural: Neural, images: torch.Tensor) -> None:
-    class Doubled(nn.Module):
-        """The target in 64 bits, whose scores do not depend on the other images of a batch."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.target = copy.deepcopy(networks.target).double()
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.target(images.double())  # type: ignore[no-any-return]
-
-    cloud = Cloud(neural, Doubled(), remembered=2)  # type: ignore[arg-type]
+    doubled = copy.deepcopy(networks.target).double()  # scores do not depend on the other images of a batch
+    doubled.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    cloud = Cloud(neural, doubled, remembered=2)
     scores = torch.cat([cloud.recognise(neural.encode(image[None])) for image in images])
     assert len(cloud._answers) == 2
     torch.testing.assert_close(cloud.recognise(neural.encode(images)), scores, rtol=1.3e-6, atol=1e-5)
     assert len(cloud._answers) == 2
     again = torch.cat([cloud.recognise(neural.encode(image[None])) for image in images])
     assert torch.equal(again, scores), "what was forgotten is computed as it was"
-
-
-def test_pictures_of_codecs_that_do_not_repeat_are_not_kept(networks: Pair, images: torch.Tensor) -> None:
     cloud = Cloud(Png(), networks.target)
     cloud.recognise(Png().encode(images))
-    assert not cloud._answers
+    assert not cloud._answers, "pictures of codecs that do not repeat are not kept"

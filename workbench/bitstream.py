@@ -128,7 +128,6 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in the fewest bits. An entropy coder's lengths are multiples of its word length."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

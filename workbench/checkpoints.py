@@ -5,19 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from . import models, weights
 from .classifiers import CLASSIFIERS, Classifier, heads
 from .errors import WeightsError
-from .state_dicts import StateDict, read_state_dict, require_finite, within
+from .models import Network
+from .state_dicts import read_state_dict, require_finite, within
 from .weights import Manifest
 
 __all__ = ["import_checkpoint"]
 
-Network = TypeVar("Network", bound=nn.Module)
 OPTIONAL = "num_batches_tracked"
 
 
@@ -36,10 +36,16 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     content = read_state_dict(path)
     state, names = content.tensors, content.hyper_parameters
     generator = _part(state, "attack_model")
+
+    def keep(module: nn.Module, name: str, *notes: str, **depends: str) -> Manifest:
+        kind, spec = weights.describe(module)
+        origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
+        origin |= {"import_notes": [*content.notes, *notes]} if content.notes or notes else {}
+        return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends))
+
     if not generator:
         classifier, note = _recognise(state, path)
-        notes = [*content.notes, *filter(None, [note])]
-        return [_keep(classifier, weights.classifier_name(classifier.name), family, path, content, notes)]
+        return [keep(classifier, classifier.name, *filter(None, [note]))]
     target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
     if not (target and auxiliary):
         raise WeightsError(
@@ -57,11 +63,11 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     width = len(first) if first is not None and first.ndim == 4 else 32
     network = _fill(models.PerturbationGenerator(width), generator, path)
     # save only after all networks fit
-    saved = [_keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks]
+    saved = [keep(classifier, name) for classifier, name, _ in networks]
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
-    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, content, content.notes, depends)]
+    return [*saved, keep(network, weights.generator_name(target, auxiliary), **depends)]
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
@@ -90,7 +96,6 @@ def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
 
 
 def _fit(state: dict[str, Tensor]) -> Classifier | None:
-    """Return a new classifier with the tensor names and shapes of a state dict, or None if no classifier matches."""
     for classifier in _named_alike(state):
         own = weights.state_dict(classifier)
         if all(value.shape == state[key].shape for key, value in own.items() if key in state):
@@ -111,7 +116,6 @@ def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
 
 @functools.cache
 def _names(name: str, head: str) -> tuple[str, ...]:
-    """Return the names of a classifier's tensors in its own order, without batch-norm counters."""
     with models.Unset():
         return tuple(key for key in weights.state_dict(Classifier(name, head=head)) if not key.endswith(OPTIONAL))
 
@@ -126,7 +130,6 @@ def _nearest(state: dict[str, Tensor]) -> str:
 
 
 def _fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
-    """Copy tensors into a network and return it. Raises WeightsError for a tensor that does not fit or is not finite."""
     own = weights.state_dict(network)
     for key, value in own.items():
         if key in state and value.is_floating_point() != state[key].is_floating_point():
@@ -135,18 +138,3 @@ def _fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # old versions of torch did not save them
     weights.load_state(network, {**counters, **state}, str(path))
     return network
-
-
-def _keep(
-    module: nn.Module,
-    name: str,
-    family: str,
-    path: Path,
-    content: StateDict,
-    notes: list[str],
-    depends: dict[str, str] | None = None,
-) -> Manifest:
-    kind, spec = weights.describe(module)
-    origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
-    origin |= {"import_notes": notes} if notes else {}
-    return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))

@@ -91,8 +91,6 @@ class Codec(ABC):
 
 
 class _StringCodec(Codec):
-    """A codec that encodes each image alone."""
-
     @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
         """Return the code of each of the images N x 3 x H x W in [0, 1]."""
@@ -170,7 +168,7 @@ class Jpeg(_FileCodec):
     """JPEG with a quality from 1 to 95 and optimised Huffman tables.
 
     `subsampling` is 4:4:4, 4:2:2 or 4:2:0. Only 4:4:4 keeps colour at full resolution, which perturbed images need: at quality
-    89, 4:2:0 lowers the target's accuracy from 91.17 % to 11.50 % (PMC², section 3.3).
+    89, 4:2:0 lowers the classifier's accuracy from 91.17 % to 11.50 % (PMC², section 3.3).
     """
 
     name, format = "jpeg", "JPEG"
@@ -279,7 +277,7 @@ class Neural(_NeuralCodec):
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
         """Return the distinct integer latents of a payload as bytes, and each image's index into them.
 
-        One byte follows the latents, their stop, unless it is 0.
+        If their stop is not 0, it follows the latents as one more byte.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
@@ -316,8 +314,7 @@ class CompressAI(_NeuralCodec, _StringCodec):
     name = "compressai"
 
     def encode_each(self, images: Tensor) -> list[bytes]:
-        strings: list[bytes] = self.compressor.strings(self._checked(images))
-        return strings
+        return self.compressor.strings(self._checked(images))  # type: ignore[no-any-return]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         if any(len(string) < 8 or len(string) % 4 for string in coded):

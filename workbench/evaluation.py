@@ -83,6 +83,7 @@ class Evaluation:
         self._table2: dict[float, dict[str, metrics.Estimate]] = {}
         self._ssim: dict[float, metrics.Estimate] = {}
         self._received: dict[tuple[Any, ...], dict[str, metrics.Estimate]] = {}
+        self._edge = Edge(self.pair.generator, Png(), self.device)
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
@@ -91,14 +92,14 @@ class Evaluation:
     def _captured(self) -> tuple[list[int], Tensor]:
         """Each image's JPEG size in bytes (the paper's S1), and the images as the edge receives them."""
         files = self.client.capture(self.images)
-        return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
+        return [len(file) for file in files], self._edge.receive(files)
 
     @functools.cached_property
     def _protected(self) -> Tensor:
-        edge = Edge(self.pair.generator, Png(), self.device)
         received = self._captured[1]
         with repeatable_noise(0):
-            return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
+            parts = [self._edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")]
+        return torch.cat(parts)
 
     def protected(self, strength: float = 1.0) -> Tensor:
         """Return the test images protected at a strength from 0 to 1, N x 3 x H x W on the CPU."""
@@ -118,10 +119,8 @@ class Evaluation:
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
         """The accuracy of target and auxiliary on the original images, before any JPEG."""
-        return {
-            "target": self.accuracy(self.pair.target, self.images),
-            "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
-        }
+        networks = {"target": self.pair.target, "auxiliary": self.pair.auxiliary}
+        return {role: self.accuracy(network, self.images) for role, network in networks.items()}
 
     def _batches(self, n: int, what: str) -> Iterator[slice]:
         starts = range(0, n, self.batch)
@@ -149,7 +148,7 @@ class Evaluation:
         """Return `bytes`, `psnr`, and the accuracies `target` and `auxiliary` on the images that the cloud decodes.
 
         `psnr` (dB) compares them with the codec's input, images protected at `strength`, or the originals for None. With
-        `auxiliary` False, only the target's accuracy is sure to be measured. Results are cached.
+        `auxiliary` False, the accuracy `auxiliary` may be missing. Results are cached.
         """
         options = getattr(codec, "options", None)  # picture codecs with equal options are equal
         key = (strength, codec if options is None else (codec.name, *sorted(options.items())))
@@ -197,13 +196,12 @@ class Evaluation:
 
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
         """Return the rows of Table 1: the target's accuracy on regular and perturbed images, as PNG and as JPEG."""
-        rows = []
-        for kind, strength in (("regular", None), ("perturbed", 1.0)):
-            for codec in (Png(), jpeg):
-                figures = self.received(codec, strength, auxiliary=False)
-                row = {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
-                rows.append(row)
-        return rows
+        return [
+            {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
+            for kind, strength in (("regular", None), ("perturbed", 1.0))
+            for codec in (Png(), jpeg)
+            for figures in [self.received(codec, strength, auxiliary=False)]
+        ]
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
         """Return the row of Table 2: the accuracies of target and auxiliary on originals and on images protected at `strength`.
@@ -242,7 +240,8 @@ class Evaluation:
     ) -> list[dict[str, Any]]:
         """Measure accuracy, SSIM and bytes at each point of a curve, one row each.
 
-        `codec` and `strength` return the settings at a point. With `auxiliary` False only the target's accuracy is measured.
+        `codec` and `strength` return the codec and the strength at a point. With `auxiliary` False only the target's accuracy
+        is measured.
         """
         rows = []
         for point in points:
@@ -276,7 +275,7 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure the variants of the pair's compressor. Return rows of `curve` over the weight in the loss, by its kind."""
+        """Measure all variants of the pair's compressor. Return rows of `curve` over the loss's weight, by kind of loss."""
         found: dict[str, dict[float, Codec]] = {}
         for manifest in other_compressors(self.pair):
             compressor = prepare(load(manifest.name, manifest.family, "compressor")[0], self.device)
@@ -325,7 +324,6 @@ def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
 
 
 def _division(manifest: Manifest) -> str:
-    """Return the division of the training data. Older manifests do not name it."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 
@@ -355,10 +353,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "device": f"{kind} ({name})",
-        "versions": {
-            "python": platform.python_version(),
-            **{each: importlib.metadata.version(each) for each in packages},
-        },
+        "versions": {"python": platform.python_version()} | {each: importlib.metadata.version(each) for each in packages},
         "commit": _commit(),
     }
 

@@ -16,7 +16,7 @@ import operator
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from . import _compat
 from .classifiers import Classifier
 from .errors import UsageError, unknown
-from .models import NeuralCompressor, PerturbationGenerator, channels_last
+from .models import Network, NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
 with _compat.stub_unused_imports():
@@ -34,7 +34,6 @@ with _compat.stub_unused_imports():
 
 __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
 
-Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRACING = threading.Lock()
 
@@ -105,7 +104,6 @@ def _traced(network: nn.Module) -> fx.GraphModule:
 
 
 def _fold(network: nn.Module) -> fx.GraphModule:
-    """Fold each batch norm into the preceding convolution, if nothing else uses that convolution's output."""
     traced = _traced(network)
     modules: dict[str, Any] = dict(traced.named_modules())
     for node in traced.graph.nodes:
@@ -123,19 +121,13 @@ def _fold(network: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
-    if where.type != "cpu" or not torch._C._has_mkldnn:
-        return False
-    return numbers is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
-    """Return a traced network that computes in data type `numbers` on device `where`. Inputs and outputs have 32 bits."""
-    if _fuses(where, numbers):
+    narrow = numbers is not torch.float32
+    if where.type == "cpu" and torch._C._has_mkldnn and (not narrow or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         _fuse(network, numbers)
     else:
         channels_last(network.to(numbers))
-    return network if numbers is torch.float32 else _Narrow(network.to(numbers), numbers)
+    return _Narrow(network.to(numbers), numbers) if narrow else network
 
 
 class _Narrow(nn.Module):
@@ -166,8 +158,6 @@ class _Norm(nn.Module):
 
 
 class _Spread(nn.Module):
-    """The last layer of g_a, computed for active channels only (see `_lighten`). All other channels are zero."""
-
     def __init__(self, layer: nn.Conv2d, loud: Tensor) -> None:
         super().__init__()
         self.layer, self.channels = copy.deepcopy(layer), layer.out_channels
@@ -183,8 +173,6 @@ class _Spread(nn.Module):
 
 
 class _Gather(nn.Module):
-    """The first layer of g_s, computed from active channels only (see `_lighten`)."""
-
     def __init__(self, layer: nn.ConvTranspose2d, loud: Tensor) -> None:
         super().__init__()
         self.layer = copy.deepcopy(layer)
@@ -255,11 +243,7 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace each zero-padded convolution by a `_Convolution`.
-
-    A following addition and activation become part of the call, unless the convolution is transposed or another node uses an
-    intermediate result.
-    """
+    """Replace zero-padded convolutions by `_Convolution`s, with additions and activations that only use their output."""
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -296,7 +280,6 @@ def _absorb(network: fx.GraphModule, node: fx.Node, follower: fx.Node) -> None:
 
 
 def _activation(node: fx.Node, modules: dict[str, Any]) -> tuple[str, list[float]] | None:
-    """Return oneDNN's name and parameters of an activation node, or None for any other node."""
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(layer, nn.ReLU) or node.target in (F.relu, torch.relu):
         return "relu", []

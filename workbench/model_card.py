@@ -42,8 +42,12 @@ def card(pair: Pair, results: Sequence[Mapping[str, Any]] = ()) -> str:
     for result in results:
         _require_same(pair, result)
     generator = manifests["generator"]
+    networks = [
+        [role, manifest.name, ", ".join(f"{k} {v}" for k, v in manifest.spec.items()), f"`{manifest.sha256[:16]}`"]
+        for role, manifest in manifests.items()
+    ]
     sections = {
-        "Networks": _table(["role", "network", "parameters of the form", "SHA-256"], _networks(manifests)),
+        "Networks": _table(["role", "network", "parameters of the form", "SHA-256"], networks),
         "Data": "\n".join(_data(manifests)),
         "Recipe": _table(["training", "preset", "schedule", "optimiser", "images", "loss"], _recipes(manifests)),
         "Cost": _table(["training", "PFLOP", "hours", "device", "precision"], _costs(manifests)),
@@ -70,13 +74,6 @@ def _require_same(pair: Pair, result: Mapping[str, Any]) -> None:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _networks(manifests: Mapping[str, Manifest]) -> list[list[str]]:
-    return [
-        [role, manifest.name, ", ".join(f"{k} {v}" for k, v in manifest.spec.items()), f"`{manifest.sha256[:16]}`"]
-        for role, manifest in manifests.items()
-    ]
 
 
 def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:

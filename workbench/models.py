@@ -41,6 +41,10 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
+TABLES = (  # buffers of a compressor whose sizes depend on its training
+    *("patterns", "pattern_counts", "reader", "answers", "stop_cdf", "stop_offset", "stop_length"),
+    *("_quantized_cdf", "_offset", "_cdf_length"),
+)
 MULTIPLE = 16  # sides are multiples of this: U-Net and compressor halve them four times
 RATE_WEIGHT = 0.002  # cost of one bit in `choose`, in units of the target's error probability
 # Limit of the images that pass through a network together. On a CPU the activations of 64 images stay in the caches.
@@ -155,16 +159,11 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """Load weights, and integer tables of any size. Raises UsageError if the sizes of the tables contradict each other."""
-        bottleneck = self.entropy_bottleneck
-        for table in ("_quantized_cdf", "_offset", "_cdf_length"):
-            setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
-        names = ("patterns", "pattern_counts", "reader", "answers")
-        sized = [(self, "", name) for name in (*names, "stop_cdf", "stop_offset", "stop_length")]
-        if self.stops:  # CompressAI does not resize the tables of this density
-            sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
-        for module, prefix, table in sized:
-            if prefix + table in state_dict:
-                setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
+        own: list[tuple[nn.Module, str]] = [(self, ""), (self.entropy_bottleneck, "entropy_bottleneck.")]
+        for module, prefix in own:
+            for table in TABLES:
+                if prefix + table in state_dict:
+                    setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
@@ -230,11 +229,11 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return `quantise(latents(images))`: N x M x H/16 x W/16."""
+        """Return the integer latents of images, N x M x H/16 x W/16, in units of a stop's step (see `quantise`)."""
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents `y` (see `latents`) as integers, in units of a stop's step.
+        """Return latents `y` (minus their channels' medians) as integers, in units of a stop's step.
 
         They are rounded, as in the paper. If the compressor has a `reader` for latents of this size, the channels of the label
         are those of the pattern that `choose` selects, and `rate_weight` is its cost of a bit.
@@ -280,12 +279,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     def strings(self, images: Tensor) -> list[bytes]:
         """Return one string for each image, of 8, 12, 16 ... bytes: its latents at stop 0, rounded and coded by CompressAI."""
         check_images(images)
-        coded: list[bytes]
         if self.stops:
-            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0])
-        else:
-            coded = self.compress(_pad(images))["strings"][0]
-        return coded
+            return list(self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0]))
+        return list(self.compress(_pad(images))["strings"][0])
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
         """Decode the output of `strings` to images of `size` (H, W)."""

@@ -63,7 +63,10 @@ def read_state_dict(path: Path) -> StateDict:
     Only tensors and plain values are unpickled. Raises WeightsError for a file that is unreadable, contains other objects, or
     has no tensors by name.
     """
-    file = _read(path)  # once, because it may be a pipe
+    try:
+        file = path.read_bytes()  # once, because it may be a pipe
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     content = _load(file, path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
@@ -76,13 +79,6 @@ def read_state_dict(path: Path) -> StateDict:
     items = parameters.items() if isinstance(parameters, dict) else ()
     texts = {key: value for key, value in items if isinstance(value, str)}
     return _plain_names(StateDict(state, hashlib.sha256(file).hexdigest(), texts, notes), path)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _load(file: bytes, path: Path) -> Any:
@@ -118,13 +114,10 @@ def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, d
 
 def _plain_names(state: StateDict, path: Path) -> StateDict:
     """Remove the prefixes that DataParallel, torch.compile and enclosing modules add before and inside the names."""
-    removed: list[str] = []
     split = {key: [part for part in key.split(".") if part not in TRANSPARENT] for key in state.tensors}
     if len({tuple(parts) for parts in split.values()}) < len(split):
         raise WeightsError(f"{path} holds the same tensor with and without a wrapper's prefix: save one network alone")
-    for part in TRANSPARENT:
-        if any(part in key.split(".") for key in state.tensors):
-            removed.append(f"{part}.")
+    removed = [f"{part}." for part in TRANSPARENT if any(part in key.split(".") for key in state.tensors)]
     tensors = {".".join(parts): state.tensors[key] for key, parts in split.items()}
     tensors, prefix = within(tensors, keep="attack_model")
     removed += [prefix] if prefix else []

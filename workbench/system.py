@@ -79,10 +79,6 @@ class Stopwatch:
             torch.cuda.synchronize(device)
         self.milliseconds[component] = (self.milliseconds[component] or 0.0) + 1e3 * (time.perf_counter() - start)
 
-    @property
-    def total(self) -> float:
-        return sum(value for value in self.milliseconds.values() if value is not None)
-
 
 class Client:
     """The phone: compresses the private picture with JPEG for the edge."""
@@ -215,8 +211,8 @@ class Cloud:
 class Recognition:
     """The result of a batch of N images: scores N x K, and for the whole batch bytes and milliseconds by component.
 
-    `s1_bytes` are those from client to edge, None without that hop. `s2_bytes` are those from edge to cloud, of a payload that
-    several requests share the part of this request. A component that was not measured is None.
+    `s1_bytes` are those from client to edge, None without that hop. `s2_bytes` are those from edge to cloud, or this request's
+    part of them if several requests share a payload. A component that was not measured is None.
     """
 
     scores: Tensor
@@ -278,8 +274,7 @@ class System:
     @classmethod
     def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:
         """Build the baseline PP: the generator on the phone, which sends PNG directly to the cloud."""
-        codec = Png()
-        return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
+        return cls(None, Edge(generator, Png(), device), Cloud(Png(), classifier, device))
 
     def recognise(self, images: Tensor, strength: float = 1.0, rate: float | None = None) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the whole system.

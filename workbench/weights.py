@@ -54,10 +54,6 @@ _TYPES: dict[str, Any] = {
     "seed": (int, type(None)),
     "complete": bool,
 }
-TABLES = (  # their sizes depend on the training
-    *("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers"),
-    *("stop_cdf", "stop_offset", "stop_length"),
-)
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,7 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
 
 
 def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
-    """Return a network in eval mode, frozen, with its manifest.
+    """Return a network of a kind (`classifier`, `generator` or `compressor`), frozen and in eval mode, with its manifest.
 
     Raises WeightsError if the weights are missing, of another kind, or do not fit their manifest's SHA-256 and architecture.
     """
@@ -316,7 +312,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
     """Copy tensors, named as by `state_dict`, into a network. Raises WeightsError, begun with `label`, if one does not fit."""
     own = state_dict(module)
-    tables = {key for key in own if key.rpartition(".")[2] in TABLES}
+    tables = {key for key in own if key.rpartition(".")[2] in models.TABLES}
     for key in sorted(own.keys() | state.keys()):
         if key not in state or key not in own:
             raise WeightsError(f"{label}: tensor {key!r} is {'missing' if key not in state else 'not part of the network'}")
