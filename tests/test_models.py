@@ -188,7 +188,7 @@ def test_sides_that_are_no_multiple_of_16_keep_their_shape(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.01, float("nan"), float("inf")])
-def test_a_strength_or_random_component_outside_0_to_1_is_refused(wrong: float) -> None:
+def test_a_strength_or_noise_outside_0_to_1_is_refused(wrong: float) -> None:
     with pytest.raises(UsageError, match=f"strength .* got {wrong!r}"):
         lively()(pictures(1, 16, 16), wrong)
     with pytest.raises(UsageError, match=f"standard deviation must be between 0 and 1, got {wrong!r}"):
