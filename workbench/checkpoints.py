@@ -76,10 +76,7 @@ def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict fits, and a note on tensors that were left out.
-
-    If none fits, the parts under each prefix are tried. Raises WeightsError unless exactly one part fits.
-    """
+    """Return the classifier that a state dict or the part under one of its prefixes fits, and a note on left out tensors."""
     if found := _fit(state):
         return _fill(found, state, path), ""
     parts: dict[str, tuple[Classifier, dict[str, Tensor]]] = {}

@@ -147,10 +147,7 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return each image's pattern index, the symbols of images without a pattern, and the symbols of all images.
-
-        The last result is empty if no channel is coded for all images.
-        """
+        """Return each image's pattern, and the symbols of images without one and of all (empty if patterns cover them)."""
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:

@@ -89,7 +89,6 @@ def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
 
 
 def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield title and settings of each training once. A training from which a network started comes before its own."""
     seen: set[float] = set()
     for role, manifest in manifests.items():
         chain: list[tuple[str, Mapping[str, Any]]] = [(role, manifest.training)]
