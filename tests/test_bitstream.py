@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from workbench.bitstream import MAX_IMAGES, TAG_BYTES, pack, pack_stream, unpack, unpack_stream
@@ -26,18 +26,11 @@ def test_what_was_packed_comes_out(strings: list[bytes], key: bytes) -> None:
     assert unpack(pack(strings, key), key) == strings
 
 
-@given(n=st.integers(1, 600), length=st.integers(0, 40), filler=st.randoms(use_true_random=False))
-def test_equal_lengths_share_a_header_of_at_most_8_bytes(n: int, length: int, filler: random.Random) -> None:
-    strings = [filler.randbytes(length) for _ in range(n)]
-    payload = pack(strings, KEY)
-    assert unpack(payload, KEY) == strings
-    assert len(payload) - n * length <= 8
-
-
 @pytest.mark.parametrize(
     ("strings", "overhead"),
     [
         ([b"x" * 8], 5),
+        ([b""] * 600, 8),
         ([b"x" * 8] * 127, 7),
         ([b"x" * 8] * 256, 8),
         ([b"x" * 8, b"y" * 12], 10),
@@ -45,23 +38,12 @@ def test_equal_lengths_share_a_header_of_at_most_8_bytes(n: int, length: int, fi
     ],
 )
 def test_the_overhead_is_what_the_layout_says(strings: list[bytes], overhead: int) -> None:
-    assert len(pack(strings, KEY)) == sum(map(len, strings)) + overhead
-
-
-def test_a_payload_is_determined_by_strings_and_key() -> None:
-    assert pack(BATCHES["many lengths"], KEY) == pack(list(BATCHES["many lengths"]), KEY)
-    assert pack(BATCHES["many lengths"], KEY) != pack(BATCHES["many lengths"], b"jpeg")
+    payload = pack(strings, KEY)
+    assert unpack(payload, KEY) == strings
+    assert len(payload) == sum(map(len, strings)) + overhead
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-def test_every_truncation_is_refused(batch: str) -> None:
-    payload = pack(BATCHES[batch], KEY)
-    for cut in range(len(payload)):
-        with pytest.raises(PayloadError):
-            unpack(payload[:cut], KEY)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -76,12 +58,12 @@ def test_every_change_of_a_single_byte_is_refused(batch: str) -> None:
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("extra", [b"\0", b"\xff", b"more", b"\0" * 500])
-def test_every_extension_is_refused(batch: str, extra: bytes) -> None:
+def test_every_truncation_and_extension_is_refused(batch: str) -> None:
     payload = pack(BATCHES[batch], KEY)
-    for extended in (payload + extra, extra + payload):
+    extended = (both for extra in (b"\0", b"\xff", b"\0" * 500) for both in (payload + extra, extra + payload))
+    for broken in (*(payload[:cut] for cut in range(len(payload))), *extended):
         with pytest.raises(PayloadError):
-            unpack(extended, KEY)
+            unpack(broken, KEY)
 
 
 @given(
@@ -107,13 +89,6 @@ def test_random_bytes_are_refused_and_nothing_else_happens() -> None:
             junk = bytes([0x10 | number // 2 % 4]) + junk  # a valid first byte, or an invalid one
         with pytest.raises(PayloadError):
             unpack(junk, KEY)
-
-
-@settings(max_examples=300)
-@given(layout=st.sampled_from([0x10, 0x11, 0x12]), rest=st.binary(max_size=40))
-def test_a_true_first_byte_before_random_ones_is_refused(layout: int, rest: bytes) -> None:
-    with pytest.raises(PayloadError):
-        unpack(bytes([layout]) + rest, KEY)
 
 
 @pytest.mark.parametrize(
@@ -158,15 +133,9 @@ def test_a_refusal_names_neither_key_nor_content() -> None:
 def test_a_stream_comes_out_with_its_number_of_images(stream: bytes, count: int, key: bytes) -> None:
     payload = pack_stream(stream, count, key)
     assert unpack_stream(payload, key) == (stream, count, 0)
-    assert len(payload) - len(stream) - TAG_BYTES <= 6
+    assert len(payload) - len(stream) - TAG_BYTES == 1 + (count > 1) + (count > 127) + (count > 16_383)
 
 
-@pytest.mark.parametrize(("count", "overhead"), [(1, 1), (2, 2), (127, 2), (128, 3), (256, 3), (MAX_IMAGES, 4)])
-def test_the_header_of_a_stream_is_1_to_4_bytes(count: int, overhead: int) -> None:
-    assert len(pack_stream(b"abc", count, KEY)) == 3 + TAG_BYTES + overhead
-
-
-@settings(max_examples=300)
 @given(stream=st.binary(max_size=30), count=st.integers(1, 600), data=st.data())
 def test_a_changed_stream_is_refused(stream: bytes, count: int, data: st.DataObject) -> None:
     payload = bytearray(pack_stream(stream, count, KEY))
@@ -184,29 +153,21 @@ def test_strings_and_streams_are_not_taken_for_each_other() -> None:
         unpack_stream(pack([b"ab", b"cd"], KEY), KEY)
 
 
-@pytest.mark.parametrize("n", [0, MAX_IMAGES + 1])
-def test_a_stream_for_no_image_or_65536_is_refused(n: int) -> None:
-    with pytest.raises(UsageError, match=f"1 to 65535 images, got {n}"):
-        pack_stream(b"x", n, KEY)
-
-
 # --- numbers of images -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("string", [b"", b"12345678"])
-def test_65535_images_fit(string: bytes) -> None:
-    strings = [string] * MAX_IMAGES
+def test_65535_images_fit() -> None:
+    strings = [b"12345678"] * MAX_IMAGES
     payload = pack(strings, KEY)
     assert unpack(payload, KEY) == strings
-    assert len(payload) == MAX_IMAGES * len(string) + 9
-
-
-def test_65535_images_of_different_lengths_fit() -> None:
-    strings = [b"x" * (index % 3) for index in range(MAX_IMAGES)]
-    assert unpack(pack(strings, KEY), KEY) == strings
+    assert len(payload) == MAX_IMAGES * 8 + 9
+    varied = [b"x" * (index % 3) for index in range(MAX_IMAGES)]
+    assert unpack(pack(varied, KEY), KEY) == varied
 
 
 @pytest.mark.parametrize("n", [0, MAX_IMAGES + 1])
 def test_no_image_and_65536_images_are_refused(n: int) -> None:
     with pytest.raises(UsageError, match=f"1 to 65535 images, got {n}"):
         pack([b"x"] * n, KEY)
+    with pytest.raises(UsageError, match=f"1 to 65535 images, got {n}"):
+        pack_stream(b"x", n, KEY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import pickle
@@ -26,8 +27,8 @@ from workbench.classifiers import Classifier
 from workbench.errors import WeightsError
 
 
+@functools.cache
 def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
-    """Return a classifier of the public checkpoints' width."""
     return networks.classifier(seed, name, width=1)
 
 
@@ -35,25 +36,14 @@ def test_a_public_state_dict_becomes_the_same_classifier(empty_data: Path, tmp_p
     original = classifier()
     torch.save(original.network.state_dict(), tmp_path / "mobilenet_v2.pt")
     (imported,) = import_checkpoint(tmp_path / "mobilenet_v2.pt")
-    assert (imported.name, imported.family, imported.kind, imported.data) == (
-        "mobilenet_v2",
-        "cifar10",
-        "classifier",
-        "imported",
-    )
+    identity = (imported.name, imported.family, imported.kind, imported.data)
+    assert identity == ("mobilenet_v2", "cifar10", "classifier", "imported")
     assert imported.training == {
         "imported_from": "mobilenet_v2.pt",
         "imported_sha256": hashlib.sha256((tmp_path / "mobilenet_v2.pt").read_bytes()).hexdigest(),
     }
     loaded, _ = weights.load("mobilenet_v2", "cifar10", "classifier")
     assert torch.equal(loaded(pictures()), original(pictures()))
-
-
-def test_the_number_of_classes_is_recognised_by_shapes(empty_data: Path, tmp_path: Path) -> None:
-    torch.save(Classifier("mobilenet_v2", 7).network.state_dict(), tmp_path / "seven.pt")
-    (imported,) = import_checkpoint(tmp_path / "seven.pt", family="pets")
-    assert imported.spec == {"name": "mobilenet_v2", "num_classes": 7}
-    assert imported.family == "pets"
 
 
 # --- files as training scripts write them --------------------------------------------------------------------------------
@@ -69,26 +59,18 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda state: {f"{prefix}{key}": value for key, value in state.items()}
 
 
-def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
-    """Return the names that torch.compile or DataParallel writes if a network's own part is wrapped."""
-    return {key.replace("features.", f"features.{part}."): value for key, value in state.items()}
-
-
 MEAN = {"normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)}
 WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
-    "sorted": (lambda state: dict(sorted(state.items())), []),
-    "reversed": (lambda state: dict(reversed(state.items())), []),
     "in any order": (shuffled, []),
     "module.": (prefixed("module."), ["prefix 'module.' removed"]),
     "model.": (prefixed("model."), ["prefix 'model.' removed"]),
-    "net.": (prefixed("net."), ["prefix 'net.' removed"]),
-    "_orig_mod.": (prefixed("_orig_mod."), ["prefix '_orig_mod.' removed"]),
     "_orig_mod.module.": (prefixed("_orig_mod.module."), ["prefix 'module.', '_orig_mod.' removed"]),
     "module.module.": (prefixed("module.module."), ["prefix 'module.' removed"]),
     "backbone.encoder.": (prefixed("backbone.encoder."), ["prefix 'backbone.encoder.' removed"]),
-    "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
-    "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
-    "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
+    "_orig_mod. inside": (
+        lambda state: {key.replace("features.", "features._orig_mod."): value for key, value in state.items()},
+        ["prefix '_orig_mod.' removed"],
+    ),
     "next to a normalisation": (
         lambda state: {**MEAN, **prefixed("model.")(state)},
         ["prefix 'model.' removed, 2 other tensors were not read"],
@@ -96,7 +78,6 @@ WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "net": (lambda state: {"net": state, "acc": torch.tensor(93.0), "epoch": 9}, ["read from 'net'"]),
     "state_dict": (lambda state: {"state_dict": state, "epoch": 9, "best_prec1": 93.1}, []),
     "model": (lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}}, ["read from 'model'"]),
-    "model_state_dict": (lambda state: {"model_state_dict": state, "loss": 0.1}, ["read from 'model_state_dict'"]),
     "another name": (lambda state: {"student": state, "epoch": 9}, ["read from 'student'"]),
     "nested": (
         lambda state: {"checkpoint": {"model": prefixed("module.")(state)}, "args": {"lr": 0.1}},
@@ -123,20 +104,21 @@ def test_a_classifier_is_recognised_however_its_file_was_written(how: str, empty
     (imported,) = import_checkpoint(tmp_path / "x.pt")
     assert (imported.name, imported.spec["num_classes"]) == ("mobilenet_v2", 10)
     assert imported.training.get("import_notes", []) == notes
-    loaded, _ = weights.load("mobilenet_v2", "cifar10", "classifier")
-    for key, value in weights.state_dict(loaded).items():
+    stored = safetensors.torch.load_file(empty_data / "runs" / "weights" / "cifar10" / imported.file)
+    assert stored.keys() == state.keys()
+    for key, value in stored.items():
         expected = state[key].half().float() if how == "in 16 bits" and value.is_floating_point() else state[key]
         assert torch.equal(value, expected), key
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg13_bn", "densenet121"])
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg13_bn", "densenet121"])
 def test_the_number_of_classes_is_that_of_the_last_layer(name: str, empty_data: Path, tmp_path: Path) -> None:
     with models.Unset():
         state = Classifier(name, 7, "linear" if name == "vgg13_bn" else "public").network.state_dict()
     state = {key: torch.zeros_like(value) for key, value in sorted(state.items())}
     torch.save(state, tmp_path / "x.pt")
     (imported,) = import_checkpoint(tmp_path / "x.pt", family="pets")
-    assert (imported.name, imported.spec["num_classes"]) == (name, 7)
+    assert (imported.family, imported.name, imported.spec["num_classes"]) == ("pets", name, 7)
     assert imported.spec.get("head", "public") == ("linear" if name == "vgg13_bn" else "public")
 
 
@@ -146,23 +128,13 @@ def test_a_safetensors_file_is_read(empty_data: Path, tmp_path: Path) -> None:
     assert imported.name == "mobilenet_v2"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("value", "prefix"), [(float("nan"), ""), (float("-inf"), "module.")])
 def test_a_value_that_is_not_finite_names_its_tensor(value: float, prefix: str, empty_data: Path, tmp_path: Path) -> None:
-    state = classifier().network.state_dict()
+    state = networks.classifier(width=1).network.state_dict()
     state["features.1.conv.1.weight"].view(-1)[3] = value
     torch.save(prefixed(prefix)(state), tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"x\.pt: tensor 'features\.1\.conv\.1\.weight' holds values that are not finite"):
         import_checkpoint(tmp_path / "x.pt")
-    assert list(weights.listing()) == []
-
-
-def test_a_generators_value_that_is_not_finite_is_refused(empty_data: Path, tmp_path: Path) -> None:
-    content = checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}
-    content["state_dict"]["attack_model.outc.f.bias"][0] = float("nan")
-    torch.save(content, tmp_path / "x.ckpt")
-    with pytest.raises(WeightsError, match=r"tensor 'outc\.f\.bias' holds values that are not finite"):
-        import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
     assert list(weights.listing()) == []
 
 
@@ -314,15 +286,6 @@ def test_a_checkpoint_of_another_model_than_declared_is_refused(empty_data: Path
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(WeightsError, match="holds a mobilenet_v2 as target, not a resnet18"):
         import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
-
-
-def test_a_generator_tensor_of_a_wrong_shape_is_named(empty_data: Path, tmp_path: Path) -> None:
-    content = checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}
-    content["state_dict"]["attack_model.outc.f.weight"] = torch.zeros(3, 9, 1, 1)
-    torch.save(content, tmp_path / "x.ckpt")
-    with pytest.raises(WeightsError, match=r"x\.ckpt: tensor 'outc\.f\.weight' is \(3, 9, 1, 1\)"):
-        import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
-    assert list(weights.listing()) == []
 
 
 def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp_path: Path) -> None:

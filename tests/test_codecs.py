@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +36,6 @@ MAKE: dict[str, Callable[[], Codec]] = {
     "compressai": lambda: CompressAI(spread_compressor(0), identity="a" * 64),
 }
 LOSSLESS = ("png", "webp lossless")
-BASE = {name: name.split()[0] for name in MAKE}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +44,8 @@ def made() -> dict[str, Codec]:
 
 
 @pytest.fixture(params=MAKE)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def coder(name: str, made: dict[str, Codec]) -> Codec:
-    return made[name]
+def coder(request: pytest.FixtureRequest, made: dict[str, Codec]) -> Codec:
+    return made[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +56,16 @@ def images() -> torch.Tensor:
 # --- the contract ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize("n", [1, 6])
 def test_a_batch_comes_back_in_its_shape_between_0_and_1(coder: Codec, images: torch.Tensor, n: int) -> None:
-    payload = coder.encode(images[:n])
-    decoded = coder.decode(payload)
+    given_images = images[:n].clone().requires_grad_()
+    payload = coder.encode(given_images)
     assert type(payload) is bytes
-    assert decoded.shape == (n, 3, 32, 32)
-    assert decoded.dtype == torch.float32
-    assert decoded.min() >= 0
-    assert decoded.max() <= 1
+    assert coder.encode(images[:n].contiguous(memory_format=torch.channels_last)) == payload
+    assert torch.equal(given_images, images[:n])
+    decoded = coder.decode(payload)
+    assert (decoded.shape, decoded.dtype) == ((n, 3, 32, 32), torch.float32)
+    assert 0 <= decoded.min() <= decoded.max() <= 1
 
 
 @pytest.mark.parametrize("lossless", LOSSLESS)
@@ -95,13 +90,6 @@ def test_images_keep_their_order(coder: Codec, images: torch.Tensor) -> None:
     assert not torch.allclose(decoded[0], decoded[1], atol=0.02)
 
 
-def test_encoding_is_deterministic_and_leaves_its_input_alone(coder: Codec, images: torch.Tensor) -> None:
-    given_images = images.clone().requires_grad_()
-    payload = coder.encode(given_images)
-    assert coder.encode(images.contiguous(memory_format=torch.channels_last)) == payload
-    assert torch.equal(given_images, images)
-
-
 def test_sizes_and_the_header_add_up_to_the_payload(coder: Codec, images: torch.Tensor) -> None:
     for n in (1, 6):
         payload = coder.encode(images[:n])
@@ -124,22 +112,22 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_are_no_images_is_refused(coder: Codec, wrong: str) -> None:
-    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
-        coder.encode(WRONG[wrong])
+def test_what_are_no_images_is_refused(made: dict[str, Codec], wrong: str) -> None:
+    for coder in made.values():
+        with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+            coder.encode(WRONG[wrong])
 
 
 @pytest.mark.parametrize("other", MAKE)
-def test_another_codecs_payload_is_refused(
-    name: str, coder: Codec, other: str, made: dict[str, Codec], images: torch.Tensor
-) -> None:
+def test_another_codecs_payload_is_refused(other: str, made: dict[str, Codec], images: torch.Tensor) -> None:
     payload = made[other].encode(images[:2])
-    if BASE[other] == BASE[name]:
-        assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
-        return
-    for refuse in (coder.decode, coder.sizes):
-        with pytest.raises(PayloadError, match="another codec|for this codec"):
-            refuse(payload)
+    for name, coder in made.items():
+        if name.split()[0] == other.split()[0]:
+            assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
+            continue
+        for refuse in (coder.decode, coder.sizes):
+            with pytest.raises(PayloadError, match="another codec|for this codec"):
+                refuse(payload)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -166,19 +154,13 @@ FORMATS: list[type[Png | Jpeg | WebP]] = [Png, Jpeg, WebP]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("size", [(32, 32), (17, 40), (8, 8), (1, 1)])
-def test_images_of_any_size_pass(kind: type[Png | Jpeg | WebP], size: tuple[int, int]) -> None:
-    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+def test_images_of_any_size_pass_and_are_clamped(kind: type[Png | Jpeg | WebP]) -> None:
     coder = kind()
-    assert coder.decode(coder.encode(images)).shape == (2, 3, *size)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_values_outside_0_to_1_are_clamped(kind: type[Png | Jpeg | WebP]) -> None:
-    images = torch.ones(1, 3, 16, 16)
-    images[..., 8:] = 0
-    coder = kind()
-    assert coder.encode(images * 3 - 1) == coder.encode(images)
+    for size in ((17, 40), (8, 8), (1, 1)):
+        images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).round()
+        payload = coder.encode(images)
+        assert coder.decode(payload).shape == (2, 3, *size)
+        assert coder.encode(images * 3 - 1) == payload, "values outside [0, 1] are clamped"
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -189,17 +171,11 @@ def test_a_payload_with_wrong_content_is_refused(kind: type[Png | Jpeg | WebP]) 
     for strings in ([b""], [b"no image"], [whole, whole[: len(whole) // 2]], [other]):
         with pytest.raises(PayloadError, match=f"holds no whole {coder.format} image"):
             coder.decode(bitstream.pack(strings, coder.key))
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_images_of_two_sizes_in_one_payload_are_refused(kind: type[Png | Jpeg | WebP]) -> None:
-    coder = kind()
-    payload = bitstream.pack([file(coder.format, 16), file(coder.format, 24)], coder.key)
     with pytest.raises(PayloadError, match="differ in size"):
-        coder.decode(payload)
+        coder.decode(bitstream.pack([file(coder.format, 16), file(coder.format, 24)], coder.key))
 
 
-@pytest.mark.parametrize("side", [4097, 10_000, 50_000])
+@pytest.mark.parametrize("side", [4097, 50_000])
 def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None:
     with pytest.raises(PayloadError):
         Png().decode(bitstream.pack([png_claiming(side, side)], Png().key))
@@ -222,11 +198,8 @@ def test_a_damaged_file_under_a_right_tag_is_decoded_or_refused(
     damaged = bytearray(DAMAGED[coder.format])
     for position, value in changes:
         damaged[position % len(damaged)] = value
-    try:
-        decoded = coder.decode(bitstream.pack([bytes(damaged)], coder.key))
-    except PayloadError:
-        return
-    assert decoded.shape[:2] == (1, 3)
+    with contextlib.suppress(PayloadError):
+        assert coder.decode(bitstream.pack([bytes(damaged)], coder.key)).shape[:2] == (1, 3)
 
 
 DAMAGED = {kind.format: file(kind.format) for kind in FORMATS}
@@ -237,21 +210,12 @@ def test_jpeg_keeps_full_colour_and_webp_has_its_quality(images: torch.Tensor) -
         return len(coder.encode(images))
 
     assert bytes_of(Jpeg(89, "4:2:0")) < bytes_of(Jpeg(89, "4:2:2")) < bytes_of(Jpeg(89, "4:4:4")) < bytes_of(Jpeg(95))
-    assert bytes_of(Jpeg(89)) <= bytes_of(Jpeg(89, optimize=False))
     assert bytes_of(WebP(10)) < bytes_of(WebP(90))
     with Image.open(io.BytesIO(Jpeg().encode_each(images[:1])[0])) as picture:
         assert [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3
 
 
 # --- neural ----------------------------------------------------------------------------------------------------------------
-
-
-def test_compressai_strings_are_at_least_two_words_of_4_bytes(made: dict[str, Codec], images: torch.Tensor) -> None:
-    coder = made["compressai"]
-    assert isinstance(coder, CompressAI)
-    strings = coder.encode_each(images)
-    assert all(len(string) >= 8 and len(string) % 4 == 0 for string in strings)
-    assert len(set(strings)) == len(images)
 
 
 @pytest.mark.parametrize("which", ["neural", "compressai"])
@@ -265,11 +229,10 @@ def test_neural_decodes_to_its_compressors_own_rounded_forward(
     assert expected.std(0).mean() > 0.01
 
 
-def test_the_pairs_codec_is_keyed_by_its_weights_hash(pair: Pair, images: torch.Tensor) -> None:
-    coder = codec_for(pair, "neural")
+def test_the_pairs_codec_is_keyed_by_its_weights_hash(networks: Pair) -> None:
+    coder = codec_for(networks, "neural")
     assert isinstance(coder, Neural)
-    assert coder.identity == pair.manifests["compressor"].sha256
-    assert torch.allclose(coder.decode(coder.encode(images)), pair.compressor(images)["x_hat"].clamp(0, 1), atol=1e-4)
+    assert (coder.identity, coder.compressor) == (networks.manifests["compressor"].sha256, networks.compressor)
 
 
 @pytest.mark.parametrize("kind", [Neural, CompressAI])
@@ -282,20 +245,25 @@ def test_neural_refuses_payloads_of_other_weights_or_size(images: torch.Tensor, 
     assert wide.decode(wide.encode(torch.rand(2, 3, 32, 48))).shape == (2, 3, 32, 48)
 
 
-@pytest.mark.parametrize("string", [b"", b"1234", b"1234567", b"123456789"])
-def test_compressai_refuses_strings_that_are_no_whole_words(made: dict[str, Codec], string: bytes) -> None:
+def test_compressai_strings_are_at_least_two_words_of_4_bytes(made: dict[str, Codec], images: torch.Tensor) -> None:
     coder = made["compressai"]
-    with pytest.raises(PayloadError, match="no whole number of 4-byte words"):
-        coder.decode(bitstream.pack([b"12345678", string], coder.key))
+    assert isinstance(coder, CompressAI)
+    strings = coder.encode_each(images)
+    assert all(len(string) >= 8 and len(string) % 4 == 0 for string in strings)
+    assert len(set(strings)) == len(images)
+    for string in (b"", b"1234", b"1234567", b"123456789"):
+        with pytest.raises(PayloadError, match="no whole number of 4-byte words"):
+            coder.decode(bitstream.pack([b"12345678", string], coder.key))
 
 
-def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Codec]) -> None:
+def test_neural_needs_entropy_tables_and_images_of_its_size(made: dict[str, Codec]) -> None:
     with pytest.raises(UsageError, match=r"takes images of \(32, 32\), got \(32, 48\)"):
         made["neural"].encode(torch.rand(1, 3, 32, 48))
+    with pytest.raises(UsageError, match="no entropy tables"):
+        Neural(NeuralCompressor(8, 12), "new")
 
 
 def learnt(images: torch.Tensor) -> Neural:
-    """Return a codec whose compressor has the latents of the first three images as patterns."""
     compressor = spread_compressor(0)
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
@@ -313,6 +281,8 @@ def test_known_latents_cost_bits_equal_ones_are_decoded_once(images: torch.Tenso
     assert torch.allclose(coder.decode(payload), spread_compressor(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
     known, unknown = coder.sizes(payload), coder.sizes(coder.encode(images[3:]))
     assert max(known) < 0.3 < min(unknown)
+    plain = Neural(spread_compressor(0), "ours")
+    assert torch.allclose(coder.decode(coder.encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 
 def choosing(images: torch.Tensor) -> NeuralCompressor:
@@ -333,6 +303,8 @@ def test_a_compressor_with_a_reader_sends_patterns_only(images: torch.Tensor) ->
     coded, which = coder.unpack(coder.encode(images))
     assert len(coded) <= 3 < len(images)
     assert max(coder.sizes(coder.encode(images))) < 0.3, "log2(3) bits"
+    wide = torch.rand(2, 3, 32, 48)
+    assert torch.equal(compressor.symbols(wide), compressor.latents(wide).round().int()), "rounded at another size"
     assert torch.equal(
         torch.frombuffer(bytearray(coded[int(which[0])]), dtype=torch.int32), compressor.patterns[nearest[0]].int().flatten()
     )
@@ -347,21 +319,10 @@ def test_a_heavy_bit_makes_all_images_the_commonest_pattern(images: torch.Tensor
     assert len(coded) == 1
 
 
-def test_images_of_another_size_than_the_patterns_are_rounded(images: torch.Tensor) -> None:
-    compressor = choosing(images)
-    wide = torch.rand(2, 3, 32, 48)
-    assert torch.equal(compressor.symbols(wide), compressor.latents(wide).round().int())
-
-
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
-def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float, images: torch.Tensor) -> None:
+def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float) -> None:
     with pytest.raises(UsageError, match=f"from 0 up, got {weight}"):
         Neural(spread_compressor(0), "ours", rate_weight=weight)
-
-
-def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.Tensor) -> None:
-    plain = Neural(spread_compressor(0), "ours")
-    assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 
 def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> None:
@@ -369,37 +330,12 @@ def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> 
     latents = coder.compressor.symbols(images[:2]).numpy()
     for huge in (2**31 - 1, -(2**31)):
         latents[1] = huge
-        payload = bitstream.pack_stream(coder.coder.encode(latents), 2, coder.key)
+        payload = bitstream.pack_stream(coder.coder(0).encode(latents), 2, coder.key)
         with torch.no_grad():
             if coder.compressor.reconstruct(torch.from_numpy(latents), (32, 32)).isfinite().all():
                 coder.compressor.g_s[-1].weight.mul_(float("inf"))  # an overflow anywhere must show in the picture
         with pytest.raises(PayloadError, match="decode to no picture"):
             coder.decode(payload)
-
-
-def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: pytest.FixtureRequest) -> None:
-    coder = learnt(images)
-    whole = [coder.encode(images[:n]) for n in (1, 3, 6)]
-    source = random.Random(0)
-    for number in range(request.config.getoption("--payloads")):
-        payload = bytearray(source.choice(whole))
-        for _ in range(source.randrange(1, 4)):
-            payload[source.randrange(len(payload))] = source.randrange(256)
-        del payload[source.randrange(1, len(payload) + 1) if number % 3 == 0 else len(payload) :]
-        if number % 2:  # with a valid tag, as an attacker that knows the key could make it
-            payload = bytearray(bitstream.pack_stream(bytes(payload[6:]), source.choice([1, 3, 6, 200]), coder.key))
-        try:
-            coded, which = coder.unpack(bytes(payload))
-            pictures = coder.decode_each(coded)
-        except PayloadError:
-            continue
-        assert pictures.isfinite().all()
-        assert int(which.max()) == len(pictures) - 1
-
-
-def test_neural_needs_entropy_tables() -> None:
-    with pytest.raises(UsageError, match="no entropy tables"):
-        Neural(NeuralCompressor(8, 12), "new")
 
 
 # --- by name ---------------------------------------------------------------------------------------------------------------
@@ -418,20 +354,14 @@ def test_an_unknown_codec_and_an_unknown_option_are_named() -> None:
         codec("jpg")
     with pytest.raises(UsageError, match="codec 'png' does not take quality"):
         codec("png", quality=9)
-
-
-@pytest.mark.parametrize("quality", [0, 96, -1, 89.5, "89"])
-def test_a_jpeg_quality_out_of_range_is_refused(quality: Any) -> None:
-    with pytest.raises(UsageError, match=f"from 1 to 95, got {quality!r}"):
-        Jpeg(quality)
-
-
-@pytest.mark.parametrize("quality", [0, 101, None])
-def test_a_webp_quality_out_of_range_is_refused(quality: Any) -> None:
-    with pytest.raises(UsageError, match=f"from 1 to 100, got {quality!r}"):
-        WebP(quality)
-
-
-def test_an_unknown_subsampling_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown chroma subsampling '444': did you mean '4:4:4'"):
-        Jpeg(subsampling="444")
+        codec("jpeg", subsampling="444")
+
+
+OUT_OF_RANGE = [(Jpeg, 0, 95), (Jpeg, 96, 95), (Jpeg, 89.5, 95), (Jpeg, "89", 95), (WebP, 0, 100), (WebP, 101, 100)]
+
+
+@pytest.mark.parametrize(("kind", "quality", "most"), [*OUT_OF_RANGE, (WebP, None, 100)])
+def test_a_quality_out_of_range_is_refused(kind: type[Jpeg | WebP], quality: Any, most: int) -> None:
+    with pytest.raises(UsageError, match=f"from 1 to {most}, got {quality!r}"):
+        kind(quality)

@@ -11,9 +11,8 @@ import pytest
 from workbench import _compat
 
 
-@pytest.mark.parametrize("package", _compat.TESTED)
-def test_the_installed_versions_are_tested(package: str) -> None:
-    assert _compat.tested(package)
+def test_the_installed_versions_are_tested() -> None:
+    assert [package for package in _compat.TESTED if not _compat.tested(package)] == []
 
 
 @pytest.mark.parametrize("package", _compat.TESTED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from workbench.entropy import Integers, LatentCoder, Tables, learn_patterns
+from workbench.entropy import MAX_PATTERNS, Integers, LatentCoder, Tables, learn_patterns
 from workbench.errors import PayloadError
 from workbench.models import NeuralCompressor
 
@@ -24,10 +23,7 @@ def tables(patterns: Integers | None = None, counts: np.ndarray[tuple[int], np.d
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=M)
     compressor.update(force=True, update_quantiles=True)
-    bottleneck = compressor.entropy_bottleneck
-    cdf, offset, length = (
-        t.numpy().astype(np.int32) for t in (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length)
-    )
+    cdf, offset, length = (table.numpy().astype(np.int32) for table in compressor.tables())
     if patterns is None or counts is None:
         patterns, counts = np.zeros((0, M, 1, 1), np.int32), np.ones(1, np.int64)
     return Tables(cdf, offset, length, patterns, counts)
@@ -62,7 +58,7 @@ def restored(coder: LatentCoder, symbols: Integers) -> Integers:
 LATENTS: list[st.SearchStrategy[int]] = [st.integers(-2, 2), st.integers(-300, 300), st.integers(-(1 << 31), (1 << 31) - 1)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), n=st.integers(1, 12), size=st.sampled_from([(1, 1), (2, 2), (1, 3)]), kind=st.sampled_from(LATENTS))
 @pytest.mark.parametrize("name", CODERS)
 def test_any_latents_of_32_bits_come_back(
@@ -72,7 +68,7 @@ def test_any_latents_of_32_bits_come_back(
     assert np.array_equal(restored(CODERS[name], symbols), symbols)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.lists(st.integers(0, len(SYMBOLS) - 1), min_size=1, max_size=300))
 @pytest.mark.parametrize("name", CODERS)
 def test_usual_latents_cost_little_more_than_their_information(name: str, rows: list[int]) -> None:
@@ -88,12 +84,8 @@ def test_equal_latents_are_decoded_once() -> None:
     known = coder.index(SYMBOLS) < len(coder.tables.patterns)
     assert known.mean() > 0.8
     assert len(distinct) == len(set(coder.index(SYMBOLS)[known])) + (~known).sum()
-    assert which.min() == 0
-    assert which.max() == len(distinct) - 1
-
-
-def test_patterns_cost_less_than_latents_one_by_one() -> None:
-    assert len(CODERS["patterns"].encode(SYMBOLS)) < 0.25 * len(CODERS["plain"].encode(SYMBOLS))
+    assert (which.min(), which.max()) == (0, len(distinct) - 1)
+    assert len(coder.encode(SYMBOLS)) < 0.25 * len(CODERS["plain"].encode(SYMBOLS)), "patterns cost less"
 
 
 def test_a_single_pattern_costs_nothing_at_all() -> None:
@@ -110,8 +102,9 @@ def test_latents_of_another_size_are_coded_one_by_one() -> None:
 
 
 def test_the_stream_ends_with_the_last_byte_that_matters(coder: LatentCoder) -> None:
-    for n in (1, 2, 7, 50):
+    for n in (1, 7, 50):
         stream = coder.encode(SYMBOLS[:n])
+        assert stream == LatentCoder(coder.tables).encode(SYMBOLS[:n]), "the same bytes from another coder"
         assert not stream.endswith(b"\0")
         for cut in range(1, len(stream) + 1):
             try:
@@ -121,62 +114,41 @@ def test_the_stream_ends_with_the_last_byte_that_matters(coder: LatentCoder) -> 
             assert not np.array_equal(distinct[which], SYMBOLS[:n])
 
 
-def test_encoding_again_gives_the_same_bytes(coder: LatentCoder) -> None:
-    assert LatentCoder(coder.tables).encode(SYMBOLS) == coder.encode(SYMBOLS)
-
-
 # --- what is learnt --------------------------------------------------------------------------------------------------------
 
 
 def test_patterns_are_the_repeated_ones_commonest_first() -> None:
-    rows = np.repeat(np.arange(4, dtype=np.int32), [5, 1, 3, 1])[:, None, None, None]
+    rows = np.repeat(np.array([0, 200, 1, 2, 3], np.int32), [5, 4, 1, 3, 1])[:, None, None, None]
     patterns, counts = learn_patterns(rows)
-    assert patterns.ravel().tolist() == [0, 2]
-    assert counts.tolist() == [5, 3, 3]  # two patterns occurred once, and one is added for unseen patterns
+    assert patterns.ravel().tolist() == [0, 2]  # 200 needs more than 8 bits
+    assert counts.tolist() == [5, 3, 7]  # six others, and one is added for unseen patterns
 
 
-def test_patterns_are_limited_in_number_and_to_8_bits() -> None:
-    rows = np.repeat(np.array([200, 3, 4], np.int32), 2)[:, None, None, None]
-    patterns, counts = learn_patterns(rows, at_most=1)
-    assert patterns.ravel().tolist() == [3]
-    assert counts.tolist() == [2, 5]
+def test_patterns_are_limited_in_number() -> None:
+    rows = np.repeat(np.indices((33, 33), np.int32).reshape(2, -1).T, 2, 0)[..., None, None]
+    patterns, counts = learn_patterns(rows)
+    assert len(patterns) == MAX_PATTERNS == 1024
+    assert counts[-1] == len(rows) - 2 * MAX_PATTERNS + 1
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------
 
 
 def mutate(stream: bytes, source: random.Random) -> bytes:
-    """Change, cut, insert or repeat a few bytes."""
     out = bytearray(stream)
     for _ in range(source.randrange(1, 4)):
-        position = source.randrange(len(out) + 1)
-        match source.randrange(4):
-            case 0:
-                out[position : position + 1] = source.randbytes(1)
-            case 1:
-                del out[position:]
-            case 2:
-                out[position:position] = source.randbytes(source.randrange(1, 5))
-            case _:
-                out += out[position:]
+        start = source.randrange(len(out) + 1)
+        new = source.choice([b"", source.randbytes(source.randrange(1, 5)), out[start:]])
+        out[start : source.choice([start, start + 1, len(out)])] = new
     return bytes(out)
 
 
-MAKERS: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "random": lambda stream, source: source.randbytes(source.randrange(40)),
-    "mutated": mutate,
-}
-
-
-@pytest.mark.parametrize("made", MAKERS)
-def test_other_bytes_are_refused_or_are_what_an_encoder_makes(
-    coder: LatentCoder, made: str, request: pytest.FixtureRequest
-) -> None:
+def test_other_bytes_are_refused_or_are_what_an_encoder_makes(coder: LatentCoder, request: pytest.FixtureRequest) -> None:
     source = random.Random(0)
     whole = {n: coder.encode(SYMBOLS[:n]) for n in (1, 2, 5, 40)}
-    for _ in range(request.config.getoption("--payloads")):
+    for number in range(2 * request.config.getoption("--payloads")):
         n = source.choice([1, 1, 2, 5, 40])
-        stream = MAKERS[made](whole[n], source)
+        stream = mutate(whole[n], source) if number % 2 else source.randbytes(source.randrange(40))
         try:
             distinct, which = coder.decode(stream, n, SIZE)
         except PayloadError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import pytest
@@ -32,33 +33,37 @@ def trained(network: Network) -> Network:
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
-def test_folded_batch_norms_give_the_same_logits(name: str, digits: Dataset) -> None:
+def test_a_prepared_classifier_gives_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=8)), to_float(digits.test.images[:4])
     fast = prepare(plain)
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in each.modules()) for each in (plain, fast)]
     with torch.inference_mode():
         expected = plain(images)
-        torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        largest = float(expected.abs().max())
+        torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4 * largest)
+        halved = prepare(plain, precision="bfloat16")(images)
+    assert halved.dtype is torch.float32
+    assert 0 < float((halved - expected).abs().max()) < 0.1 * largest
     assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's norms precede their convolutions
     assert norms[0] > norms[1]
 
 
-@pytest.mark.parametrize("size", [(32, 32), (20, 44)])
-@pytest.mark.parametrize("strength", [1.0, 0.4])
-def test_a_generator_gives_the_same_images(size: tuple[int, int], strength: float) -> None:
+def test_a_generator_gives_the_same_images() -> None:
     torch.manual_seed(0)
     plain = trained(PerturbationGenerator(width=8))
-    images = torch.rand(3, 3, *size)
-    with torch.inference_mode():
-        expected = plain(images, strength)
-        assert (prepare(plain)(images, strength) - expected).abs().max() < 1e-4
-    assert (expected - images).abs().mean() > 0.01
+    fast = prepare(plain)
+    for size, strength in (((32, 32), 1.0), ((20, 44), 0.4)):
+        images = torch.rand(3, 3, *size)
+        with torch.inference_mode():
+            expected = plain(images, strength)
+            assert (fast(images, strength) - expected).abs().max() < 1e-4
+        assert (expected - images).abs().mean() > 0.01
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 def test_weights_are_laid_out_once_for_all_batch_sizes(capfd: pytest.CaptureFixture[str]) -> None:
-    made, before = prepare(PerturbationGenerator()), torch.get_num_threads()
+    made, before = prepare(PerturbationGenerator(width=16)), torch.get_num_threads()
 
     def reordered(threads: int, n: int) -> list[str]:
         """Return oneDNN's log lines about reordered weights for n images."""
@@ -70,10 +75,10 @@ def test_weights_are_laid_out_once_for_all_batch_sizes(capfd: pytest.CaptureFixt
         lines = [line for line in said.splitlines() if ",exec,cpu,reorder" in line]
         return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the other lines are about images
 
-    images = torch.rand(16, 3, 32, 32)
+    images = torch.rand(8, 3, 32, 32)
     with torch.inference_mode():
         try:
-            runs = [(threads, n) for threads in (1, 2) for n in (1, 2, 5, 8, 16)]
+            runs = [(threads, n) for threads in (1, 2) for n in (1, 5, 8)]
             first, again = ({run: reordered(*run) for run in runs} for _ in range(2))
         finally:
             torch.set_num_threads(before)
@@ -93,9 +98,10 @@ def quiet(channels: int) -> NeuralCompressor:
     return compressor
 
 
-@pytest.mark.parametrize("channels", [0, 4, 12])
-def test_a_compressor_without_silent_channels_is_the_same(channels: int) -> None:
+@pytest.mark.parametrize(("channels", "median"), [(0, 0), (4, 0), (12, 0), (4, 3)])
+def test_a_compressor_without_silent_channels_is_the_same(channels: int, median: float) -> None:
     plain = quiet(channels)
+    plain.entropy_bottleneck.quantiles[:, 0, 1] = median
     fast, images = prepare(plain), torch.rand(5, 3, 32, 32)
     with torch.inference_mode():
         symbols = plain.symbols(images)
@@ -104,17 +110,7 @@ def test_a_compressor_without_silent_channels_is_the_same(channels: int) -> None
         assert (fast.reconstruct(symbols, (32, 32)) - expected).abs().max() < 1e-4
     assert (channels > 0) == bool((symbols != 0).any())
     spoken = [name for part in (fast.g_a, fast.g_s) for name, _ in part.named_buffers() if name.endswith("loud")]
-    assert len(spoken) == (2 if channels == 4 else 0), "computed for the channels that speak only"
-
-
-def test_a_channel_whose_median_is_not_zero_is_kept() -> None:
-    plain = quiet(4)
-    plain.entropy_bottleneck.quantiles[:, 0, 1] = 3
-    fast, images = prepare(plain), torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        symbols = plain.symbols(images)
-        assert torch.equal(fast.symbols(images), symbols)
-        assert (fast.reconstruct(symbols, (32, 32)) - plain.reconstruct(symbols, (32, 32))).abs().max() < 1e-4
+    assert len(spoken) == (2 if (channels, median) == (4, 0) else 0), "computed for the channels that speak only"
 
 
 @pytest.mark.parametrize("kind", [Neural, CompressAI])
@@ -126,75 +122,55 @@ def test_payloads_pass_between_plain_and_prepared(kind: type[Neural | CompressAI
     assert (fast.decode(payload) - plain.decode(payload)).abs().max() < 1e-4
 
 
-def test_a_pair_is_prepared_and_the_original_is_unchanged(pair: Pair, digits: Dataset) -> None:
-    before = {key: value.clone() for key, value in pair.target.state_dict().items()}
-    fast = prepare_pair(pair)
+def test_a_pair_is_prepared_and_the_original_is_unchanged(networks: Pair, digits: Dataset) -> None:
+    before = {key: value.clone() for key, value in networks.target.state_dict().items()}
+    fast = prepare_pair(networks)
     images = to_float(digits.test.images[:16])
     with torch.inference_mode():
-        protected = pair.generator(images)
+        protected = networks.generator(images)
         assert (fast.generator(images) - protected).abs().max() < 1e-4
-        assert torch.equal(fast.target(protected).argmax(1), pair.target(protected).argmax(1))
-    assert fast.manifests is pair.manifests
-    assert all(torch.equal(value, before[key]) for key, value in pair.target.state_dict().items())
+        assert torch.equal(fast.target(protected).argmax(1), networks.target(protected).argmax(1))
+    assert fast.manifests is networks.manifests
+    assert all(torch.equal(value, before[key]) for key, value in networks.target.state_dict().items())
 
 
-def test_networks_are_prepared_while_others_compute_and_prepare(pair: Pair, digits: Dataset) -> None:
+def test_networks_are_prepared_while_others_compute_and_prepare(networks: Pair, digits: Dataset) -> None:
     images = to_float(digits.test.images[:2])
     with torch.inference_mode():
-        expected = pair.target(images)
-    over, wrong = threading.Event(), list[BaseException]()
+        expected = networks.target(images)
+    over = threading.Event()
 
     def compute() -> None:
-        try:
-            while not over.is_set():
-                with torch.inference_mode():
-                    assert torch.equal(pair.target(images), expected)
-        except BaseException as error:
-            wrong.append(error)
+        while not over.is_set():
+            with torch.inference_mode():
+                assert torch.equal(networks.target(images), expected)
 
     def make() -> None:
-        try:
-            for _ in range(6):
-                with torch.inference_mode():
-                    torch.testing.assert_close(prepare(pair.target)(images), expected, rtol=1e-3, atol=1e-2)
-        except BaseException as error:
-            wrong.append(error)
+        for _ in range(3):
+            with torch.inference_mode():
+                torch.testing.assert_close(prepare(networks.target)(images), expected, rtol=1e-3, atol=1e-2)
 
-    computing = threading.Thread(target=compute)
-    makers = [threading.Thread(target=make) for _ in range(2)]
-    for thread in (computing, *makers):
-        thread.start()
-    for thread in makers:
-        thread.join()
-    over.set()
-    computing.join()
-    assert not wrong, repr(wrong[0])
+    with ThreadPoolExecutor(3) as pool:
+        computing, makers = pool.submit(compute), [pool.submit(make) for _ in range(2)]
+        wait(makers)
+        over.set()
+        for each in (computing, *makers):
+            each.result()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_prepared_network_stays_as_it_is(pair: Pair, precision: str) -> None:
-    made = prepare(pair.generator, precision=precision)
+def test_a_prepared_network_stays_as_it_is(networks: Pair, precision: str) -> None:
+    made = prepare(networks.generator, precision=precision)
     assert prepare(made, precision=precision) is made
     with pytest.raises(UsageError, match="start from the original"):
         prepare(made, precision="bfloat16" if precision == "float32" else "float32")
     with pytest.raises(UsageError, match="unknown precision 'int4'"):
-        prepare(pair.generator, precision="int4")
-
-
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "vgg13_bn"])
-def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) -> None:
-    torch.manual_seed(0)
-    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
-    with torch.inference_mode():
-        expected, found = plain(images), prepare(plain, precision="bfloat16")(images)
-    assert found.dtype is torch.float32
-    difference = float((found - expected).abs().max())
-    assert 0 < difference < 0.1 * float(expected.abs().max())
+        prepare(networks.generator, precision="int4")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
-def test_on_a_gpu_prepared_and_plain_are_the_same(name: str, pair: Pair, digits: Dataset) -> None:
+def test_on_a_gpu_prepared_and_plain_are_the_same(name: str, networks: Pair, digits: Dataset) -> None:
     torch.manual_seed(0)
     images = to_float(digits.test.images[:16]).cuda()
     classifier, generator = trained(Classifier(name)), trained(PerturbationGenerator(width=8))

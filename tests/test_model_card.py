@@ -41,16 +41,15 @@ TRAINED: dict[str, Any] = {
 
 
 @pytest.fixture
-def trained(pair: Pair) -> Pair:
-    """The tiny pair with manifests as long trainings leave them."""
+def trained(networks: Pair) -> Pair:
     start = {**TRAINED, "seconds": 360.0, "pflop": 0.5}
-    training = {role: {**TRAINED, "seconds": 3600.0 * (place + 1)} for place, role in enumerate(pair.manifests)}
+    training = {role: {**TRAINED, "seconds": 3600.0 * (place + 1)} for place, role in enumerate(networks.manifests)}
     training["generator"]["loss"] = {"auxiliary": "bounded", "leakage_weight": 1.0, "start": "abc", "before": start}
     manifests = {
         role: replace(manifest, training=training[role], metrics={"accuracy": 0.9312})
-        for role, manifest in pair.manifests.items()
+        for role, manifest in networks.manifests.items()
     }
-    return replace(pair, manifests=manifests)
+    return replace(networks, manifests=manifests)
 
 
 def result(pair: Pair, **more: Any) -> dict[str, Any]:
@@ -65,7 +64,6 @@ def section(text: str, title: str) -> str:
 
 
 def cells(text: str, first: str) -> list[str]:
-    """Return the cells of the table row that begins with `first`."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
@@ -125,22 +123,22 @@ def test_limits_name_what_this_pair_lacks(trained: Pair) -> None:
     assert "stopped early" not in card(trained)
 
 
-def test_weights_without_a_record_of_their_training_have_a_card(pair: Pair) -> None:
-    text = card(pair)
+def test_weights_without_a_record_of_their_training_have_a_card(networks: Pair) -> None:
+    text = card(networks)
     assert "not recorded" in text
     assert "No figures of the test images were given" in text
 
 
 def test_the_command_writes_the_card_next_to_the_weights(
-    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    networks: Pair, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "neural.json").write_text(json.dumps(result(pair)))
+    (tmp_path / "neural.json").write_text(json.dumps(result(networks)))
     output = tmp_path / "card.md"
     command = ("model-card", *PAIR, "--results", str(tmp_path / "neural.json"), "--output", str(output))
     assert main(command) == 0
-    assert output.read_text(encoding="utf-8") == card(pair, [result(pair)])
+    assert output.read_text(encoding="utf-8") == card(networks, [result(networks)])
     assert main(("model-card", *PAIR)) == 0
-    assert capsys.readouterr().out == card(pair)
+    assert capsys.readouterr().out == card(networks)
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "cannot be read as JSON"), ("[]", "holds no JSON object")])

@@ -15,7 +15,7 @@ from tests.support.pair import AUXILIARY, TARGET
 from workbench import bitstream, plots, weights
 from workbench.__main__ import main
 from workbench.audit import EFFORTS, Audit, sweeps
-from workbench.codecs import CompressAI, Jpeg, Neural, Png
+from workbench.codecs import CompressAI, Jpeg, Neural
 from workbench.data import Dataset, load
 from workbench.errors import PayloadError, UsageError
 from workbench.evaluation import Evaluation, describe
@@ -54,9 +54,12 @@ def test_stops_are_evenly_spread_and_their_steps_become_finer() -> None:
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.01, float("nan"), float("inf")])
-def test_a_rate_that_cannot_be_is_refused(codec: Neural, rate: float) -> None:
+def test_a_rate_or_a_stop_that_cannot_be_is_refused(codec: Neural, rate: float) -> None:
     with pytest.raises(UsageError, match=f"rate must be between 0 .* got {rate}"):
         codec.at(rate)
+    for stop in (-1, 256):
+        with pytest.raises(UsageError, match=f"from 0 to 255, got {stop}"):
+            bitstream.pack_stream(b"abc", 1, b"key", stop)
 
 
 def test_a_compressor_of_one_rate_serves_rate_0_alone(neural: Neural) -> None:
@@ -68,10 +71,10 @@ def test_a_compressor_of_one_rate_serves_rate_0_alone(neural: Neural) -> None:
         Neural(neural.compressor, "x", rate=1.0)
 
 
-@pytest.mark.parametrize("other", [Png(), Jpeg()], ids=["png", "jpeg"])
-def test_other_codecs_have_no_rate(other: Png | Jpeg) -> None:
+def test_other_codecs_have_no_rate() -> None:
+    other = Jpeg()
     assert other.at(None) is other
-    with pytest.raises(UsageError, match=f"codec '{other.name}' has no rate, got 0.5"):
+    with pytest.raises(UsageError, match="codec 'jpeg' has no rate, got 0.5"):
         other.at(0.5)
 
 
@@ -90,6 +93,7 @@ def test_a_payload_of_any_rate_is_decoded_by_any_codec(codec: Neural, images: to
 
 def test_bytes_grow_with_the_rate_and_the_label_stays(codec: Neural, images: torch.Tensor) -> None:
     sizes = [len(codec.at(rate).encode(images)) for rate in RATES]
+    assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]
     assert sizes == sorted(sizes)
     assert sizes[0] < 10
     assert sizes[-1] > 1.2 * sizes[1]
@@ -120,16 +124,15 @@ def test_the_tag_covers_the_stop(codec: Neural, images: torch.Tensor) -> None:
                 codec.decode(bytes(payload))
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_stop_that_the_compressor_does_not_have_is_refused(codec: Neural, neural: Neural, n: int) -> None:
+def test_a_stop_that_the_compressor_does_not_have_is_refused(codec: Neural, neural: Neural) -> None:
     with pytest.raises(PayloadError, match=f"of stop {STOPS} of the rate, this compressor has {STOPS}"):
-        codec.decode(bitstream.pack_stream(b"abc", n, codec.key, STOPS))
+        codec.decode(bitstream.pack_stream(b"abc", 1, codec.key, STOPS))
     with pytest.raises(PayloadError, match="of stop 1 of the rate, this compressor has 1"):
-        neural.decode(bitstream.pack_stream(b"abc", n, neural.key, 1))
+        neural.decode(bitstream.pack_stream(b"abc", 3, neural.key, 1))
 
 
-@pytest.mark.parametrize("stop", [0, 1, 7, 255])
-@pytest.mark.parametrize("count", [1, 2, 300, bitstream.MAX_IMAGES])
+@pytest.mark.parametrize("stop", [0, 1, 255])
+@pytest.mark.parametrize("count", [1, bitstream.MAX_IMAGES])
 def test_a_container_says_its_stop_and_how_many_images_it_claims(stop: int, count: int) -> None:
     payload = bitstream.pack_stream(b"abc", count, b"key", stop)
     assert bitstream.unpack_stream(payload, b"key") == (b"abc", count, stop)
@@ -141,18 +144,12 @@ def test_a_container_says_its_stop_and_how_many_images_it_claims(stop: int, coun
             bitstream.unpack_stream(payload[:end], b"key")
 
 
-@pytest.mark.parametrize("stop", [-1, 256])
-def test_a_stop_is_a_byte(stop: int) -> None:
-    with pytest.raises(UsageError, match=f"from 0 to 255, got {stop}"):
-        bitstream.pack_stream(b"abc", 1, b"key", stop)
-
-
 def test_hostile_payloads_are_decoded_or_refused_at_every_rate(
     codec: Neural, images: torch.Tensor, request: pytest.FixtureRequest
 ) -> None:
     source = random.Random(0)
     whole = [(codec.at(rate).stop, codec.at(rate).encode(images[:n])) for rate in RATES for n in (1, 6)]
-    for number in range(request.config.getoption("--payloads") // 4):
+    for number in range(request.config.getoption("--payloads") // 2):
         stop, valid = source.choice(whole)
         body = bytearray(valid[8:])
         for _ in range(source.randrange(1, 4)):
@@ -207,10 +204,6 @@ def test_one_file_keeps_the_tables_of_all_stops(
         assert theirs.decode(ours.at(rate).encode(images)).shape == images.shape
 
 
-def test_a_codec_is_named_with_its_rate(codec: Neural) -> None:
-    assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]
-
-
 @pytest.mark.system
 def test_commands_measure_at_a_rate(
     tiny_root: Path, tmp_path: Path, variable: Neural, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -240,15 +233,14 @@ def test_commands_measure_at_a_rate(
 def test_the_surface_covers_every_strength_and_rate(networks: Pair, variable: Neural, digits: Dataset) -> None:
     manifests = {**networks.manifests, "compressor": replace(networks.manifests["compressor"], sha256="variable")}
     pair = replace(networks, compressor=variable.compressor, manifests=manifests)
-    rows = Evaluation(pair, digits, limit=12, batch=12).surface([0, 1], [0, 0.5, 1])
-    assert [(row["strength"], row["rate"]) for row in rows] == [(a, r) for a in (0, 1) for r in (0, 0.5, 1)]
-    sizes = [row["bytes"].value for row in rows]
-    assert sizes[0] < sizes[1] < sizes[2]
+    rows = Evaluation(pair, digits, limit=12, batch=12).surface([0, 1], [0, 1])
+    assert [(row["strength"], row["rate"]) for row in rows] == [(a, r) for a in (0, 1) for r in (0, 1)]
+    assert rows[0]["bytes"].value < rows[1]["bytes"].value
     audit = Audit(pair, digits, n=12, seeds=1, pairs=24, effort=EFFORTS["trial"])
-    attacks = sweeps.of_surface(audit, [0, 1], [0, 0.5, 1])
+    attacks = sweeps.of_surface(audit, [0, 1], [0, 1])
     assert [(row["strength"], row["rate"]) for row in attacks] == [(row["strength"], row["rate"]) for row in rows]
     assert all(row["over"] == max(0.0, row["over_control"].value) for row in attacks)
     joined = [{**row, "over": attack["over"]} for row, attack in zip(rows, attacks, strict=True)]
     figure = plots.surface(joined, "a title")
-    assert [len(axis.texts) for axis in figure.axes[:4]] == [6] * 4
+    assert [len(axis.texts) for axis in figure.axes[:4]] == [4] * 4
     assert len(plots.surface_front(joined, "a title").axes) == 3

@@ -1,14 +1,12 @@
 """Workarounds for imports of torchvision and compressai. Import both only inside `with stub_unused_imports():`.
 
-torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import torchvision`
-fails because the operator `torchvision::nms` is not declared. This module declares it. That suffices for torchvision's models
-and transforms, which use no compiled operator.
+torchvision's wheels are linked against CUDA torch. On a CPU build of torch, `import torchvision` fails because the operator
+`torchvision::nms` is not declared. This module declares it, which suffices for torchvision's models and transforms.
 
 Both packages import modules that the networks never use: torch's compiler, torch_geometric, pandas and scipy's statistics.
 Importing these modules would take as long as importing torch, so empty stand-ins replace them.
 
-Both workarounds depend on private details, so they only apply to the tested versions (`TESTED`). With other versions imports
-take longer.
+Both workarounds depend on private details, so they only apply to the versions in `TESTED`. Other versions are imported whole.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ TESTED = {"torchvision": ("0.26.", "0.28."), "compressai": ("1.2.",)}  # 0.26 is
 
 
 def tested(*packages: str) -> bool:
-    """Return whether the installed versions of packages are among the tested ones."""
     return all(importlib.metadata.version(name).startswith(TESTED[name]) for name in packages)
 
 
@@ -52,7 +49,7 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """An empty stand-in for a module during imports. Threads other than the importing one wait, then get the real module."""
+    """A stand-in for a module during imports. Other threads than the importing one wait, then get the real module."""
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         super().__init__(name)
@@ -69,10 +66,7 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """A context that replaces unused modules by empty stand-ins, and removes these at its end.
-
-    A later import of such a module gets the real one. Modules that are already loaded are not replaced.
-    """
+    """A context that replaces unused modules by empty stand-ins, unless they are loaded. Later imports get the real modules."""
     if not tested(*TESTED):
         yield
         return

@@ -1,6 +1,6 @@
 """The container of a batch's payload to the cloud: versioned, length-checked and tagged.
 
-A string holds one coded image, a stream all images of a batch. A stop is the index of one of a codec's discrete rates.
+A payload holds a string for each image, or one stream for all images of the batch. A stop is the index of a codec's rate.
 
 ::
 
@@ -13,11 +13,9 @@ A string holds one coded image, a stream all images of a batch. A stop is the in
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 
-The tag shows that the bytes are complete, and made for this codec with these weights. Without it, a stream of other weights
-would decode to wrong labels, and CompressAI's decoder would read beyond its input. A damaged or foreign payload passes a tag of
-four bytes with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates
-the sender. Without tag and stop, the overhead of a stream is 1 byte with one image, 3 with 256, at most 4. With 256 strings of
-two lengths it is 38 bytes.
+The tag shows that the bytes are complete, and made for this codec with these weights. A damaged or foreign payload passes it
+with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates the
+sender. Without tag and stop, the overhead of a stream is 1 byte with one image, 3 with 256, at most 4.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload that holds 1 to 65,535 strings, one for each image, tagged with the codec's `key`."""
+    """Return the payload of 1 to 65,535 strings, one for each image, with a tag that depends on the codec's `key`."""
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
     lengths = [len(string) for string in strings]
@@ -56,7 +54,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 
 
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
-    """Return the payload of one stream of `count` images (1 to 65,535), coded at the rate with index `stop` (0 to 255)."""
+    """Return the payload of one stream of `count` images (1 to 65,535) at a stop (0 to 255), tagged as by `pack`."""
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     if not 0 <= stop <= MAX_STOP:
@@ -68,7 +66,7 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return the number of images that a payload claims to hold, before any check. Invalid bytes count as 1."""
+    """Return the number of images that a payload claims to hold, without checking it. Invalid bytes count as 1."""
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:
@@ -78,27 +76,20 @@ def claimed_images(payload: bytes) -> int:
 
 
 def unpack(payload: bytes, key: bytes) -> list[bytes]:
-    """Check a payload against `key`, and return its strings.
-
-    Raises PayloadError for any bytes that `pack` with this key did not produce: another version, inconsistent lengths, damage,
-    another codec or other weights.
-    """
+    """Return the strings of a payload. Raises PayloadError for bytes that `pack` with this key did not produce."""
     _, lengths, body, _ = _open(payload, key, (SINGLE, EQUAL, VARIED))
     ends = np.cumsum(lengths).tolist()
     return [body[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return a payload's stream, its number of images, and the index of its rate (stop). Raises PayloadError like `unpack`."""
+    """Return a payload's stream, its number of images, and its stop. Raises PayloadError like `unpack`."""
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 
 
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
-    """Check a payload. Return its number of images, the lengths of their strings, the body, and the index of the rate (stop).
-
-    Raises PayloadError for an invalid payload.
-    """
+    """Check a payload. Return its number of images, the lengths of their strings, the bytes after the tag, and its stop."""
     if len(payload) > MAX_PAYLOAD:
         raise PayloadError(f"payload of {len(payload)} bytes is larger than {MAX_PAYLOAD >> 20} MiB")
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in layouts:
@@ -137,7 +128,6 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in the fewest bits that distinguish them. Lengths from an entropy coder are multiples of its word length."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

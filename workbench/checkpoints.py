@@ -1,4 +1,4 @@
-"""Convert checkpoints of the public baseline, classifiers and generators of other projects, to our format."""
+"""Convert checkpoints of the public baseline and of PyTorch_CIFAR10's classifiers to safetensors with manifests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from . import models, weights
 from .classifiers import CLASSIFIERS, Classifier, heads
 from .errors import WeightsError
-from .state_dicts import StateDict, read_state_dict, require_finite, within
+from .models import Network
+from .state_dicts import read_state_dict, require_finite, within
 from .weights import Manifest
 
 __all__ = ["import_checkpoint"]
@@ -21,24 +22,30 @@ OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
-    """Convert a checkpoint of the public baseline to safetensors, and return the manifests of its networks.
+    """Convert a checkpoint to safetensors, and return the manifests of its networks. `family` is that of their data set.
 
-    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its shapes. A Lightning checkpoint of
-    hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers (`model_A.*`,
-    `model_B.*`). `target` and `auxiliary` name these classifiers and default to the checkpoint's hyper-parameters.
+    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its tensors' names and shapes. A Lightning
+    checkpoint of hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers
+    (`model_A.*`, `model_B.*`) for which it was trained: `target` and `auxiliary`, whose names default to the checkpoint's.
 
-    Wrappers (`net`, `model`, `state_dict`, nested) are opened, and prefixes (`module.`, `_orig_mod.`, `model.`) removed. The
-    manifest records this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other
-    objects, fits no network, or has a value that is not finite.
+    State dicts inside others are found (`net`, `model`), and prefixes removed (`module.`, `_orig_mod.`). The manifest records
+    this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other objects, fits no
+    network, or has a value that is not finite.
     """
     path = Path(path)
     content = read_state_dict(path)
     state, names = content.tensors, content.hyper_parameters
     generator = _part(state, "attack_model")
+
+    def keep(module: nn.Module, name: str, *notes: str, **depends: str) -> Manifest:
+        kind, spec = weights.describe(module)
+        origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
+        origin |= {"import_notes": [*content.notes, *notes]} if content.notes or notes else {}
+        return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends))
+
     if not generator:
         classifier, note = _recognise(state, path)
-        notes = [*content.notes, *filter(None, [note])]
-        return [_keep(classifier, weights.classifier_name(classifier.name), family, path, content, notes)]
+        return [keep(classifier, classifier.name, *filter(None, [note]))]
     target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
     if not (target and auxiliary):
         raise WeightsError(
@@ -53,30 +60,25 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
                 raise WeightsError(f"{path} holds a {classifier.name} as {role}, not a {name}")
             networks.append((classifier, name, role))
     first = generator.get("inc.f.0.weight")
-    network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
-    _fill(network, generator, path)
+    width = len(first) if first is not None and first.ndim == 4 else 32
+    network = _fill(models.PerturbationGenerator(width), generator, path)
     # save only after all networks fit
-    saved = [_keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks]
+    saved = [keep(classifier, name) for classifier, name, _ in networks]
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
-    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, content, content.notes, depends)]
+    return [*saved, keep(network, weights.generator_name(target, auxiliary), **depends)]
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
-    """Return the tensors of one network of the baseline's checkpoint, without the prefix of its role."""
     inner = {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
     return within(inner)[0]
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict fits, with keys in any order, and a note on tensors that were left out.
-
-    If the state dict does not fit as a whole, its parts are tried, each with the tensors under one prefix. Raises
-    WeightsError unless exactly one part fits.
-    """
+    """Return the classifier that a state dict or the part under one of its prefixes fits, and a note on left out tensors."""
     if found := _fit(state):
-        return _filled(found, state, path), ""
+        return _fill(found, state, path), ""
     parts: dict[str, tuple[Classifier, dict[str, Tensor]]] = {}
     for prefix in dict.fromkeys(key.partition(".")[0] for key in state):
         part = _part(state, prefix)
@@ -86,12 +88,11 @@ def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
         raise WeightsError(f"{path} holds several classifiers ({', '.join(parts)}): save the one to import alone")
     for prefix, (classifier, part) in parts.items():
         rest = len(state) - len(part)
-        return _filled(classifier, part, path), f"prefix {f'{prefix}.'!r} removed, {rest} other tensors were not read"
+        return _fill(classifier, part, path), f"prefix {f'{prefix}.'!r} removed, {rest} other tensors were not read"
     raise WeightsError(f"{path} fits none of {', '.join(CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors){_nearest(state)}")
 
 
 def _fit(state: dict[str, Tensor]) -> Classifier | None:
-    """Return a new classifier with the tensor names and shapes of a state dict, or None if no classifier matches."""
     for classifier in _named_alike(state):
         own = weights.state_dict(classifier)
         if all(value.shape == state[key].shape for key, value in own.items() if key in state):
@@ -112,7 +113,6 @@ def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
 
 @functools.cache
 def _names(name: str, head: str) -> tuple[str, ...]:
-    """Return the names of a classifier's tensors in its own order, without batch-norm counters."""
     with models.Unset():
         return tuple(key for key in weights.state_dict(Classifier(name, head=head)) if not key.endswith(OPTIONAL))
 
@@ -126,16 +126,7 @@ def _nearest(state: dict[str, Tensor]) -> str:
     return ""
 
 
-def _filled(classifier: Classifier, state: dict[str, Tensor], path: Path) -> Classifier:
-    _fill(classifier, state, path)
-    return classifier
-
-
-def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network.
-
-    Raises WeightsError for a tensor that is missing, has another shape or data type, or is not finite.
-    """
+def _fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     own = weights.state_dict(network)
     for key, value in own.items():
         if key in state and value.is_floating_point() != state[key].is_floating_point():
@@ -143,18 +134,4 @@ def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     require_finite(state, own, str(path))
     counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # old versions of torch did not save them
     weights.load_state(network, {**counters, **state}, str(path))
-
-
-def _keep(
-    module: nn.Module,
-    name: str,
-    family: str,
-    path: Path,
-    content: StateDict,
-    notes: list[str],
-    depends: dict[str, str] | None = None,
-) -> Manifest:
-    kind, spec = weights.describe(module)
-    origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
-    origin |= {"import_notes": notes} if notes else {}
-    return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))
+    return network

@@ -7,6 +7,7 @@ heads. All parameters have that project's names, so that its checkpoints load.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,37 +25,31 @@ with _compat.stub_unused_imports():
 
 __all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "WIDTHS", "Classifier", "heads"]
 
-# CIFAR-10 statistics with which the baseline normalises (PP, server/data.py). They are used for every data set.
+# The baseline's CIFAR-10 statistics (PP, server/data.py). They normalise the images of every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 LEAST = 32  # minimum side of an image in pixels, since the VGGs halve it five times
 
 
-def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
-    def build_vgg(num_classes: int) -> nn.Module:
-        with torch.device("meta"):  # without memory: the first linear layer has 103 M numbers, and is replaced
-            network: Any = constructor(num_classes=num_classes, init_weights=False)
-        network.classifier[0] = nn.Linear(512, 4096, device="meta")
-        # like `to_empty`, which would import sympy first
-        network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
-        network.avgpool = nn.AdaptiveAvgPool2d(1)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-                module.reset_parameters()
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return network  # type: ignore[no-any-return]
-
-    return build_vgg
+def _vgg(constructor: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+    with torch.device("meta"):  # without memory: the first linear layer has 103 M numbers, and is replaced
+        network: Any = constructor(num_classes=num_classes, init_weights=False)
+    network.classifier[0] = nn.Linear(512, 4096, device="meta")
+    # like `to_empty`, which would import sympy first
+    network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
+    network.avgpool = nn.AdaptiveAvgPool2d(1)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.reset_parameters()
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network  # type: ignore[no-any-return]
 
 
-def _resnet(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
-    def build_resnet(num_classes: int) -> nn.Module:
-        network: Any = constructor(num_classes=num_classes)
-        network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        return network  # type: ignore[no-any-return]
-
-    return build_resnet
+def _resnet(constructor: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+    network: Any = constructor(num_classes=num_classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return network  # type: ignore[no-any-return]
 
 
 def _densenet121(num_classes: int) -> nn.Module:
@@ -97,10 +92,10 @@ def _inception_v3(num_classes: int) -> nn.Module:
 
 
 CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # functions of the number of classes
-    "vgg13_bn": _vgg(vision.vgg13_bn),
-    "vgg16_bn": _vgg(vision.vgg16_bn),
-    "resnet18": _resnet(vision.resnet18),
-    "resnet34": _resnet(vision.resnet34),
+    "vgg13_bn": partial(_vgg, vision.vgg13_bn),
+    "vgg16_bn": partial(_vgg, vision.vgg16_bn),
+    "resnet18": partial(_resnet, vision.resnet18),
+    "resnet34": partial(_resnet, vision.resnet34),
     "densenet121": _densenet121,
     "mobilenet_v2": _mobilenet_v2,
     "googlenet": _googlenet,
@@ -111,7 +106,6 @@ WIDTHS = (1, 2, 4, 8)  # common divisors of the numbers of channels of all eight
 
 
 def _narrow(network: nn.Module, width: int) -> nn.Module:
-    """Rebuild every layer with its channels divided by `width`, except the 3 input channels and the classes."""
     named = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
     ]
@@ -140,17 +134,17 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the classification heads, `public` and perhaps `linear`, that a classifier supports. `public` comes first."""
+    """Return the classification heads that a classifier supports: `public`, and for the VGGs also `linear`."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
 class Classifier(nn.Module):
-    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
+    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x num_classes.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The VGGs also support `linear`: one layer in place of three, and a third of the
-    parameters (vgg13_bn: 9.4 M instead of 28.3 M). `width` divides the channels of every layer. 1 is the papers' width, and
-    public checkpoints need it; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name, head or width.
+    is that of the public checkpoints. The head `linear` of the VGGs is one layer in place of three, with a third of the
+    network's parameters. `width` 2, 4 or 8 divides the channels of every layer, for small data sets and tests. 1 is the papers'
+    width. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
@@ -177,7 +171,7 @@ class Classifier(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name, with the width unless it is the papers': `resnet18 (1/8 width)`."""
+        """The name, and the width if it is not 1: `resnet18 (1/8 width)`."""
         return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -188,6 +182,6 @@ class Classifier(nn.Module):
         return self.read_unpadded(images)
 
     def read_unpadded(self, images: Tensor) -> Tensor:
-        """Return the logits of images without padding small ones, for training at a smaller side."""
+        """Return the logits of images without padding, for training on images smaller than 32 pixels."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

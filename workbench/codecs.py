@@ -3,13 +3,12 @@
 ::
 
     png, jpeg, webp    ordinary image files
-    neural             one stream for the batch; rate 0 has only what recognition needs, rate 1 the picture
+    neural             one stream of bytes for the batch; rate 0 has only what recognition needs, rate 1 the picture
     compressai         the paper's form of the neural codec: rounded latents, one string for each image
 
-A code is the coded form of one image. A payload is a complete batch with its header (see `bitstream`). A new codec is a
-class with `name`, `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
-
     payload -> unpack (checked) -> codes (for `Neural`: the distinct ones) -> decode_each -> images
+
+A code is the coded form of one image. A payload is a complete batch with its header (see `bitstream`).
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ BOUNDS = Limits(scans=20)  # limits of an image file, in addition to its side
 
 
 class Codec(ABC):
-    """The interface of a codec. `decode(encode(images))` has the shape of `images`. A foreign payload raises PayloadError.
+    """The interface of a codec. `decode(encode(images))` has the shape of `images`.
 
-    `repeats` states whether images often share a code, so that caching by code is useful.
+    `name` selects the codec in `CODECS`. `repeats` states whether images often share a code, so that caching by code is useful.
     """
 
     name: ClassVar[str]
@@ -52,7 +51,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def key(self) -> bytes:
-        """Bytes that identify the matching decoder. For a learned codec they contain the hash of its weights."""
+        """Bytes that identify the decoders for this codec's payloads. A decoder with another key refuses them."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
@@ -60,9 +59,9 @@ class Codec(ABC):
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the codes in a payload of N images, and each image's index into them (N). With `repeats`, codes are distinct.
+        """Return the codes in a payload of N images, and each image's index into the codes (N).
 
-        Raises PayloadError for bytes that are no payload of this codec.
+        With `repeats` the codes are distinct. Raises PayloadError for bytes that are no payload of this codec.
         """
 
     @abstractmethod
@@ -71,7 +70,7 @@ class Codec(ABC):
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the number of bytes of each image in a payload, without bytes that images share."""
+        """Return the number of bytes of each image in a payload, without the bytes that images share, such as the header."""
 
     def decode(self, payload: bytes) -> Tensor:
         """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any invalid payload."""
@@ -81,7 +80,7 @@ class Codec(ABC):
         return images[which] if self.repeats else images
 
     def at(self, rate: float | None) -> Self:
-        """Return the codec at a rate in [0, 1], or unchanged for None. Raises UsageError if it has no such rate."""
+        """Return a codec that encodes at `rate`, in [0, 1], or this codec for None. Raises UsageError if it has no rate."""
         if rate is not None:
             raise UsageError(f"codec {self.name!r} has no rate, got {rate:g}: the codec 'neural' has one")
         return self
@@ -92,11 +91,9 @@ class Codec(ABC):
 
 
 class _StringCodec(Codec):
-    """A codec that encodes each image as one string."""
-
     @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return one string for each of the images N x 3 x H x W in [0, 1]."""
+        """Return the code of each of the images N x 3 x H x W in [0, 1]."""
 
     def encode(self, images: Tensor) -> bytes:
         check_images(images)
@@ -104,58 +101,47 @@ class _StringCodec(Codec):
             return bitstream.pack(self.encode_each(images), self.key)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the strings of a payload, one for each image."""
         strings = bitstream.unpack(payload, self.key)
         return strings, torch.arange(len(strings))
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the length of each image's string."""
         return [float(len(string)) for string in bitstream.unpack(payload, self.key)]
 
 
 class _FileCodec(_StringCodec):
     """A codec whose codes are ordinary image files, by Pillow: 8 bits a channel.
 
-    Decoding raises PayloadError for an image with a side above `side` pixels.
+    `options` are those of Pillow's `save`. Decoding raises PayloadError for an image with a side above `side` pixels.
     """
 
     format: ClassVar[str]
 
     def __init__(self, side: int = MAX_SIDE) -> None:
-        self.side = side
+        self.side, self.options = side, dict[str, Any]()
 
     @property
     def key(self) -> bytes:
-        """The format's name, because any decoder of the format is suitable."""
-        return self.format.encode()
-
-    def options(self) -> dict[str, Any]:
-        """Return the options of Pillow's `save`."""
-        return {}
+        return self.format.encode()  # any decoder of the format is suitable
 
     def encode_each(self, images: Tensor) -> list[bytes]:
         pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()
-        options = self.options()
-        return [encode(image, self.format, **options) for image in pixels]
+        return [encode(image, self.format, **self.options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         """Decode files. Raises PayloadError if a file is damaged, or if the images have different sizes."""
         with suppress_warnings():  # Pillow warns of large images and odd metadata; sizes are checked before decoding
-            return self._decode_all(coded)
-
-    def _decode_all(self, strings: list[bytes]) -> Tensor:
-        first = self._open(strings[0])
-        if len(strings) * first.size > MAX_TOTAL:
-            raise PayloadError(
-                f"payload claims {len(strings)} images of {first.shape[:2]} pixels, more than is decoded at once"
-            )
-        out = np.empty((len(strings), *first.shape), np.uint8)
-        out[0] = first
-        for index, string in enumerate(strings[1:], start=1):
-            pixels = self._open(string)
-            if pixels.shape != first.shape:
-                raise PayloadError(f"images of one payload differ in size: {first.shape[:2]} and {pixels.shape[:2]}")
-            out[index] = pixels
+            first = self._open(coded[0])
+            if len(coded) * first.size > MAX_TOTAL:
+                raise PayloadError(
+                    f"payload claims {len(coded)} images of {first.shape[:2]} pixels, more than is decoded at once"
+                )
+            out = np.empty((len(coded), *first.shape), np.uint8)
+            out[0] = first
+            for index, string in enumerate(coded[1:], start=1):
+                pixels = self._open(string)
+                if pixels.shape != first.shape:
+                    raise PayloadError(f"images of one payload differ in size: {first.shape[:2]} and {pixels.shape[:2]}")
+                out[index] = pixels
         return to_float(torch.from_numpy(out).permute(0, 3, 1, 2).contiguous())
 
     def _open(self, string: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -181,22 +167,20 @@ class Png(_FileCodec):
 class Jpeg(_FileCodec):
     """JPEG with a quality from 1 to 95 and optimised Huffman tables.
 
-    `subsampling` 4:4:4 keeps colour at full resolution, which perturbed images need (PMC², section 3.3: at quality 89, 4:2:0
-    lowers the target's accuracy from 91.17 % to 11.50 %).
+    `subsampling` is 4:4:4, 4:2:2 or 4:2:0. Only 4:4:4 keeps colour at full resolution, which perturbed images need: at quality
+    89, 4:2:0 lowers the classifier's accuracy from 91.17 % to 11.50 % (PMC², section 3.3).
     """
 
     name, format = "jpeg", "JPEG"
 
-    def __init__(self, quality: int = 89, subsampling: str = "4:4:4", optimize: bool = True, side: int = MAX_SIDE) -> None:
-        super().__init__(side)
+    def __init__(self, quality: int = 89, subsampling: str = "4:4:4", side: int = MAX_SIDE) -> None:
         if not (isinstance(quality, int) and 1 <= quality <= 95):
             raise UsageError(f"JPEG quality must be a whole number from 1 to 95, got {quality!r}")
         if subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
             raise unknown("chroma subsampling", subsampling, ("4:4:4", "4:2:2", "4:2:0"))
-        self.quality, self.subsampling, self.optimize = quality, subsampling, optimize
-
-    def options(self) -> dict[str, Any]:
-        return {"quality": self.quality, "subsampling": self.subsampling, "optimize": self.optimize}
+        super().__init__(side)
+        self.quality, self.subsampling = quality, subsampling
+        self.options = {"quality": quality, "subsampling": subsampling, "optimize": True}
 
 
 class WebP(_FileCodec):
@@ -205,20 +189,18 @@ class WebP(_FileCodec):
     name, format = "webp", "WEBP"
 
     def __init__(self, quality: int = 90, lossless: bool = False, side: int = MAX_SIDE) -> None:
-        super().__init__(side)
         if not (isinstance(quality, int) and 1 <= quality <= 100):
             raise UsageError(f"WebP quality must be a whole number from 1 to 100, got {quality!r}")
+        super().__init__(side)
         self.quality, self.lossless = quality, lossless
-
-    def options(self) -> dict[str, Any]:
-        return {"quality": self.quality, "lossless": self.lossless, "exact": True}
+        self.options = {"quality": quality, "lossless": lossless, "exact": True}
 
 
 class _NeuralCodec(Codec):
     """The base of codecs on a neural compressor, which must be trained and have its integer tables.
 
-    `identity` is the SHA-256 of the compressor's weights, so that payloads for other weights are refused. Both ends know the
-    `size` (H, W) of the images.
+    `identity` is the SHA-256 of the compressor's weights, so that payloads for other weights are refused. All images have
+    `size` (H, W), which no payload contains.
     """
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
@@ -228,7 +210,6 @@ class _NeuralCodec(Codec):
 
     @property
     def key(self) -> bytes:
-        """The codec's name, the hash of the weights and the size of the images."""
         return f"{self.name} {self.identity} {self.size[0]}x{self.size[1]}".encode()
 
     def to(self, device: str | torch.device) -> Self:
@@ -245,9 +226,9 @@ class _NeuralCodec(Codec):
 class Neural(_NeuralCodec):
     """The neural codec with one entropy-coded stream for the batch (see `entropy`).
 
-    `rate` is from 0 (at most a byte an image) to 1 (the picture). `encode` uses the nearest of the compressor's rates
-    (`self.rates`). Payloads of every rate are decoded. `rate_weight` is for a compressor that chooses patterns of latents: the
-    cost of a bit at rate 0, in units of the target's error probability.
+    `rate` is from 0 (at most a byte an image) to 1 (the picture). `encode` uses the nearest of the compressor's `rates`, and
+    `decode` takes payloads of all its rates. A stop is the index of a rate. `rate_weight` is the cost of a bit in
+    `NeuralCompressor.choose`.
     """
 
     name, repeats = "neural", True
@@ -273,19 +254,13 @@ class Neural(_NeuralCodec):
         return rates_of(self.compressor.stops)
 
     def at(self, rate: float | None) -> Self:
-        """Return this codec at another rate, with the same networks and tables. Raises UsageError for an unsupported rate."""
         if rate is None:
             return self
         other = copy.copy(self)
         other.rate, other.stop = rate, stop_of(rate, self.compressor.stops)
         return other
 
-    @property
-    def coder(self) -> LatentCoder:
-        """The entropy coder at the codec's own rate."""
-        return self._coder(self.stop)
-
-    def _coder(self, stop: int) -> LatentCoder:
+    def coder(self, stop: int) -> LatentCoder:
         if stop not in self._coders:
             compressor = self.compressor
             patterns = compressor.patterns[:, : LABEL_CHANNELS if stop else None]
@@ -297,44 +272,40 @@ class Neural(_NeuralCodec):
     def encode(self, images: Tensor) -> bytes:
         with torch.inference_mode():
             symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight, self.stop), self._checked(images))
-        return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
+        return bitstream.pack_stream(self.coder(self.stop).encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct latents of a payload as bytes, and each image's index into them.
+        """Return the distinct integer latents of a payload as bytes, and each image's index into them.
 
-        The latents are followed by one byte, the index of their rate, unless it is 0.
+        If their stop is not 0, it follows the latents as one more byte.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
         return [each.tobytes() + behind for each in symbols], torch.from_numpy(which)
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Decode latents of one rate to images, clamped to [0, 1]."""
         symbols, stop = self.latents(coded), coded[0][-1] if len(coded[0]) % WORD else 0
         return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
 
     def latents(self, coded: list[bytes]) -> Tensor:
-        """Return codes from `unpack` as integer latents N x M x h x w, in units of their rate's quantisation step."""
+        """Return the integer latents N x M x h x w in codes from `unpack`."""
         joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes (not whole numbers).
-
-        Bytes from the stream's rounding belong to no image.
-        """
+        """Return the information in each image's latents, in bytes (not whole numbers)."""
         stop, symbols, which = self._symbols(payload)
-        return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
+        return (self.coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
     def bits(self, symbols: Tensor) -> Tensor:
-        """Return the information in integer latents N x M x h x w at the codec's rate, in bits (N)."""
-        return torch.from_numpy(self.coder.bits(symbols.cpu().numpy()))
+        """Return the information in each image's integer latents N x M x h x w at the codec's rate, in bits (N)."""
+        return torch.from_numpy(self.coder(self.stop).bits(symbols.cpu().numpy()))
 
     def _symbols(self, payload: bytes) -> tuple[int, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
         stream, n, stop = bitstream.unpack_stream(payload, self.key)
         if stop >= max(1, self.compressor.stops):
             raise PayloadError(f"payload is of stop {stop} of the rate, this compressor has {len(self.rates)}")
-        return stop, *self._coder(stop).decode(stream, n, self._latent)
+        return stop, *self.coder(stop).decode(stream, n, self._latent)
 
 
 class CompressAI(_NeuralCodec, _StringCodec):
@@ -343,8 +314,7 @@ class CompressAI(_NeuralCodec, _StringCodec):
     name = "compressai"
 
     def encode_each(self, images: Tensor) -> list[bytes]:
-        strings: list[bytes] = self.compressor.strings(self._checked(images))
-        return strings
+        return self.compressor.strings(self._checked(images))  # type: ignore[no-any-return]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         if any(len(string) < 8 or len(string) % 4 for string in coded):
@@ -356,7 +326,7 @@ CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neura
 
 
 def codec(name: str, **options: Any) -> Codec:
-    """Build a codec by name with its options. Raises UsageError for an unknown name."""
+    """Build a codec by name with the options of its class. Raises UsageError for an unknown name or option."""
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     try:
@@ -366,7 +336,6 @@ def codec(name: str, **options: Any) -> Codec:
 
 
 def _pictures(images: Tensor) -> Tensor:
-    """Return decoded images clamped to [0, 1]. Raises PayloadError if foreign latents made the decoder overflow."""
     if not images.isfinite().all():
         raise PayloadError("payload holds latents that decode to no picture")
     return images.clamp(0, 1)

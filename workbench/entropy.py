@@ -1,4 +1,4 @@
-"""Entropy coding of a batch's latents in one stream: common latents as whole patterns, others latent by latent.
+"""Entropy coding of a batch's integer latents in one stream: common patterns whole, all others latent by latent.
 
 ::
 
@@ -7,10 +7,9 @@
                             `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
-A pattern is one image's latents in the first channels, as they occurred in the learning data. At low rates, most images have
-one of a few patterns for each class. The distribution of the patterns is a table of integers that ships with the weights. It
-needs fewer bits than any product of the channels' distributions. A pattern that occurs twice in a batch is decoded once.
-Latents that always equal their median cost neither bytes nor time.
+A symbol is the integer value of one latent. A pattern is one image's symbols in the first channels, as they occurred in the
+training data. At low rates most images have one of a few patterns for each class, so one code for the pattern needs fewer bits
+than a code for each channel. A pattern that occurs twice in a batch is decoded once.
 
 The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
 the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
@@ -39,12 +38,12 @@ HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 3
 
 @dataclass(frozen=True)
 class Tables:
-    """One set of integer tables for encoder and decoder, which ships with the weights.
+    """The integer tables of encoder and decoder, which ship with the weights.
 
-    `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
-    for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
-    has their numbers of occurrences, with all other patterns last. If K is 0, or latents have another size than the patterns,
-    all latents are coded one by one. Channels beyond P are always coded one by one.
+    `cdf` (M x L, cumulative frequencies), `offset` (M) and `length` (M) are CompressAI's: channel m has the symbols from
+    offset to offset + length - 3, and one more for values outside this range. `patterns` (K x P x h x w) are the commonest
+    patterns of the first P channels. `counts` (K + 1) states how often they occurred, with all other patterns last. Channels
+    beyond P are coded latent by latent. So are all channels if K is 0, or if an image's latents have another size than h x w.
     """
 
     cdf: Integers
@@ -54,25 +53,24 @@ class Tables:
     counts: NDArray[np.int64]
 
 
-def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
+def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
     """Return the patterns that occur at least `least` times in symbols N x M x h x w, commonest first, and their counts.
 
-    At most `at_most` patterns are returned. The last count is for all other patterns: their occurrences plus one. With `least`
-    2 these patterns occurred once. The number of such patterns estimates how many of N further images will have a new pattern
-    (Good 1953).
+    At most 1,024 patterns are returned. The last count is for all other patterns, which includes patterns that occur only in
+    further images: one more than their occurrences (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     small = (np.abs(rows) < 1 << 7).all(1)  # patterns are stored in 8 bits
-    order = order[(counts >= least)[order] & small[order]][:at_most]
+    order = order[(counts >= least)[order] & small[order]][:MAX_PATTERNS]
     kept = counts[order].astype(np.int64)
     patterns = rows[order].reshape(-1, *symbols.shape[1:]).astype(np.int32)
     return patterns, np.append(kept, len(flat) - kept.sum() + 1)
 
 
 class LatentCoder:
-    """Encodes and decodes batches of latents with a model's tables. It is lossless for integers of 32 bits."""
+    """Encodes and decodes batches of integer latents without loss, up to 32 bits."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -92,13 +90,11 @@ class LatentCoder:
         shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
         self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
         self._pattern_model = _model(shares) if len(patterns) else None
-        # A channel is silent if it is zero in every pattern. Each other image has one flag: whether it is zero there, too.
+        # Channels are quiet if they are zero in every pattern. One flag of each other image says if it has zeros there, too.
         covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
         self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
         self._quiet = np.setdiff1d(covered, self._loud)
         self._free = np.arange(len(covered), len(tables.cdf))  # channels that no pattern covers
-
-    # --- encoding ----------------------------------------------------------------------------------------------------------
 
     def encode(self, symbols: Integers) -> bytes:
         """Return the stream of symbols N x M x h x w, N at least 1."""
@@ -133,8 +129,6 @@ class LatentCoder:
             encoder.encode((rest % HALF).astype(np.int32), _HALVES)
             encoder.encode((rest // HALF).astype(np.int32), _HALVES)
 
-    # --- decoding ----------------------------------------------------------------------------------------------------------
-
     def decode(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[Integers, NDArray[np.int64]]:
         """Return the distinct symbols U x M x h x w in a stream of `n` images, and each image's index into them (n).
 
@@ -153,10 +147,7 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return each image's pattern index, the symbols of images without a pattern, and the symbols of all images.
-
-        The last result is empty if the patterns cover all channels.
-        """
+        """Return each image's pattern, and the symbols of images without one and of all (empty if patterns cover them)."""
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:
@@ -180,7 +171,6 @@ class LatentCoder:
         return index.astype(np.int64), others, symbols
 
     def _take(self, decoder: Any, symbols: Integers, rows: NDArray[np.int64], channels: NDArray[np.int64]) -> None:
-        """Decode symbols of some `rows` and `channels`, and write them into `symbols`."""
         if not len(rows) or not len(channels):
             return
         shape = (len(rows), *symbols.shape[2:])
@@ -196,8 +186,6 @@ class LatentCoder:
             low, high = (decoder.decode(_HALVES, total).astype(np.uint32) for _ in range(2))
             values[outside] = (low + HALF * high).view(np.int32)
         symbols[rows[:, None], channels] = values.reshape(len(channels), *shape).swapaxes(0, 1)
-
-    # --- both --------------------------------------------------------------------------------------------------------------
 
     def index(self, symbols: Integers) -> NDArray[np.int64]:
         """Return the index of each image's pattern among the K patterns, or K for an image without one (N)."""
@@ -223,7 +211,6 @@ class LatentCoder:
         return out + self._channel_bits(symbols[:, self._free], self._free)
 
     def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return for each image the bits of symbols N x C x h x w, whose C channels are coded one by one (N)."""
         last = self._last[channels, None, None]
         place = symbols.astype(np.int64) - self.tables.offset[channels, None, None]
         outside = (place < 0) | (place >= last)
@@ -237,9 +224,8 @@ class LatentCoder:
 def _shorten(encoder: Any) -> bytes:
     """Return the fewest bytes that decode to the same symbols if missing bytes count as zero.
 
-    A range coder's stream is a number, and all numbers in an interval decode to the same symbols. The encoder holds that
-    interval: the 64 bits of its lower end that follow the words written so far, and its width. The result is a prefix of the
-    lower end, rounded down or up.
+    A range coder's stream is a number, and all numbers in an interval decode to the same symbols. The encoder's position is
+    the number of words written, and this interval's lower end and width in units of the following 64 bits.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()
@@ -256,7 +242,6 @@ def _shorten(encoder: Any) -> bytes:
 
 
 def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Scale counts to integers of at least 1 whose sum is 2^PRECISION, with integer arithmetic only."""
     total = 1 << PRECISION
     scaled: NDArray[np.int64] = np.maximum(1, counts * (total - len(counts)) // counts.sum())
     scaled[int(np.argmax(scaled))] += total - int(scaled.sum())

@@ -1,7 +1,7 @@
-"""Measure a pair (its target, auxiliary, generator, codec) on a data set: rows of the papers' tables, each with its origin.
+"""Measure a pair of classifiers with its generator and a codec on a data set, for the rows of the papers' tables.
 
-Data that all rows need (the clients' JPEGs, the protected images) are computed once. A result is one JSON object: values with n
-and confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
+The target is the classifier at the cloud. The auxiliary is another classifier, which should not recognise protected images. A
+result is one JSON object: values with n and 95 % interval, and their origin (data set, seed, weights, device, versions).
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from tqdm.auto import tqdm
 from . import legibility, metrics
 from .cifar10 import OFFICIAL
 from .classifiers import Classifier
-from .codecs import Codec, CompressAI, Jpeg, Neural, Png
+from .codecs import Codec, CompressAI, Jpeg, Neural, Png, WebP
+from .codecs import codec as codec_named
 from .data import Dataset
 from .errors import UsageError
-from .inference import prepare_pair
+from .inference import prepare, prepare_pair
 from .models import check_strength, repeatable_noise
 from .paper import PAPER
 from .pictures import to_float
 from .processes import processor_name
 from .rows import distinct
 from .system import Client, Cloud, Edge, codec_for
-from .weights import Manifest, Pair, compressor_variants, load_pair
+from .weights import Manifest, Pair, load, other_compressors
 
 __all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
 
@@ -51,10 +52,11 @@ SEEN = (
 
 
 class Evaluation:
-    """The evaluation of a pair on a data set's test images.
+    """The evaluation of a pair on a data set's test images, of which the first `limit` are taken (None: all).
 
-    `limit` is the number of test images (None: all). `client` is the phone (default: JPEG of quality 90, 4:4:4). `batch` images
-    are computed together and share one payload. Generator and classifiers compute in `precision` (see `inference.prepare`).
+    `client` is the phone, by default with JPEG of quality 90, 4:4:4. `batch` images are computed together and share one
+    payload. `progress` shows progress bars. Generator and classifiers compute on `device` in `precision` (see
+    `inference.prepare`).
     """
 
     def __init__(
@@ -81,31 +83,31 @@ class Evaluation:
         self._table2: dict[float, dict[str, metrics.Estimate]] = {}
         self._ssim: dict[float, metrics.Estimate] = {}
         self._received: dict[tuple[Any, ...], dict[str, metrics.Estimate]] = {}
+        self._edge = Edge(self.pair.generator, Png(), self.device)
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
-
-    # --- shared by all rows ------------------------------------------------------------------------------------------------
+        self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
         """Each image's JPEG size in bytes (the paper's S1), and the images as the edge receives them."""
         files = self.client.capture(self.images)
-        return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
+        return [len(file) for file in files], self._edge.receive(files)
 
     @functools.cached_property
     def _protected(self) -> Tensor:
-        edge = Edge(self.pair.generator, Png(), self.device)
         received = self._captured[1]
         with repeatable_noise(0):
-            return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
+            parts = [self._edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")]
+        return torch.cat(parts)
 
     def protected(self, strength: float = 1.0) -> Tensor:
-        """Return the protected test images at a strength, N x 3 x H x W on the CPU."""
+        """Return the test images protected at a strength from 0 to 1, N x 3 x H x W on the CPU."""
         check_strength(strength)
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on `images`, versions of the test images. Equal images are classified once."""
+        """Return a classifier's accuracy on `images`, protected or decoded versions of all test images."""
         first, which = distinct(images)
         scores = []
         with torch.inference_mode():
@@ -117,20 +119,16 @@ class Evaluation:
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
         """The accuracy of target and auxiliary on the original images, before any JPEG."""
-        return {
-            "target": self.accuracy(self.pair.target, self.images),
-            "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
-        }
+        networks = {"target": self.pair.target, "auxiliary": self.pair.auxiliary}
+        return {role: self.accuracy(network, self.images) for role, network in networks.items()}
 
     def _batches(self, n: int, what: str) -> Iterator[slice]:
         starts = range(0, n, self.batch)
         for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not self.progress, file=sys.stderr):
             yield slice(start, start + self.batch)
 
-    # --- rows --------------------------------------------------------------------------------------------------------------
-
     def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
-        """Send images through a codec. Return each image's share of the payload (bytes), and the decoded images.
+        """Send images through a codec. Return each image's share of the payload in bytes, and the decoded images.
 
         The bytes that images share, such as the header, are divided equally.
         """
@@ -149,11 +147,11 @@ class Evaluation:
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
         """Return `bytes`, `psnr`, and the accuracies `target` and `auxiliary` on the images that the cloud decodes.
 
-        `psnr` (dB) compares these images with the codec's input. `strength` is the perturbation's, and None sends the
-        originals. Results are cached by codec and strength.
+        `psnr` (dB) compares them with the codec's input, images protected at `strength`, or the originals for None. With
+        `auxiliary` False, the accuracy `auxiliary` may be missing. Results are cached.
         """
         options = getattr(codec, "options", None)  # picture codecs with equal options are equal
-        key = (strength, codec if options is None else (codec.name, *sorted(options().items())))
+        key = (strength, codec if options is None else (codec.name, *sorted(options.items())))
         figures = self._received.setdefault(key, {})
         if "target" not in figures or (auxiliary and "auxiliary" not in figures):
             images = self.images if strength is None else self.protected(strength)
@@ -169,8 +167,7 @@ class Evaluation:
         """Measure the whole system with a codec at a strength. Return the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are measured at the cloud, on decoded images. `protected_accuracy` is the
-        target's accuracy on the codec's input. The measures in `SEEN`, such as `ssim`, compare the protected image with the
-        client's original.
+        target's on the codec's input. The measures in `SEEN`, such as `ssim`, compare this input with the client's originals.
         """
         s1, _ = self._captured
         after, before = self.received(codec, strength), self.table2(strength)
@@ -199,18 +196,17 @@ class Evaluation:
 
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
         """Return the rows of Table 1: the target's accuracy on regular and perturbed images, as PNG and as JPEG."""
-        rows = []
-        for kind, strength in (("regular", None), ("perturbed", 1.0)):
-            for codec in (Png(), jpeg):
-                figures = self.received(codec, strength, auxiliary=False)
-                row = {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
-                rows.append(row)
-        return rows
+        return [
+            {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
+            for kind, strength in (("regular", None), ("perturbed", 1.0))
+            for codec in (Png(), jpeg)
+            for figures in [self.received(codec, strength, auxiliary=False)]
+        ]
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: target and auxiliary on originals and on protected images, and the measures in `SEEN`.
+        """Return the row of Table 2: the accuracies of target and auxiliary on originals and on images protected at `strength`.
 
-        `legibility` needs at least two images, and is absent for one.
+        It has the measures in `SEEN`, too. `legibility` needs at least two images, and is absent for one.
         """
         if strength not in self._table2:
             protected = self.protected(strength)
@@ -242,9 +238,10 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes at each point, one row each. `codec` and `strength` are functions of a point.
+        """Measure accuracy, SSIM and bytes at each point of a curve, one row each.
 
-        With `auxiliary` False the auxiliary model is not measured.
+        `codec` and `strength` return the codec and the strength at a point. With `auxiliary` False only the target's accuracy
+        is measured.
         """
         rows = []
         for point in points:
@@ -254,7 +251,6 @@ class Evaluation:
         return rows
 
     def _similarity(self, strength: float) -> metrics.Estimate:
-        """Return the SSIM between protected images and originals, cached by strength."""
         if strength not in self._ssim:
             with torch.inference_mode():
                 self._ssim[strength] = metrics.mean(metrics.ssim(self.images, self.protected(strength)))
@@ -263,11 +259,9 @@ class Evaluation:
     def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
         """Measure the neural codec at every strength and rate, one row each.
 
-        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original, since a
-        person at the cloud sees the decoded image.
+        `target` and `auxiliary` are accuracies on the decoded images, and `ssim` compares these with the originals.
         """
-        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        codec, rows = codec_for(self.pair, "neural", size), []
+        codec, rows = codec_for(self.pair, "neural", self._size), []
         for strength in strengths:
             protected = self.protected(strength)
             for rate in rates:
@@ -281,15 +275,12 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure the pair's other compressors. Return {kind of loss: rows of `curve`} over the loss weight lambda."""
-        target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
+        """Measure all variants of the pair's compressor. Return rows of `curve` over the loss's weight, by kind of loss."""
         found: dict[str, dict[float, Codec]] = {}
-        for variant in compressor_variants(self.pair):
-            other = load_pair(self.dataset.family, target, auxiliary, compressor_variant=variant)
-            loss = other.manifests["compressor"].training["loss"]
-            size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-            codec = codec_for(prepare_pair(other, self.device), "neural", size)
-            found.setdefault(loss["kind"], {})[float(loss["weight"])] = codec
+        for manifest in other_compressors(self.pair):
+            compressor = prepare(load(manifest.name, manifest.family, "compressor")[0], self.device)
+            loss, options = manifest.training["loss"], {"compressor": compressor, "identity": manifest.sha256}
+            found.setdefault(loss["kind"], {})[float(loss["weight"])] = codec_named("neural", size=self._size, **options)
         return {
             kind: self.curve(sorted(codecs), codecs.__getitem__, lambda _: 1.0, auxiliary=False)
             for kind, codecs in sorted(found.items())
@@ -300,7 +291,7 @@ class Evaluation:
 
 
 def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, Any]:
-    """Return the origin of a figure: data, seed, weights, device, versions, commit."""
+    """Return the origin of a pair's figures: data set, seed, weights, device, precision, versions, commit."""
     manifests = pair.manifests
     return {
         "dataset": dataset.title,
@@ -318,10 +309,10 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
 
 
 def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
-    """Return the division into validation and test, and how many test images also selected each network's weights.
+    """Return how a data set is divided into validation and test, and how many test images also selected a pair's weights.
 
-    `chosen_on` has this number for each role, or None if it is unknown. `selection` is one line of text, empty if no test image
-    selected the weights.
+    `chosen_on` has this number by role (target, generator ...), or None if it is unknown. `selection` states it in one line,
+    which is empty if there are none.
     """
     chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
     some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
@@ -333,7 +324,6 @@ def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
 
 
 def _division(manifest: Manifest) -> str:
-    """Return the division that a manifest names. For an older one, return CIFAR-10's official division or the data set."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 
@@ -343,13 +333,13 @@ def describe(codec: Codec) -> str:
     match codec:
         case Jpeg():
             return f"jpeg q{codec.quality} {codec.subsampling}"
+        case WebP():
+            return "webp lossless" if codec.lossless else f"webp q{codec.quality}"
         case Neural() if codec.rate:
             return f"neural rate {codec.rate:g}"
-        case _ if getattr(codec, "lossless", None):
-            return f"{codec.name} lossless"
-        case _ if hasattr(codec, "quality"):
-            return f"{codec.name} q{codec.quality}"
-    return "neural, rounded, CompressAI's coder" if isinstance(codec, CompressAI) else codec.name
+        case CompressAI():
+            return "neural, rounded, CompressAI's coder"
+    return codec.name
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -363,27 +353,15 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
         "processor": processor_name(),
         "cores": os.cpu_count(),
         "device": f"{kind} ({name})",
-        "versions": {
-            "python": platform.python_version(),
-            **{each: importlib.metadata.version(each) for each in packages},
-        },
+        "versions": {"python": platform.python_version()} | {each: importlib.metadata.version(each) for each in packages},
         "commit": _commit(),
     }
 
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the checkout's commit, with `+` appended if files were changed, or None outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).parent),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    """Return the commit, with `+` appended if files were changed, or None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):

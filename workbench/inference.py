@@ -16,7 +16,7 @@ import operator
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from . import _compat
 from .classifiers import Classifier
 from .errors import UsageError, unknown
-from .models import NeuralCompressor, PerturbationGenerator, channels_last
+from .models import Network, NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
 with _compat.stub_unused_imports():
@@ -34,7 +34,6 @@ with _compat.stub_unused_imports():
 
 __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
 
-Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRACING = threading.Lock()
 
@@ -42,8 +41,8 @@ _TRACING = threading.Lock()
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
     """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device (None: its present one).
 
-    A prepared network is returned unchanged. Raises UsageError for a precision outside `PRECISIONS`, and for another precision
-    than that of a prepared network.
+    `precision` is float32 or bfloat16. A prepared network is returned unchanged. Raises UsageError for another precision, or if
+    the network was prepared in the other one.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -67,7 +66,7 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
 
 
 def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision: str = "float32") -> Pair:
-    """Return a pair whose networks are prepared for inference on a device."""
+    """Return a pair whose networks are prepared for inference (see `prepare`)."""
     return replace(
         pair,
         target=prepare(pair.target, device, precision),
@@ -85,14 +84,13 @@ def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Records the calls of one thread. torch.fx patches every thread's calls, so other threads' calls are passed through."""
+    """A tracer for one thread. torch.fx patches the modules' calls in every thread, so those of other threads must just run."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of the tracing thread, or run a call of another thread."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -105,11 +103,7 @@ def _traced(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(tracer.root, graph, type(network).__name__)
 
 
-# --- on every device -------------------------------------------------------------------------------------------------------
-
-
 def _fold(network: nn.Module) -> fx.GraphModule:
-    """Fold each batch norm into the preceding convolution, if nothing else uses that convolution's output."""
     traced = _traced(network)
     modules: dict[str, Any] = dict(traced.named_modules())
     for node in traced.graph.nodes:
@@ -127,25 +121,16 @@ def _fold(network: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
-    """Return whether oneDNN supports convolutions on a device in this data type."""
-    if where.type != "cpu" or not torch._C._has_mkldnn:
-        return False
-    return numbers is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
 def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
-    """Return a folded network that computes in data type `numbers` on device `where`. Inputs and outputs have 32 bits."""
-    if _fuses(where, numbers):
+    narrow = numbers is not torch.float32
+    if where.type == "cpu" and torch._C._has_mkldnn and (not narrow or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         _fuse(network, numbers)
     else:
         channels_last(network.to(numbers))
-    return network if numbers is torch.float32 else _Narrow(network.to(numbers), numbers)
+    return _Narrow(network.to(numbers), numbers) if narrow else network
 
 
 class _Narrow(nn.Module):
-    """A network that computes in 16 bits, with inputs and outputs in 32 bits."""
-
     def __init__(self, network: nn.Module, numbers: torch.dtype) -> None:
         super().__init__()
         self.network, self.numbers = network, numbers
@@ -173,8 +158,6 @@ class _Norm(nn.Module):
 
 
 class _Spread(nn.Module):
-    """The last layer of g_a, computed for active channels only (see `_lighten`). All other channels are zero."""
-
     def __init__(self, layer: nn.Conv2d, loud: Tensor) -> None:
         super().__init__()
         self.layer, self.channels = copy.deepcopy(layer), layer.out_channels
@@ -190,8 +173,6 @@ class _Spread(nn.Module):
 
 
 class _Gather(nn.Module):
-    """The first layer of g_s, computed from active channels only (see `_lighten`)."""
-
     def __init__(self, layer: nn.ConvTranspose2d, loud: Tensor) -> None:
         super().__init__()
         self.layer = copy.deepcopy(layer)
@@ -205,7 +186,7 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Remove the latents' inactive channels, whose weights, bias and median are all zero, and precompute the GDNs."""
+    """Remove the latents' inactive channels, whose weights, bias and median are zero, and precompute the GDNs' parameters."""
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -218,17 +199,12 @@ def _lighten(compressor: NeuralCompressor) -> None:
                 part[index] = _Norm(layer).to(medians.device)
 
 
-# --- on a CPU --------------------------------------------------------------------------------------------------------------
-
-
 class _Convolution(nn.Module):
     """A convolution, an addition and an activation as one call of oneDNN, with the weights in oneDNN's preferred layout.
 
-    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class uses
-    the operators that torch.compile generates for CPUs. Called directly they need neither compiler nor warm-up. The preferred
-    layout depends on the processor, and may depend on the input's size and the number of threads. One copy of the weights is
-    cached for each layout. With another layout, oneDNN would reorder the weights at every call (on AVX2 up to ten times as
-    slow).
+    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class calls
+    the operators that torch.compile generates for CPUs. The preferred layout depends on the processor, and may depend on the
+    input's size and the number of threads, so one copy of the weights is cached for each layout.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
@@ -258,7 +234,6 @@ class _Convolution(nn.Module):
         return call(x, weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
 
     def _lay_out(self, size: torch.Size) -> Tensor:
-        """Return the weights in the preferred layout for inputs of a size, from the cache."""
         run = torch.ops.mkldnn
         reorder = run._reorder_convolution_transpose_weight if self.transposed else run._reorder_convolution_weight
         made = reorder(self.weight, *self.shape, self.groups, size)
@@ -268,11 +243,7 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace each zero-padded convolution by a `_Convolution`.
-
-    A following addition and activation become part of the call, unless the convolution is transposed or another node uses an
-    intermediate result.
-    """
+    """Replace zero-padded convolutions by `_Convolution`s, with additions and activations that only use their output."""
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -309,7 +280,6 @@ def _absorb(network: fx.GraphModule, node: fx.Node, follower: fx.Node) -> None:
 
 
 def _activation(node: fx.Node, modules: dict[str, Any]) -> tuple[str, list[float]] | None:
-    """Return oneDNN's name and parameters of an activation node, or None for any other node."""
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(layer, nn.ReLU) or node.target in (F.relu, torch.relu):
         return "relu", []

@@ -1,4 +1,4 @@
-"""Model cards of a pair (Mitchell et al. 2019), written from its manifests and its results."""
+"""Model cards (Mitchell et al. 2019) of a target, an auxiliary and their generator and compressor, from their manifests."""
 
 from __future__ import annotations
 
@@ -34,16 +34,20 @@ SHARES = ("original_accuracy", "target_accuracy", "auxiliary_accuracy")
 
 
 def card(pair: Pair, results: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return the model card of a pair as Markdown.
+    """Return the model card of a pair as Markdown, with the figures in `results` of `workbench evaluate --json`.
 
-    `results` are objects of `workbench evaluate --json`. Raises UsageError for a result with other weights.
+    Raises UsageError for a result that was measured with other weights.
     """
     manifests = pair.manifests
     for result in results:
         _require_same(pair, result)
     generator = manifests["generator"]
+    networks = [
+        [role, manifest.name, ", ".join(f"{k} {v}" for k, v in manifest.spec.items()), f"`{manifest.sha256[:16]}`"]
+        for role, manifest in manifests.items()
+    ]
     sections = {
-        "Networks": _table(["role", "network", "parameters of the form", "SHA-256"], _networks(manifests)),
+        "Networks": _table(["role", "network", "parameters of the form", "SHA-256"], networks),
         "Data": "\n".join(_data(manifests)),
         "Recipe": _table(["training", "preset", "schedule", "optimiser", "images", "loss"], _recipes(manifests)),
         "Cost": _table(["training", "PFLOP", "hours", "device", "precision"], _costs(manifests)),
@@ -72,18 +76,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _networks(manifests: Mapping[str, Manifest]) -> list[list[str]]:
-    return [
-        [role, manifest.name, ", ".join(f"{k} {v}" for k, v in manifest.spec.items()), f"`{manifest.sha256[:16]}`"]
-        for role, manifest in manifests.items()
-    ]
-
-
 def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Yield one line for each distinct training set, with the roles of the networks that were trained on it.
-
-    A line has the data set, the number of images, whether they passed the client's JPEG, and the division into splits.
-    """
     by_data: dict[str, list[str]] = {}
     for role, manifest in manifests.items():
         training = manifest.training
@@ -96,10 +89,6 @@ def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
 
 
 def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield title and settings of each training, without repeats.
-
-    If a network started from another training's result, that training comes first.
-    """
     seen: set[float] = set()
     for role, manifest in manifests.items():
         chain: list[tuple[str, Mapping[str, Any]]] = [(role, manifest.training)]
@@ -147,7 +136,6 @@ def _costs(manifests: Mapping[str, Manifest]) -> list[list[str]]:
 
 
 def _figures(manifests: Mapping[str, Manifest], results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield tables of the results with 95 % intervals."""
     rows = []
     for role, manifest in manifests.items():
         n = manifest.training.get("validation_images")
@@ -177,7 +165,6 @@ def _row(result: Mapping[str, Any]) -> list[str]:
 
 
 def _own_limits(pair: Pair) -> Iterator[str]:
-    """Yield the limitations that follow from this pair's manifests."""
     for role, manifest in pair.manifests.items():
         if not manifest.complete:
             yield f"- The training of the {role} was stopped early."

@@ -1,7 +1,7 @@
 """The perturbation generator and the neural compressor, and functions to build, move and run networks of any kind.
 
-All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. Module names and shapes below `unet` and `network`
-are those of the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
+All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. The modules below `unet` and `network` have the
+names and shapes of the public baseline, so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -41,25 +41,24 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
+TABLES = (  # buffers of a compressor whose sizes depend on its training
+    *("patterns", "pattern_counts", "reader", "answers", "stop_cdf", "stop_offset", "stop_length"),
+    *("_quantized_cdf", "_offset", "_cdf_length"),
+)
 MULTIPLE = 16  # sides are multiples of this: U-Net and compressor halve them four times
 RATE_WEIGHT = 0.002  # cost of one bit in `choose`, in units of the target's error probability
-# Images that pass through a network together, for any batch size. On a CPU the activations of 64 images stay in the
-# caches, which saves a tenth of the U-Net's time and a quarter of the encoder's.
+# Limit of the images that pass through a network together. On a CPU the activations of 64 images stay in the caches.
 AT_ONCE = {"cpu": 64, "cuda": 1024}
-BEHIND = 64  # zero bytes for each latent, more than the decoder can read
-
-
-# --- the perturbation generator --------------------------------------------------------------------------------------------
 
 
 class PerturbationGenerator(nn.Module):
-    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(clamp(x + U-Net(x)) + noise * n).
+    """The protective perturbation: x + a * (G(x) - x), with G(x) = clamp(clamp(x + U-Net(x)) + noise * n).
 
-    Images are N x 3 x H x W in [0, 1], of any size: sides that are no multiple of 16 are padded by reflection and cropped
-    again. At `strength` a = 0 the result is the original, at 1 the paper's protected image. `width` 32 is the paper's (7.77 M
-    parameters). `noise` is the standard deviation of the random component n, drawn separately for each image (0, the paper's
-    value: none). Outside of training n comes from the operating system's generator, because an attacker that predicts n could
-    subtract it. Source: PP, section 4; PMC², section 3.
+    Images have any size. Sides that are no multiple of 16 are padded by reflection, and the result is cropped. The strength a
+    is from 0 (the original) to 1 (the paper's protected image). `width` is the number of channels of the U-Net's first level,
+    32 in the paper (7.77 M parameters). `noise`, from 0 (the paper) to 1, is the standard deviation of the random component n,
+    which is drawn for each image. An attacker that predicts n could subtract it, so outside of training n comes from the
+    operating system. Sources: PP, section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -75,7 +74,7 @@ class PerturbationGenerator(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the protected images in [0, 1], in the shape of `images`."""
+        """Return the images, N x 3 x H x W, protected at a strength from 0 to 1. Raises UsageError for other input."""
         check_images(images)
         check_strength(strength)
         if strength == 0.0:
@@ -83,53 +82,57 @@ class PerturbationGenerator(nn.Module):
         return self.blend(images, self.noiseless(images), strength)
 
     def blend(self, images: Tensor, noiseless: Tensor, strength: float) -> Tensor:
-        """Return protected images at a strength above 0, given `noiseless(images)`, with a new random component."""
+        """Return images protected at a strength above 0, from the output of `noiseless(images)`. Draws a random component."""
         protected = self.add_noise(noiseless, unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def noiseless(self, images: Tensor) -> Tensor:
-        """Return the protected images in [0, 1], before the random component is added."""
+        """Return the images protected at strength 1, without the random component."""
         perturbation: Tensor = self.unet((_pad(images) - self.mean) / self.std)
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Add a new random component, and clamp to [0, 1]. If `unforeseeable`, the system draws the noise, otherwise torch."""
+        """Add a random component to protected images, and clamp to [0, 1].
+
+        It is drawn by the operating system, or by torch's seeded generator if `unforeseeable` is False.
+        """
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
         return (protected + self.noise * drawn).clamp(0, 1)
 
     def features(self, images: Tensor, padded: bool = True) -> Tensor:
-        """Return the features of the U-Net's deepest level: N x (16 * width) x H/16 x W/16."""
+        """Return the features of the U-Net's deepest level: N x (16 * width) x H/16 x W/16.
+
+        With `padded` False the sides must be multiples of 16.
+        """
         check_images(images)
         images = _pad(images) if padded else images
         return self.unet.contract((images - self.mean) / self.std)[-1]
 
 
-# --- the neural compressor -------------------------------------------------------------------------------------------------
-
-
 class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
-    """Factorized Prior (Balle et al. 2018) as in CompressAI, optionally for several discrete rates, called stops.
+    """The Factorized Prior compressor (Balle et al. 2018) of CompressAI, optionally for several rates.
 
     ::
 
-        x -> g_a -> y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
-                          `-> entropy model -> likelihoods
+        x -> g_a -> latents y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
+                                   `-> entropy model -> likelihoods
 
-    The paper's compressor (PMC², section 3.3) has N = 128, M = 192: 2,998,147 parameters. Images are in [0, 1]. Sides that are
-    no multiple of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has
-    those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
+    `N` is the number of channels of the hidden layers, `M` that of the latents: 128 and 192 in the paper (PMC², section 3.3;
+    2,998,147 parameters). Sides that are no multiple of 16 are padded by reflection, and `x_hat` is cropped.
 
-    A compressor that was trained on rate and accuracy has two more tables (see `choose`). `reader` (C x (M h w + 1)) is a
-    linear layer that predicts one of C classes from the latents before quantisation. `answers` (K x C) is the target's output
-    for each of K patterns.
+    A pattern is the rounded latents of one image. The buffers `patterns` (K x M x h x w) and `pattern_counts` (K + 1) hold the
+    commonest patterns of the training data and how often they occurred, with all other patterns last (see `entropy.Tables`).
+    A compressor that was trained on rate and accuracy has two more buffers, with which it chooses a pattern for each image
+    (see `choose`). `reader` (C x (M h w + 1)) is a linear layer that predicts the class, one of C, from the latents before
+    rounding. `answers` (K x C) is the output of the target, the classifier at the cloud, for each pattern.
 
-    With `stops` it is one network for that many discrete rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024).
-    Stop s quantises the latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the
-    tables of every stop. The first `LABEL_CHANNELS` channels carry the label. Their step is that of stop 0 at every stop, and
-    they are coded as patterns. Stop 0 sends no other channels. `stop_cdf`, `stop_offset` and `stop_length` are the tables of
-    all stops above 0. Without stops the step is 1 and the rate 0.
+    A stop is the index of a rate. With `stops` above 0, one network serves that many rates, as in CompressAI's `models.vbr`
+    (Kamisli et al. 2024). Stop s rounds the latents to multiples of 1 / Gain[s], which becomes finer from stop to stop, and
+    one density (`EntropyBottleneckVbr`) gives the integer tables of every stop. The first `LABEL_CHANNELS` channels carry the
+    label. Their step is that of stop 0 at every stop, and they are coded as patterns. Stop 0 sends no other channels.
+    `stop_cdf`, `stop_offset` and `stop_length` are the tables of all other stops. With `stops` 0 there is one rate of step 1.
     """
 
     patterns: Tensor
@@ -155,17 +158,12 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         self.register_buffer("answers", torch.zeros(0, 0))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights, and integer tables of any size. CompressAI would only resize empty tables."""
-        bottleneck = self.entropy_bottleneck
-        for table in ("_quantized_cdf", "_offset", "_cdf_length"):
-            setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
-        names = ("patterns", "pattern_counts", "reader", "answers")
-        sized = [(self, "", name) for name in (*names, "stop_cdf", "stop_offset", "stop_length")]
-        if self.stops:  # CompressAI does not resize the tables of this density
-            sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
-        for module, prefix, table in sized:
-            if prefix + table in state_dict:  # its size depends on the training; it may be stored in fewer bits
-                setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
+        """Load weights, and integer tables of any size. Raises UsageError if the sizes of the tables contradict each other."""
+        own: list[tuple[nn.Module, str]] = [(self, ""), (self.entropy_bottleneck, "entropy_bottleneck.")]
+        for module, prefix in own:
+            for table in TABLES:
+                if prefix + table in state_dict:
+                    setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
@@ -179,7 +177,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]` at the rate `stop`. In training, noise replaces quantisation."""
+        """Return `x_hat` (not clamped) and the likelihoods of the latents, `likelihoods["y"]`, at a stop.
+
+        In training, uniform noise replaces rounding.
+        """
         check_images(images)
         out: dict[str, Any]
         if self.stops:
@@ -196,7 +197,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return out
 
     def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
-        """Compute the integer tables of every stop. If they exist and `force` is not set, change nothing and return False."""
+        """Compute the integer tables of every stop, and return True. If they exist, only `force` computes them again."""
         if not self.stops:
             return bool(super().update(*args, force=force, **options))
         if len(self.stop_offset) and not force:
@@ -205,7 +206,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return True
 
     def tables(self, stop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the integer tables of a stop: cumulative frequencies M x L, offsets M, lengths M. Empty before `update`."""
+        """Return a stop's integer tables: cumulative frequencies M x L, offsets M, lengths M. Empty before `update`."""
         bottleneck = self.entropy_bottleneck
         if stop == 0:
             return bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length
@@ -214,7 +215,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
 
     def steps(self, stop: int = 0) -> Tensor:
-        """Return the quantisation step of each channel at a stop: M x 1 x 1."""
+        """Return the step to whose multiples a stop rounds the latents of each channel: M x 1 x 1."""
         steps = torch.ones_like(self.medians)
         if self.stops:
             steps /= self.Gain[stop]
@@ -222,20 +223,20 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return latents N x M x h x w, with zeros in the channels that are not sent at this stop."""
+        """Return the latents `y`, N x M x h x w, with zeros in the channels that a stop does not send."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return the quantised latents of images as integers N x M x H/16 x W/16 (see `quantise`)."""
+        """Return the integer latents of images, N x M x H/16 x W/16, in units of a stop's step (see `quantise`)."""
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents (minus their medians) as integers, in units of a stop's quantisation step.
+        """Return latents `y` (minus their channels' medians) as integers, in units of a stop's step.
 
-        The latents are rounded, as in the paper. If the compressor has a reader for latents of this size, the channels of the
-        label take those of the pattern that `choose` selects.
+        They are rounded, as in the paper. If the compressor has a `reader` for latents of this size, the channels of the label
+        are those of the pattern that `choose` selects, and `rate_weight` is its cost of a bit.
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -244,30 +245,28 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return symbols
 
     def latents(self, images: Tensor) -> Tensor:
-        """Return the latents minus their medians, before quantisation: N x M x H/16 x W/16."""
+        """Return the latents of images minus the channels' medians, before rounding: N x M x H/16 x W/16."""
         check_images(images)
         y: Tensor = self.g_a(_pad(images))
         return y - self.medians
 
     def choose(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the index of the least costly pattern for each of N latents.
+        """Return the index of the least costly of K patterns for each image's latents `y`, N x M x h x w (N).
 
-        The cost is the probability of a target error + rate_weight * bits. Near one bit an image, the nearest pattern, which
-        rounding would select, often belongs to another class. This is rate-distortion optimised quantisation with the task's
-        distortion. The reader estimates each class's probability, and `answers` has the target's output for each pattern. The
-        decoder needs neither.
+        The cost of a pattern is the probability that the target errs on it, plus `rate_weight` for each of its bits. Rounding
+        would select the nearest pattern, which at one bit an image often belongs to another class.
         """
         return self.costs(y, rate_weight).argmin(1)
 
     def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the cost of each pattern for each of N latents (N x patterns), up to a constant (see `choose`)."""
+        """Return the cost of each pattern for each image's latents (N x K), up to a constant (see `choose`)."""
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Decode integer latents, quantised at a stop, to images of `size` (H, W), not clamped."""
+        """Decode integer latents of a stop to images of `size` (H, W), not clamped."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
@@ -278,50 +277,41 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Round the latents of stop 0, and code them by CompressAI. Return one string an image, of 8, 12, 16 ... bytes."""
+        """Return one string for each image, of 8, 12, 16 ... bytes: its latents at stop 0, rounded and coded by CompressAI."""
         check_images(images)
-        coded: list[bytes]
         if self.stops:
-            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0])
-        else:
-            coded = self.compress(_pad(images))["strings"][0]
-        return coded
+            return list(self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0]))
+        return list(self.compress(_pad(images))["strings"][0])
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Decode strings from the same model's `strings` to images of `size` (H, W).
-
-        Zeros are appended, because CompressAI's decoder reads beyond the end of a string that is too short.
-        """
+        """Decode the output of `strings` to images of `size` (H, W)."""
         latent = tuple(-(-side // MULTIPLE) for side in size)
-        behind = bytes(BEHIND * len(self.medians) * latent[0] * latent[1])
-        parts = [strings[start : start + AT_ONCE["cpu"]] for start in range(0, len(strings), AT_ONCE["cpu"])]
-        decoded = torch.cat([self._decoded([each + behind for each in part], latent) for part in parts])
-        return decoded[..., : size[0], : size[1]]
-
-    def _decoded(self, strings: list[bytes], latent: tuple[int, ...]) -> Tensor:
-        images: Tensor
-        if self.stops:
-            images = self.g_s(self.entropy_bottleneck.decompress(strings, latent, qs=1 / self.Gain[0])).clamp(0, 1)
-        else:
-            images = self.decompress([strings], latent)["x_hat"]
-        return images
+        # CompressAI's decoder reads beyond the end of a string that is too short, but at most these bytes for each latent.
+        behind = bytes(64 * len(self.medians) * latent[0] * latent[1])
+        decoded = []
+        for start in range(0, len(strings), AT_ONCE["cpu"]):
+            part = [each + behind for each in strings[start : start + AT_ONCE["cpu"]]]
+            if self.stops:
+                y_hat = self.entropy_bottleneck.decompress(part, latent, qs=1 / self.Gain[0])
+                decoded.append(self.g_s(y_hat).clamp(0, 1))
+            else:
+                decoded.append(self.decompress([part], latent)["x_hat"])
+        return torch.cat(decoded)[..., : size[0], : size[1]]
 
 
 class Unset(TorchFunctionMode):
-    """A context in which networks are built without initial weights. Drawing these takes half of a network's loading time."""
+    """A context in which networks are built without initial weights, which takes half of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Skip torch's initialisers, and run all other functions."""
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind, with the arguments in `spec`.
+    """Build a network of the kind `classifier`, `generator` or `compressor`. `spec` are the arguments of its class.
 
-    `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M, stops). Raises UsageError for an
-    unknown kind.
+    Raises UsageError for an unknown kind or argument.
     """
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,
@@ -337,12 +327,12 @@ def build(kind: str, **spec: Any) -> nn.Module:
 
 
 def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
-    """Move a network to a device (None: its present one), in channels_last layout, in which convolutions run fastest."""
+    """Move a network to a device (None: its present one), in the memory layout in which convolutions run fastest."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Return function(batch), computed on some rows at a time, because activations are 100 times as large as images."""
+    """Return function(batch), computed on a limited number of rows at a time to save memory."""
     at_once = AT_ONCE.get(batch.device.type, max(AT_ONCE.values()))
     if len(batch) <= at_once:
         return function(batch)
@@ -350,12 +340,10 @@ def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
 
 
 def parameters(module: nn.Module) -> int:
-    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def check_strength(strength: float) -> None:
-    """Raise UsageError for a perturbation strength outside [0, 1]."""
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
 
@@ -365,10 +353,9 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 
 @contextmanager
 def repeatable_noise(seed: int) -> Iterator[None]:
-    """A context in which generators draw their random component from a seed, so that a measurement can be repeated.
+    """A context in which generators draw their random component from a seed, in the thread or task that enters it.
 
-    It is for measurements only, since an attacker that knows the seed can subtract the component. It applies to the thread or
-    task that enters it.
+    It is for measurements only, since an attacker that knows the seed can subtract the component.
     """
     before = _repeatable.set(torch.Generator().manual_seed(seed))
     try:
@@ -378,10 +365,9 @@ def repeatable_noise(seed: int) -> Iterator[None]:
 
 
 def _unforeseeable(images: Tensor) -> Tensor:
-    """Return standard normal numbers in the shape of `images` from the operating system's generator.
+    """Return standard normal numbers in the shape of `images`. Within `repeatable_noise` they come from its seed.
 
-    Torch's generator starts every process with the same default seed, and a seed has at most 32 bits. Within `repeatable_noise`
-    the numbers come from its seed.
+    Otherwise the operating system draws them, because a seed of torch's generator has at most 32 bits.
     """
     if (seeded := _repeatable.get()) is not None:
         return torch.randn(images.shape, generator=seeded).to(images)

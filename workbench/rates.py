@@ -2,11 +2,11 @@
 
 ::
 
-    rate 0 ... 1 -> nearest of S stops -> step 1 / Gain[stop] -> tables of that step, all from one density
+    rate 0 ... 1 -> nearest of S stops -> step 1 / gain[stop] -> tables of that step, all from one density
 
-A stop is one of the S discrete rates. The gains and the density are those of CompressAI's variable-rate models (`models.vbr`,
-`EntropyBottleneckVbr`; Kamisli et al. 2024, arXiv 2402.18930). Encoder and decoder need equal integer tables. So the number of
-stops is fixed, and their tables ship with the weights.
+A stop is one of the S rates that a compressor has, from 0, the fewest bits. Its gain is the inverse of the step to whose
+multiples latents are rounded. Gains and density are those of CompressAI's variable-rate models (`models.vbr`; Kamisli et al.
+2024, arXiv 2402.18930). Encoder and decoder need equal integer tables, so these ship with the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label'
 
 
 def gains(stops: int) -> Tensor:
-    """Return the gain of each stop (S), which is the inverse of its quantisation step, coarse to fine."""
+    """Return the gain of each stop of a new compressor with `stops` stops, coarse to fine (S)."""
     if stops < 3:
         raise UsageError(f"a variable-rate compressor has at least 3 stops, got {stops}")
     steps = torch.logspace(torch.tensor(COARSE).log2(), torch.tensor(FINE).log2(), stops - 1, base=2)
@@ -35,18 +35,17 @@ def gains(stops: int) -> Tensor:
 
 
 def rates_of(stops: int) -> tuple[float, ...]:
-    """Return the rate of each stop. A compressor without stops has only rate 0."""
+    """Return the rate of each of a compressor's stops, evenly spread from 0 to 1. Without stops (0) it has only rate 0."""
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
 def check_rate(rate: float | None) -> None:
-    """Raise UsageError for a rate outside [0, 1]. None is allowed."""
     if rate is not None and not 0.0 <= rate <= 1.0:
         raise UsageError(f"rate must be between 0 (the fewest bits) and 1 (the most), got {rate!r}")
 
 
 def stop_of(rate: float, stops: int) -> int:
-    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with `stops` stops lacks."""
+    """Return the stop nearest to a rate. Raises UsageError for a rate outside [0, 1], and above 0 without stops."""
     check_rate(rate)
     if not stops and rate:
         raise UsageError(
@@ -56,11 +55,11 @@ def stop_of(rate: float, stops: int) -> int:
 
 
 def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the integer tables of stops 1 to S - 1, and set those of stop 0 in the `EntropyBottleneckVbr`.
+    """Return the integer tables of stops 1 to S - 1, and write those of stop 0 into CompressAI's `EntropyBottleneckVbr`.
 
-    The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L that stop's longest row),
-    offsets and lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the other channels
-    have the symbol zero only.
+    `gain` has the gain of each stop (S). The tables have M channels: cumulative frequencies (M x L for each stop, flattened and
+    joined, with L that stop's longest row), offsets and lengths (each S - 1 x M). The first `LABEL_CHANNELS` channels have stop
+    0's tables at every stop. At stop 0 the other channels have the symbol zero only.
     """
     made = []
     for value in gain:

@@ -27,15 +27,14 @@ __all__ = ["StateDict", "read_state_dict", "require_finite", "within"]
 # Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, preferred ones first.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "classifier", "weights")
 NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of keys of objects that are not networks
-# name components that wrappers add
+# parts of names that wrappers add
 TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-ROLES = ("attack_model", "model_A", "model_B")  # prefixes to keep, in the public baseline's Lightning checkpoints
 MOST_NESTED = 8
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, the string-valued hyper-parameters, and notes on what was unwrapped, removed or left out."""
+    """A file's tensors by name, its SHA-256, the hyper-parameters that are text, and notes on what was removed or left out."""
 
     tensors: dict[str, Tensor]
     sha256: str = ""
@@ -59,11 +58,15 @@ _KNOWN_GLOBALS: dict[str, type] = {
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a checkpoint in torch's or safetensors' format. Only tensors and plain values are unpickled.
+    """Read a checkpoint in torch's or safetensors' format, without wrappers and prefixes.
 
-    Raises WeightsError for a file that is unreadable, contains other objects, or has no tensors by name.
+    Only tensors and plain values are unpickled. Raises WeightsError for a file that is unreadable, contains other objects, or
+    has no tensors by name.
     """
-    file = _read(path)
+    try:
+        file = path.read_bytes()  # once, because it may be a pipe
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     content = _load(file, path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
@@ -76,14 +79,6 @@ def read_state_dict(path: Path) -> StateDict:
     items = parameters.items() if isinstance(parameters, dict) else ()
     texts = {key: value for key, value in items if isinstance(value, str)}
     return _plain_names(StateDict(state, hashlib.sha256(file).hexdigest(), texts, notes), path)
-
-
-def _read(path: Path) -> bytes:
-    """Return a file's content, read once because it may be a pipe."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _load(file: bytes, path: Path) -> Any:
@@ -119,13 +114,10 @@ def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, d
 
 def _plain_names(state: StateDict, path: Path) -> StateDict:
     """Remove the prefixes that DataParallel, torch.compile and enclosing modules add before and inside the names."""
-    removed: list[str] = []
     split = {key: [part for part in key.split(".") if part not in TRANSPARENT] for key in state.tensors}
     if len({tuple(parts) for parts in split.values()}) < len(split):
         raise WeightsError(f"{path} holds the same tensor with and without a wrapper's prefix: save one network alone")
-    for part in TRANSPARENT:
-        if any(part in key.split(".") for key in state.tensors):
-            removed.append(f"{part}.")
+    removed = [f"{part}." for part in TRANSPARENT if any(part in key.split(".") for key in state.tensors)]
     tensors = {".".join(parts): state.tensors[key] for key, parts in split.items()}
     tensors, prefix = within(tensors, keep="attack_model")
     removed += [prefix] if prefix else []
@@ -134,7 +126,7 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Remove the leading components that all names share, except `keep`. Return the tensors and the prefix (`model.net.`)."""
+    """Remove the prefix that all names share, such as `model.net.`, up to the component `keep`. Return tensors and prefix."""
     prefix = ""
     while True:
         first = {name.partition(".")[0] for name in tensors}

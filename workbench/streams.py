@@ -1,4 +1,4 @@
-r"""Make a command's standard streams usable in every state: closed, full, or with a narrow encoding.
+r"""Make a command's standard streams usable if they are closed, full, or of an encoding with few characters.
 
 ==================  ================================================================================
 closed              replaced by /dev/null, so that no file opened later gets its descriptor
@@ -43,7 +43,7 @@ class _Diagnostics(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Make the process's standard streams usable. Streams that a caller, such as a test, has replaced stay unchanged."""
+    """Make the process's standard streams usable. Streams that a caller has replaced stay unchanged."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -7,8 +7,9 @@
         ^                                                                        |
         +------------------------------- scores <--------------------------------+
 
-The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which sends PNG
-directly to the cloud. Data leave the trusted domain only through `Edge.protect`.
+S1 is what the client sends, S2 the payload, which holds a whole batch. Data leave the trusted domain only through
+`Edge.protect`. The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which
+sends PNG directly to the cloud.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ REMEMBERED = 4096  # limit of codes in the cloud's cache: about 13 MB for codes 
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
-    """Build a codec by name for a pair. The neural codecs use the pair's compressor and the images' `size` (H, W)."""
+    """Build a codec by name with its `options`. The neural codecs use the pair's compressor, for images of `size` (H, W).
+
+    Raises WeightsError if the pair was loaded without its compressor.
+    """
     if name not in NEURAL:
         return codec(name, **options)
     if pair.compressor is None:
@@ -61,28 +65,23 @@ def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options
 
 
 class Stopwatch:
-    """Adds up milliseconds by component. It synchronises with a CUDA device before it reads the clock."""
+    """Adds up milliseconds by component (see `COMPONENTS`)."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """Add the time of the enclosed code to `component`."""
+        """Add the time of the enclosed code to `component`, with all its work on a CUDA `device`."""
         start = time.perf_counter()
         yield
         if device is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
         self.milliseconds[component] = (self.milliseconds[component] or 0.0) + 1e3 * (time.perf_counter() - start)
 
-    @property
-    def total(self) -> float:
-        """The sum of the measured components, in ms."""
-        return sum(value for value in self.milliseconds.values() if value is not None)
-
 
 class Client:
-    """The phone: compresses the private picture with JPEG for the edge. It needs no model."""
+    """The phone: compresses the private picture with JPEG for the edge."""
 
     def __init__(self, quality: int = 90, subsampling: str = "4:4:4") -> None:
         self.jpeg = Jpeg(quality, subsampling)
@@ -95,7 +94,7 @@ class Client:
 
 
 class Edge:
-    """The trusted edge: perturbs images, then encodes them. In a deployment it runs inside the confidential container."""
+    """The trusted edge: perturbs images, then encodes them."""
 
     def __init__(self, generator: PerturbationGenerator, codec: Codec, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -105,15 +104,16 @@ class Edge:
     def receive(
         self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None, limits: Limits = ANY
     ) -> Tensor:
-        """Decode the clients' files to images in [0, 1], cropped and scaled to squares of `size` (None: unscaled, equal sizes).
+        """Decode the clients' files to images in [0, 1], N x 3 x H x W.
 
+        They are cropped and scaled to squares of `size` pixels. For None they are left as they are, and must be of one size.
         Raises DataError for a file that is unreadable or beyond the `limits`.
         """
         with (clock or Stopwatch())("edge_other"):
             return to_float(load_pictures(files, size, limits))
 
     def perturb(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> Tensor:
-        """Return the protected images, in [0, 1]. They stay on the edge: only `protect` returns data for the cloud."""
+        """Return the images protected at a strength from 0 to 1. Only the output of `protect` may leave the edge."""
         with torch.inference_mode(), (clock or Stopwatch())("generator", self.device):
             images = images.to(self.device, memory_format=torch.channels_last)
             return in_parts(lambda part: self.generator(part, strength), images)
@@ -129,11 +129,11 @@ class Edge:
 
 
 class Cloud:
-    """The untrusted cloud: decodes images and classifies them with an unmodified model. It never receives an original.
+    """The untrusted cloud: decodes payloads and classifies the images with an unmodified model.
 
     A code is the coded form of one image. If images often share a code (`codec.repeats`), each distinct code of a payload is
-    decoded once, and the scores of the last `remembered` codes are cached, because equal codes mean equal pictures. With
-    `every`, each image is decoded, as in the paper's cloud.
+    decoded once, and the scores of the last `remembered` codes are cached. With `every`, each image is decoded and classified,
+    as in the paper's cloud.
     """
 
     def __init__(
@@ -153,14 +153,14 @@ class Cloud:
         self._lock = threading.Lock()  # guards the caches, since a service runs several threads
 
     def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
-        """Return a payload's images in [0, 1]. Raises PayloadError for bytes that are no payload of the codec."""
+        """Return a payload's images, N x 3 x H x W in [0, 1]. Raises PayloadError for bytes that the codec did not make."""
         with (clock or Stopwatch())("decompression", self.device):
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
-        """Return the class probabilities of a payload's images (N x K), on the CPU. Equal codes are classified once.
+        """Return the probabilities of the K classes for each of a payload's images (N x K), on the CPU.
 
-        `proceed` is called before each part of the images. It may raise to stop the work.
+        `proceed` is called before each part of the images. It may raise to stop the work. Raises PayloadError like `decode`.
         """
         clock = clock or Stopwatch()
         with clock("decompression"):
@@ -201,7 +201,6 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Add scores (`found`) to the cache `answers`, and remove the oldest scores beyond the cache's limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -210,10 +209,10 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The result of a batch: scores N x K, bytes of each hop, and milliseconds by component, each for the whole batch.
+    """The result of a batch of N images: scores N x K, and for the whole batch bytes and milliseconds by component.
 
-    `s1_bytes` is None without the hop from client to edge. If several requests share one payload, `s2_bytes` is the share of
-    this request. A component that was not measured is None.
+    `s1_bytes` are those from client to edge, None without that hop. `s2_bytes` are those from edge to cloud, or this request's
+    part of them if several requests share a payload. A component that was not measured is None.
     """
 
     scores: Tensor
@@ -223,7 +222,6 @@ class Recognition:
 
     @property
     def labels(self) -> Tensor:
-        """The most likely class of each image (N)."""
         return self.scores.argmax(1)
 
 
@@ -241,17 +239,16 @@ class System:
         generator: PerturbationGenerator,
         codec: Codec,
         classifier: Classifier,
-        client: Client | None = None,
         device: str | torch.device = "cpu",
         precision: str = "float32",
     ) -> System:
-        """Build the system of PMC² in this process: JPEG from client to edge, `codec` from edge to cloud.
+        """Build the system of PMC²: JPEG of quality 90 from client to edge, `codec` from edge to cloud.
 
-        `client` defaults to a JPEG of quality 90, 4:4:4. Generator and classifier compute in `precision` (see `inference`).
+        Generator and classifier compute on `device` in `precision` (see `inference.prepare`).
         """
         codec = codec.to(device)
         generator, classifier = prepare(generator, device, precision), prepare(classifier, device, precision)
-        return cls(client or Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
+        return cls(Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
 
     @classmethod
     def load(
@@ -264,7 +261,10 @@ class System:
         precision: str = "float32",
         **options: Any,
     ) -> System:
-        """Build PMC² from a pair's weights, found by name. `options` go to the codec. Raises WeightsError without weights."""
+        """Build the system of PMC² from the weights of a pair, trained on data sets of a `family`.
+
+        `codec` is a codec's name, and `options` are its options. Raises WeightsError if the weights are missing.
+        """
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
         return cls.in_process(
@@ -274,11 +274,13 @@ class System:
     @classmethod
     def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:
         """Build the baseline PP: the generator on the phone, which sends PNG directly to the cloud."""
-        codec = Png()
-        return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
+        return cls(None, Edge(generator, Png(), device), Cloud(Png(), classifier, device))
 
     def recognise(self, images: Tensor, strength: float = 1.0, rate: float | None = None) -> Recognition:
-        """Send a batch of float images N x 3 x H x W in [0, 1] through the whole system, at a rate (None: the codec's own)."""
+        """Send float images N x 3 x H x W in [0, 1] through the whole system.
+
+        The edge protects them at a strength from 0 to 1, and the codec encodes them at a rate (None: its own).
+        """
         check_images(images)
         clock = Stopwatch()
         s1 = None

@@ -1,15 +1,15 @@
-"""The paper's five-level U-Net. Module names and shapes are those of the public baseline, so that its checkpoints load."""
+"""The paper's five-level U-Net. Its modules have the public baseline's names and shapes, so that its checkpoints load."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["DoubleConv", "UNet"]
+__all__ = ["UNet"]
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution -> batch norm -> LeakyReLU 0.2."""
+    """Twice: 3x3 convolution -> batch norm -> LeakyReLU 0.2. C_in x H x W -> C_out x H x W."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -19,24 +19,25 @@ class DoubleConv(nn.Module):
         self.f = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H x W."""
         return self.f(x)  # type: ignore[no-any-return]
 
 
 class Down(nn.Module):
-    """2x2 max-pool -> DoubleConv."""
+    """2x2 max-pool -> DoubleConv. C_in x H x W -> C_out x H/2 x W/2."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.f = nn.Sequential(nn.MaxPool2d(2), DoubleConv(c_in, c_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H/2 x W/2."""
         return self.f(x)  # type: ignore[no-any-return]
 
 
 class Up(nn.Module):
-    """2x2 transposed convolution of stride 2 -> concatenation, with the skip connection first -> DoubleConv."""
+    """2x2 transposed convolution of stride 2 -> concatenation, with the skip connection first -> DoubleConv.
+
+    C_in x H x W and the skip connection C_in/2 x 2H x 2W -> C_out x 2H x 2W.
+    """
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -44,24 +45,22 @@ class Up(nn.Module):
         self.conv = DoubleConv(c_in, c_out)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """C_in x H x W and the skip C_in/2 x 2H x 2W -> C_out x 2H x 2W."""
         return self.conv(torch.cat([skip, self.upsample(x)], dim=1))  # type: ignore[no-any-return]
 
 
 class OutConv(nn.Module):
-    """1x1 convolution."""
-
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.f = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H x W."""
         return self.f(x)  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):
-    """The paper's five-level U-Net without its final addition: from normalised images to an additive perturbation.
+    """The U-Net without its final addition: from normalised images N x 3 x H x W to an additive perturbation of this shape.
+
+    Sides are multiples of 16. `width` is the number of channels of the first level.
 
     ::
 
@@ -81,7 +80,7 @@ class UNet(nn.Module):
         self.outc = OutConv(w, 3)
 
     def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the features of the five levels, from w x H x W to 16 w x H/16 x W/16, with w the width."""
+        """Return the features of the five levels, from N x w x H x W to N x 16 w x H/16 x W/16, with w the width."""
         x1 = self.inc(x)
         x2 = self.d1(x1)
         x3 = self.d2(x2)
@@ -89,7 +88,6 @@ class UNet(nn.Module):
         return x1, x2, x3, x4, self.d4(x4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W -> N x 3 x H x W. Sides are multiples of 16."""
         x1, x2, x3, x4, x5 = self.contract(x)
         y = self.u1(x5, x4)
         return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]

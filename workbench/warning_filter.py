@@ -9,10 +9,7 @@ __all__ = ["suppress_warnings"]
 
 
 class _SuppressWarnings:
-    """A context that suppresses warnings while any thread is inside it.
-
-    Python's `catch_warnings` is not thread-safe: on exit it may restore filters that another thread has changed.
-    """
+    """A context that suppresses warnings while any thread is inside it. Python's `catch_warnings` is not thread-safe."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
@@ -36,5 +33,5 @@ _SHARED = _SuppressWarnings()
 
 
 def suppress_warnings() -> _SuppressWarnings:
-    """Return the context manager that all threads of the process share."""
+    """Return a context that suppresses all warnings of the process, and may be entered by several threads."""
     return _SHARED

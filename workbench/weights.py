@@ -1,4 +1,4 @@
-"""Storage of weights as safetensors, each with a manifest (SHA-256, architecture, data, seed, accuracy).
+"""Storage of networks' weights as safetensors, each with a manifest (SHA-256, architecture, data, seed, accuracy).
 
 One network is two files in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
 
@@ -6,6 +6,9 @@ One network is two files in `data/weights/<family>/` (shipped) or `data/runs/wei
     resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
 
 The tensors are written first, under a new name. Then the manifest is replaced. So a kill leaves the old network or the new one.
+
+A family is the name under which data sets share weights. A role is a network's part in the system: target, auxiliary, generator
+or compressor. A pair is a target and an auxiliary, with the generator and the compressor that were trained for them.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ __all__ = [
     "Pair",
     "classifier_name",
     "compressor_name",
-    "compressor_variants",
     "export",
     "files",
     "find",
@@ -39,6 +41,7 @@ __all__ = [
     "listing",
     "load",
     "load_pair",
+    "other_compressors",
     "pair_of",
     "save",
 ]
@@ -51,21 +54,16 @@ _TYPES: dict[str, Any] = {
     "seed": (int, type(None)),
     "complete": bool,
 }
-TABLES = (  # their sizes depend on the training
-    *("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers"),
-    *("stop_cdf", "stop_offset", "stop_length"),
-)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """The description of one network's weights.
 
-    The files are found by `name` and by `family`, that of the data set. The network is built from `kind` and `spec`. `depends`
-    maps a role, such as `target`, to the SHA-256 of the network that this one was trained against. `training` has preset and
-    options. `metrics` were measured on the validation split, which also chose the checkpoint. Metrics whose names end in
-    `_in_sample` were measured on the images to which the compressor's tables were fitted. `complete` states whether training
-    ran to its end.
+    `models.build` makes the network from `kind` and `spec`. `data` is the title of the training data. `training` has the preset
+    and its options. `metrics` were measured on the validation split, which also chose the checkpoint, or on the training images
+    if their names end in `_in_sample`. `depends` maps roles to the SHA-256 of the networks that this one was trained against.
+    `complete` states whether training ran to its end. `file` and `sha256` are those of the tensors.
     """
 
     name: str
@@ -84,36 +82,35 @@ class Manifest:
 
 
 def classifier_name(name: str) -> str:
-    """Return the name of a classifier's weights, which is its architecture's. Raises UsageError for an unknown name."""
+    """Return the name of a classifier's weights: `name`, that of its architecture. Raises UsageError if it is unknown."""
     if name not in CLASSIFIERS:
         Classifier(name)  # raises UsageError, which lists the names
     return name
 
 
 def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
-    """Return the name of a generator's weights: `target-X-auxiliary` as in the baseline, with `@variant` if given."""
-    return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}" + (f"@{_variant(variant)}" if variant else "")
+    """Return the name of a generator's weights: `target-X-auxiliary`, with `@variant` if one is given."""
+    return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}{_at(variant)}"
 
 
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
-    """Return the name of a compressor's weights. `generator_variant` is the variant of the generator that it belongs to."""
-    return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
+    """Return the name of a compressor's weights: its generator's name and `-compressor`, with `@variant` if one is given."""
+    return f"{generator_name(target, auxiliary, generator_variant)}-compressor{_at(variant)}"
 
 
 def pair_of(name: str) -> tuple[str, str]:
-    """Return target and auxiliary from a pair's name, `target-X-auxiliary`. Raises UsageError for any other text."""
+    """Return target and auxiliary from a pair's `name`, `target-X-auxiliary`. Raises UsageError for any other text."""
     target, separator, auxiliary = name.partition("-X-")
     if not separator:
         raise UsageError(f"{name!r} is not a pair: write target-X-auxiliary, such as resnet18-X-vgg13_bn")
     return classifier_name(target), classifier_name(auxiliary)
 
 
-def _variant(variant: str) -> str:
-    return _plain("variant", variant)
+def _at(variant: str) -> str:
+    return f"@{_plain('variant', variant)}" if variant else ""
 
 
 def _plain(what: str, name: str) -> str:
-    """Return a name that is safe in a file name. Raises UsageError if it could lead to another folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UsageError(
             f"{what} {name!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
@@ -127,9 +124,9 @@ def roots() -> tuple[Path, Path]:
 
 
 def find(name: str, family: str, shipped: bool = True) -> Manifest | None:
-    """Return the manifest of weights by name and family, or None if there are none.
+    """Return the manifest of weights by name and family, or None. `shipped` False finds weights trained here only.
 
-    With `shipped` False only weights that were trained here count. Raises WeightsError for an unreadable manifest.
+    Raises WeightsError for an unreadable manifest.
     """
     path = _locate(name, family, roots() if shipped else roots()[:1])
     return None if path is None else _read_manifest(path)
@@ -141,7 +138,7 @@ def _locate(name: str, family: str, folders: Sequence[Path] | None = None) -> Pa
 
 
 def files(name: str, family: str) -> tuple[Path, Path]:
-    """Return the paths of a manifest and its tensors. Raises WeightsError if they are missing or unreadable."""
+    """Return the paths of a manifest and its tensors. Raises WeightsError if the manifest is missing or unreadable."""
     path, manifest = _found(name, family)
     return path, path.with_name(manifest.file)
 
@@ -159,7 +156,7 @@ def _found(name: str, family: str) -> tuple[Path, Manifest]:
 def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
     """Yield every manifest with the path of its tensors. Weights trained here hide shipped weights of the same name.
 
-    An unreadable manifest raises WeightsError. If `on_error` is given, it gets the error instead, and the manifest is skipped.
+    For an unreadable manifest, `on_error` is called with a WeightsError. Without `on_error`, it is raised.
     """
     seen: set[tuple[str, str]] = set()
     for root in roots():
@@ -179,9 +176,9 @@ def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[
 def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: bool = False) -> Manifest:
     """Write a network's tensors and manifest atomically. Return the manifest, completed with file name and hash.
 
-    `root` is `data/runs/weights` unless given. `half` stores floats in 16 bits, which `load` widens again. Raises StorageError
-    if the disk is full or the folder cannot be written, and WeightsError for a value outside 16 bits or a metric that is not
-    finite.
+    `root` is the folder of all families, `data/runs/weights` by default. `half` stores floats in 16 bits, which `load` widens
+    again. Raises StorageError if the files cannot be written, and WeightsError for a tensor beyond 16 bits or a metric that is
+    not finite.
     """
     _plain("data set family", manifest.family)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()}
@@ -209,9 +206,9 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
 
 
 def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
-    """Return a network in eval mode, frozen, with its manifest. The hash of its file is checked first.
+    """Return a network of a kind (`classifier`, `generator` or `compressor`), frozen and in eval mode, with its manifest.
 
-    Raises WeightsError if the weights are missing, if file and manifest disagree, or if the kind differs.
+    Raises WeightsError if the weights are missing, of another kind, or do not fit their manifest's SHA-256 and architecture.
     """
     path, manifest = _found(name, family)
     if manifest.kind != kind:
@@ -232,7 +229,7 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A target, an auxiliary, and their generator and compressor: networks that match, frozen, with their manifests by role."""
+    """The networks of a pair, frozen, with their manifests by role."""
 
     target: Classifier
     auxiliary: Classifier
@@ -242,11 +239,9 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The name of the pair, `target-X-auxiliary`."""
         return f"{self.target.name}-X-{self.auxiliary.name}"
 
     def sha256(self) -> dict[str, str]:
-        """Return the hash of each network's weights by role."""
         return {role: manifest.sha256 for role, manifest in self.manifests.items()}
 
 
@@ -259,9 +254,9 @@ def load_pair(
     variant: str = "",
     compressor_variant: str = "",
 ) -> Pair:
-    """Load a pair's networks, and check that each was trained against the present versions of the networks in `depends`.
+    """Load a pair's networks by their names (see `generator_name` and `compressor_name`), with or without the `compressor`.
 
-    Raises WeightsError for networks that are missing, corrupted or made for other weights.
+    Raises WeightsError for networks that are missing, damaged, or trained against other versions of the pair's networks.
     """
     wanted = {
         "target": (classifier_name(target), "classifier"),
@@ -283,24 +278,22 @@ def load_pair(
     return Pair(**{"compressor": None, **loaded}, manifests=manifests)
 
 
-def compressor_variants(pair: Pair) -> list[str]:
-    """Return the variant names of all compressors for a pair's generator, without the pair's own compressor."""
+def other_compressors(pair: Pair) -> list[Manifest]:
+    """Return the manifests of all variants of a pair's compressor that were trained with its generator."""
     generator = pair.manifests["generator"]
-    prefix = f"{generator.name}-compressor@"
     return [
-        manifest.name.removeprefix(prefix)
+        manifest
         for manifest, _ in listing()
         if manifest.family == generator.family
-        and manifest.name.startswith(prefix)
+        and manifest.name.startswith(f"{generator.name}-compressor@")
         and manifest.depends.get("generator") == generator.sha256
     ]
 
 
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
-    """Write a pair's networks to a folder in the form in which they ship, and return their manifests.
+    """Write a pair's networks to the folder `root` in the form in which they ship, and return their manifests.
 
-    Floats are stored in 16 bits unless `half` is False. This changes the hashes, and the manifests that refer to them are
-    updated.
+    Floats are stored in 16 bits unless `half` is False. This changes the hashes, also in `depends`.
     """
     pair = load_pair(family, target, auxiliary)
     made: dict[str, Manifest] = {}
@@ -312,14 +305,14 @@ def export(family: str, target: str, auxiliary: str, root: Path, half: bool = Tr
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """Return a network's tensors under their public names (without the wrapper's `network.` or `unet.`)."""
+    """Return a network's tensors by name, as in public checkpoints: without the prefix `network.` or `unet.`."""
     return _core(module).state_dict()
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
-    """Copy tensors with public names into a network. Raises WeightsError with the first name that does not fit."""
+    """Copy tensors, named as by `state_dict`, into a network. Raises WeightsError, begun with `label`, if one does not fit."""
     own = state_dict(module)
-    tables = {key for key in own if key.rpartition(".")[2] in TABLES}
+    tables = {key for key in own if key.rpartition(".")[2] in models.TABLES}
     for key in sorted(own.keys() | state.keys()):
         if key not in state or key not in own:
             raise WeightsError(f"{label}: tensor {key!r} is {'missing' if key not in state else 'not part of the network'}")
@@ -368,7 +361,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Return the kind and the spec with which `models.build` builds a network of this shape."""
+    """Return the kind and the arguments with which `models.build` builds a network of this shape."""
     if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
         spec |= {"head": module.head} if module.head != "public" else {}

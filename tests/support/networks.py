@@ -35,8 +35,8 @@ def manifest(module: torch.nn.Module, name: str, family: str = "digits", **field
     return Manifest(name, family, kind, spec, data="untrained", seed=0, **fields)
 
 
-def pictures(n: int = 2) -> torch.Tensor:
-    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def pictures(n: int = 2, height: int = 32, width: int = 32) -> torch.Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
