@@ -31,13 +31,13 @@ def at_home(machines: Ground, own_home: Path) -> Path:
     return folder
 
 
-def entered(name: str = "edge", config: Path | None = None) -> bool:
-    with SshHost(name, config=config) as host:
+def entered(config: Path | None = None) -> bool:
+    with SshHost("edge", config=config) as host:
         return host.run(["echo", "x"]).out == b"x\n"
 
 
-def refusal(name: str = "edge", config: Path | None = None) -> str:
-    with SshHost(name, config=config) as host, pytest.raises(RemoteError) as caught:
+def refusal(config: Path | None = None) -> str:
+    with SshHost("edge", config=config) as host, pytest.raises(RemoteError) as caught:
         host.run(["true"])
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -53,20 +53,21 @@ def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        "",  # the default keys
-        "  IdentityFile ${HOME}/.ssh/named # mine\n",
-        "  IdentityFile ~/.ssh/named\n",
-        "  IdentityFile %d/.ssh/named\n",
-        "  UserKnownHostsFile ~/.ssh/none ~/.ssh/known_hosts\n",
-        "  UserKnownHostsFile=~/.ssh/known_hosts\n",
-        '  IdentityFile "~/.ssh/named"\n  ConnectTimeout 1m\n',
-    ],
-)
-def test_home_is_where_the_environment_says(more: str, at_home: Path, machines: Ground, reader: None) -> None:
-    (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port) + more)
+def test_home_is_where_the_environment_says(at_home: Path, machines: Ground, reader: None) -> None:
+    default, named = at_home / "id_ed25519", at_home / "named"
+    for more, key in (
+        ("", default),
+        ("  IdentityFile ${HOME}/.ssh/named # mine\n", named),
+        ("  IdentityFile ~/.ssh/named\n", named),
+        ("  IdentityFile %d/.ssh/named\n", named),
+        ("  UserKnownHostsFile ~/.ssh/none ~/.ssh/known_hosts\n", default),
+        ("  UserKnownHostsFile=~/.ssh/known_hosts\n", default),
+        ('  IdentityFile "~/.ssh/named"\n  ConnectTimeout 1m\n', named),
+    ):
+        (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port) + more)
+        (address,) = route("edge", None)
+        assert [path for path in address.keys if path.is_file()] == [key], more
+        assert [path for path in address.known_files if path.is_file()][:1] == [at_home / "known_hosts"], more
     assert entered()
 
 
@@ -112,19 +113,19 @@ def test_a_program_called_ssh_that_is_not_openssh_is_left_alone(
 def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "ASK_S", 0.5)
     (own_home / "c").write_text('Match exec "exec sleep 5"\n Port 1\n')
-    assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
+    assert "did not end within 0.5 s: does a Match exec" in refusal(own_home / "c")
 
 
 # The error line for an untrusted host
 
 
-@pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])
-def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(nowhere: str, machines: Ground) -> None:
-    path = machines.config()
-    path.write_text(f"UserKnownHostsFile {nowhere}\n{path.read_text()}")
-    said = refusal(config=path)
-    assert f"UserKnownHostsFile {nowhere.split()[0]} keeps no key" in said
-    assert ">>" not in said
+def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(machines: Ground) -> None:
+    for nowhere in ("/dev/null", "none", "/dev/null /dev/null"):
+        path = machines.config()
+        path.write_text(f"UserKnownHostsFile {nowhere}\n{path.read_text()}")
+        said = refusal(path)
+        assert f"UserKnownHostsFile {nowhere.split()[0]} keeps no key" in said
+        assert ">>" not in said
 
 
 def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_home: Path) -> None:
@@ -132,22 +133,17 @@ def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_ho
     (own_home / "c").write_text(f"Host edge\n HostName {LOOPBACK}\n Port {edge.port}\n IdentityFile {edge.key}\n")
     path = own_home / "a folder" / "known_hosts"
     (own_home / "c").write_text(f'{(own_home / "c").read_text()} UserKnownHostsFile "{path}"\n')
-    command = refusal(config=own_home / "c").rpartition("accept it by `")[2].rstrip("`")
+    command = refusal(own_home / "c").rpartition("accept it by `")[2].rstrip("`")
     subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=30)
-    assert entered(config=own_home / "c")
+    assert entered(own_home / "c")
 
 
-@pytest.mark.parametrize(
-    "setting", ["StrictHostKeyChecking no", "NoHostAuthenticationForLocalhost yes", "VerifyHostKeyDNS yes"]
-)
-def test_what_would_trust_more_is_named_in_the_refusal(setting: str, machines: Ground) -> None:
-    said = refusal(config=machines.config(known="", more=f"{setting}\n"))
-    assert f"({setting} is not followed, host keys are always checked)" in said
-
-
-def test_an_authority_is_named_in_the_refusal(machines: Ground, own_home: Path) -> None:
+def test_what_would_trust_more_is_named_in_the_refusal(machines: Ground, own_home: Path) -> None:
+    settings = ("StrictHostKeyChecking no", "NoHostAuthenticationForLocalhost yes", "VerifyHostKeyDNS yes")
     key = public(machines["edge"].folder / "host_key")
-    said = refusal(config=machines.config(known=f"@cert-authority * {key}\n"))
+    said = refusal(machines.config(known=f"@cert-authority * {key}\n", more="\n".join([*settings, ""])))
+    for setting in settings:
+        assert f"({setting} is not followed, host keys are always checked)" in said
     assert f"the certificate authority of {own_home / 'known_hosts'}:1 is not followed" in said
 
 
@@ -199,11 +195,11 @@ def test_an_unreadable_key_is_distinguished_from_an_absent_one(machines: Ground,
     private = "-----BEGIN DSA PRIVATE KEY-----\nMAA=\n-----END DSA PRIVATE KEY-----\n"
     dsa.write_text(private)
     dsa.chmod(0o600)
-    said = refusal(config=machines.config(IdentityFile=str(dsa)))
+    said = refusal(machines.config(IdentityFile=str(dsa)))
     assert f"there is no key to show ({dsa} cannot be read: " in said
     dsa.chmod(0o644)
-    assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(config=machines.config(IdentityFile=str(dsa)))
-    said = refusal(config=machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
+    assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(machines.config(IdentityFile=str(dsa)))
+    said = refusal(machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
     assert "neither in a file nor in the agent" in said
 
 

@@ -53,11 +53,10 @@ def add(commands: Commands) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     from .. import system
     from ..evaluation import Evaluation
+    from ..models import check_strength
 
     rate = read_rate(options)
     chosen: dict[str, Any] = {} if rate is None else {"rate": rate}
-    dataset = read_dataset(options)
-    pair = read_pair(options, dataset)
     if options.quality is not None:
         if options.codec not in ("jpeg", "webp"):
             raise UsageError(f"--quality {options.quality} goes with --codec jpeg or webp, not {options.codec}")
@@ -66,10 +65,11 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.codec != "jpeg":
             raise UsageError(f"--subsampling {options.subsampling} goes with --codec jpeg, not {options.codec}")
         chosen["subsampling"] = options.subsampling
+    check_strength(options.strength)
     client = system.Client(options.client_quality)
-    size = (
-        (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
-    )
+    dataset = read_dataset(options)
+    pair = read_pair(options, dataset)
+    height, width = dataset.test.images.shape[-2:]
     evaluation = Evaluation(
         pair,
         dataset,
@@ -80,7 +80,8 @@ def evaluate(options: argparse.Namespace) -> int:
         precision=options.precision,
         progress=True,
     )
-    result = evaluation.result(system.codec_for(evaluation.pair, options.codec, size=size, **chosen), options.strength)
+    codec = system.codec_for(evaluation.pair, options.codec, size=(height, width), **chosen)
+    result = evaluation.result(codec, options.strength)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 
