@@ -26,11 +26,12 @@ import paramiko
 
 from .errors import RemoteError
 from .ssh import relays, uploads
-from .ssh.connections import BROKEN, KEEPALIVE_S, SshConnection, connect
+from .ssh.connections import KEEPALIVE_S, SshConnection, connect
 from .ssh.identities import Ask, Keyring, ask_terminal
 from .ssh.login_shell import command_line
 from .ssh.relays import Forward
 from .ssh.remote_process import (
+    BROKEN,
     ChannelProcess,
     LocalProcess,
     LostError,
@@ -67,11 +68,9 @@ class Host(Protocol):
 
     name: str
 
-    def __enter__(self) -> Self:
-        """Return the host, without connecting."""
+    def __enter__(self) -> Self: ...
 
-    def __exit__(self, *_: object) -> None:
-        """Call `close`."""
+    def __exit__(self, *_: object) -> None: ...
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
         """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
@@ -170,10 +169,6 @@ class _Machine(abc.ABC):
         return result.out
 
     def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
-        """Wait for a command, and return its exit status. Raises RemoteError if this side ended it, or the status is unknown.
-
-        `dog` is the command's watchdog, with a time limit of `limit` seconds.
-        """
         status: int | None = None
         try:
             status = work.wait()
@@ -221,7 +216,6 @@ class Here(_Machine):
         super().__init__(LOCAL)
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in a new session."""
         try:
             return LocalProcess(command, Path.home())
         except OSError as error:
@@ -252,7 +246,6 @@ class SshHost(_Machine):
         self._reverses: dict[int, partial[None]] = {}
 
     def _connection(self) -> SshConnection:
-        """Return the open connection. If there is none, connect, and have the host listen again on the ports of `reverse`."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open
@@ -276,7 +269,6 @@ class SshHost(_Machine):
             return self._connection().session()
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command through the user's login shell."""
         channel = self._channel()
         mark = secrets.token_hex(16)
         with Watchdog(EXEC_S, channel.close) as dog:
@@ -323,7 +315,6 @@ class SshHost(_Machine):
 
 
 def _home(path: str) -> str:
-    """Return a path without `~/`: commands start in the home folder. Raises RemoteError for another user's home (`~user`)."""
     if path == "~" or path.startswith("~/"):
         return os.path.normpath(path[2:]) if path[2:] else "."
     if path.startswith("~"):

@@ -66,7 +66,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove temporary files for `path` that killed processes of this machine left."""
+    # Killed processes of this machine leave their temporary files.
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
@@ -76,10 +76,8 @@ def _sweep(path: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process exists and belongs to another user
-        return True
+    except OSError as error:  # a process of another user cannot be signalled
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

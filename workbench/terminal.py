@@ -6,8 +6,6 @@ import unicodedata
 
 __all__ = ["printable"]
 
-SPACES = {"Zs"}  # Unicode's space separators print as spaces, but str.isprintable() only accepts the ASCII space
-
 
 def printable(text: object, keep: str = "") -> str:
     r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader.
@@ -23,12 +21,9 @@ def printable(text: object, keep: str = "") -> str:
     whole = str(text)
     if whole.isascii() and whole.isprintable():
         return whole
-    return "".join(each if each in keep or _is_plain(each) else _escaped(each) for each in whole)
-
-
-def _is_plain(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) in SPACES
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        each
+        if each in keep or each.isprintable() or unicodedata.category(each) == "Zs"  # isprintable() accepts no wide spaces
+        else each.encode("unicode_escape").decode("ascii")
+        for each in whole
+    )

@@ -129,7 +129,6 @@ def hostile(options: argparse.Namespace, stage: StageConfig, system: System, ima
 
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yield (column names, rows) for each printed table of the result of `workbench bench services`."""
     rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
     saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
     named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}

@@ -96,7 +96,7 @@ def export_weights(options: argparse.Namespace) -> int:
 def model_card(options: argparse.Namespace) -> int:
     from .. import weights
     from ..model_card import card
-    from ..storage import replacing, require_writable
+    from ..storage import require_writable, write_text
 
     if options.output is not None:
         require_writable(options.output.resolve().parent)
@@ -111,8 +111,7 @@ def model_card(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        with replacing(options.output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(options.output, text)
     return 0
 
 

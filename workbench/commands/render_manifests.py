@@ -42,10 +42,6 @@ def _manifests(options: argparse.Namespace) -> int:
 
 
 def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | None:
-    """Return the issued certificates of a container by file name, or None for a container with a key broker.
-
-    Raises UsageError if no launch has issued them yet.
-    """
     from ..certs import folder_of
     from ..deployment.kubernetes.manifests import FILES
 

@@ -101,11 +101,6 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
-    """Return the parameters, notebooks and preset of the run in `directory`, to resume that run.
-
-    Raises RunError if `directory` has no run, and UsageError if `options` or `given`, the parameters from the
-    command line, contradict the run.
-    """
     from .. import runs
 
     batch = runs.read_json(directory / "batch.json")

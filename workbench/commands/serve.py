@@ -85,7 +85,6 @@ def add(commands: Commands) -> None:
 
 
 def _add_limits(made: argparse.ArgumentParser) -> None:
-    """Declare the options that bound computation, queues and time."""
     made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
@@ -129,10 +128,7 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the process in the block, before the server handles them. Restore the handlers at the end.
-
-    KeyboardInterrupt would not work: if it passes through an `exec`, as in many imports, the signal kills Python.
-    """
+    # KeyboardInterrupt would not work: if it passes through an `exec`, as in many imports, the signal kills Python.
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
     try:
@@ -154,12 +150,14 @@ def _load_and_run(options: argparse.Namespace) -> None:
     tls = _tls(options)
     _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
-    with _port_file(options.port_file, listener.port):
+    with contextlib.ExitStack() as stack:
+        if options.port_file is not None:
+            write_text(options.port_file, f"{listener.port}\n")
+            stack.callback(options.port_file.unlink, missing_ok=True)
         run(_service(options), listener, tls, options.token_file)
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn if a service for other machines has the authority's key in its folder. The service needs only its own key."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -171,19 +169,6 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
             options.certs,
             options.certs / options.what,
         )
-
-
-@contextlib.contextmanager
-def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Write the bound port to a file, and remove the file at the end of the block. Does nothing if `path` is None."""
-    if path is None:
-        yield
-        return
-    write_text(path, f"{port}\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _tls(options: argparse.Namespace) -> Tls | None:
@@ -210,7 +195,6 @@ def _token(options: argparse.Namespace) -> Token | None:
 
 
 def _agent(options: argparse.Namespace) -> AttestationAgent | None:
-    """Return the guest's attestation agent, or None without `--attestation-agent`."""
     from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
@@ -221,7 +205,6 @@ def _agent(options: argparse.Namespace) -> AttestationAgent | None:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load a service's networks, warm them up, and return the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
     from ..services.batching import ComputePool
@@ -297,7 +280,6 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
 
 
 def _log(quiet: bool) -> None:
-    """Set up logging to standard error: messages and, unless `quiet`, one line of JSON for each request."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

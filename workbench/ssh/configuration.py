@@ -71,10 +71,8 @@ def read_config(host: str, user: str | None, port: str | None, config: Path | No
         program, home = None, ""
     if program is None or not _is_openssh(program):
         return _parsed(host, config)
-    if config is None and Path(home) == Path.home():
-        return _ask(program, [], host, user, port, {}, None)
-    if config is not None and Path(home) == Path.home():
-        return _ask(program, ["-F", str(config)], host, user, port, {}, config)
+    if Path(home) == Path.home():
+        return _ask(program, ["-F", str(config)] if config else [], host, user, port, {}, config)
     with tempfile.TemporaryDirectory(prefix="workbench-ssh-") as folder:
         copies: dict[str, str] = {}
         top = copy_of(config, Path(folder), copies)
@@ -83,7 +81,7 @@ def read_config(host: str, user: str | None, port: str | None, config: Path | No
 
 @functools.cache
 def _is_openssh(program: str) -> bool:
-    """Return whether a program is OpenSSH's client. Dropbear's client ignores -G and connects."""
+    # Dropbear's client ignores -G and connects.
     try:
         shown = subprocess.run([program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -100,7 +98,6 @@ def _ask(
     copies: Mapping[str, str],
     config: Path | None,
 ) -> HostConfig:
-    """Run `ssh -G` and parse its output. In its error messages, paths of `copies` are replaced by the original files."""
     command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
     path = config or user_config()
     try:
@@ -121,7 +118,6 @@ def _ask(
 
 
 def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> RemoteError:
-    """Return the error for a configuration that OpenSSH refuses, from its messages `errors`, as one line."""
     for copy, original in copies.items():
         errors = errors.replace(copy, original)
     reason = next((line.strip() for line in errors.splitlines() if line.strip() and not NOISE.search(line)), "no reason given")
@@ -135,7 +131,6 @@ def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> R
 
 
 def _parsed(host: str, config: Path | None) -> HostConfig:
-    """Resolve a host with paramiko's parser, which supports fewer conditions of Match than OpenSSH."""
     path = config or user_config()
     try:
         parser = paramiko.SSHConfig.from_file(inlined(path)) if config or path.is_file() else paramiko.SSHConfig()

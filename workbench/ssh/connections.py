@@ -25,17 +25,18 @@ import paramiko
 from paramiko.packet import Packetizer
 
 from ..errors import RemoteError
+from ..terminal import printable
 from .addresses import Address, route
 from .host_keys import check_host_key, preferred_kinds
 from .identities import Keyring
-from .remote_process import LostError, Watchdog, printable
+from .remote_process import BROKEN, LostError, Watchdog
 
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
 REAPED_S, RETRY_S = 2.0, 0.05  # time for sshd to reap closed sessions, and the pause between two attempts
 KEEPALIVE_S = 20.0
-BROKEN = (paramiko.SSHException, OSError, EOFError)
+ALGORITHMS = {"Ciphers": "ciphers", "MACs": "digests", "KexAlgorithms": "kex", "HostKeyAlgorithms": "key_types"}
 
 Accept = Callable[[paramiko.Channel], None]
 
@@ -149,7 +150,6 @@ class SshConnection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Send keep-alive requests after `deadline / 3` seconds of silence. Close the connection after `deadline` seconds."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():
@@ -232,7 +232,6 @@ def _dial(address: Address) -> socket.socket:
 
 
 def _first_of(address: Address) -> socket.socket:
-    """Connect to the first address of a host that answers. AddressFamily limits the addresses. Raises OSError."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
     failure: OSError | None = None
     for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
@@ -251,14 +250,8 @@ def _first_of(address: Address) -> socket.socket:
 
 
 def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
-    """Remove the algorithms that the configuration does not allow. Raises RemoteError if, say, no cipher remains."""
     options.key_types = preferred_kinds(address, options.key_types)
-    for keyword, name in {
-        "Ciphers": "ciphers",
-        "MACs": "digests",
-        "KexAlgorithms": "kex",
-        "HostKeyAlgorithms": "key_types",
-    }.items():
+    for keyword, name in ALGORITHMS.items():
         here = getattr(options, name)
         allowed = dict(address.allowed).get(keyword, here)
         setattr(options, name, tuple(each for each in here if each in allowed))
@@ -270,7 +263,6 @@ def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
 
 
 def _greet(transport: paramiko.Transport, address: Address) -> None:
-    """Run the SSH key exchange, and verify the host key."""
     transport.set_log_channel(log.name)
     transport.banner_timeout = transport.handshake_timeout = address.timeout
     transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
@@ -295,7 +287,6 @@ def _greet(transport: paramiko.Transport, address: Address) -> None:
 
 
 def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
-    """Offer keys until the server accepts one. Raises RemoteError if the server accepts none of the keys."""
     if not address.public_key:
         raise RemoteError(
             f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "
@@ -314,7 +305,6 @@ def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyr
 def _offer(
     transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
 ) -> bool:
-    """Offer a key, and return whether the server accepted it. Raises RemoteError if offering further keys is pointless."""
     try:
         more = transport.auth_publickey(address.user, key)
     except paramiko.BadAuthenticationType as error:

@@ -109,7 +109,6 @@ def _check_size(address: Address, key: paramiko.PKey, where: str) -> None:
 
 
 def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> None:
-    """Raise RemoteError if CheckHostIP is set and known_hosts has another key for the host's IP address."""
     if not address.check_ip or not peer or address.jumps or peer == address.host or ipaddress.ip_address(peer).is_loopback:
         return
     name = peer if address.port == 22 else f"[{peer}]:{address.port}"
@@ -122,12 +121,10 @@ def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> No
 
 
 def _removing(address: Address, line: KnownKey, name: str = "") -> str:
-    """Return the shell command that removes `name` (default: `address.known_as`) from the known_hosts file of `line`."""
     return f"ssh-keygen -R '{name or address.known_as}' -f {shlex.quote(str(line.file))}"
 
 
 def _accepting(address: Address, key: paramiko.PKey) -> str:
-    """Return the instruction for accepting a host's key."""
     if address.known_file is None:
         named = next((str(file) for file in address.known_files[:1]), "none")
         return f"name a file that can keep it: UserKnownHostsFile {named} keeps no key"
@@ -141,7 +138,6 @@ def _accepting(address: Address, key: paramiko.PKey) -> str:
 
 
 def _unfollowed(address: Address, known: Sequence[KnownKey]) -> str:
-    """Return text that names the ignored settings and known_hosts lines with which OpenSSH would have trusted the host."""
     reasons = [f"{setting} is not followed, host keys are always checked" for setting in address.looser]
     authority = next((each for each in known if each.marker == AUTHORITY), None)
     if authority is not None:
@@ -173,7 +169,6 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether `name` matches `patterns`, a line's first field: a hash, or a list of patterns with *, ? and !."""
     if patterns.startswith("|"):
         return _hashed(patterns, name)
     found = False

@@ -18,15 +18,13 @@ import threading
 from collections.abc import Callable
 from typing import Literal, Protocol, Self
 
-import paramiko
-
 from ..errors import RemoteError
+from .remote_process import BROKEN
 
 __all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
-BROKEN = (OSError, EOFError, paramiko.SSHException)
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: the peer sees a reset, not an end
 
 

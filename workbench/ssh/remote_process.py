@@ -21,17 +21,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, cast
 
 import paramiko
 
 from ..errors import RemoteError
+from ..terminal import printable
 from .login_shell import MarkedOutput
 
-__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
+__all__ = ["BROKEN", "ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased"]
 
 CHUNK = 32 << 10  # payload of an SSH packet, in bytes
 LIMIT = 64 << 20  # bytes: older standard error is dropped, a longer line is split
+BROKEN = (OSError, EOFError, paramiko.SSHException)  # raised by paramiko if a connection breaks
 GRACE_S = 3.0  # from TERM to KILL
 
 # $0 is this text, $1 the input's length. With sshd the shell leads its process group, with other servers setsid makes one.
@@ -63,11 +65,6 @@ def last_line(errors: bytes) -> str:
     """Return the last line of a command's standard error: at most 300 characters, without control characters."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     return printable(lines[-1])[:300] if lines else ""
-
-
-def printable(text: str) -> str:
-    """Return text from another machine without control characters."""
-    return "".join(letter for letter in text if letter.isprintable())
 
 
 class Watchdog:
@@ -165,7 +162,7 @@ class RemoteProcess(abc.ABC):
 
     def _drain(self, read: Callable[[], bytes]) -> None:
         def run() -> None:
-            with contextlib.suppress(OSError, ValueError, EOFError, paramiko.SSHException):
+            with contextlib.suppress(ValueError, *BROKEN):
                 while part := read():
                     self._kept += part
                     del self._kept[:-LIMIT]
@@ -197,11 +194,11 @@ class ChannelProcess(RemoteProcess):
         """Send data over the channel. Blocks while the channel's window is full."""
         try:
             self._channel.sendall(data)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             raise BrokenPipeError from error
 
     def finish(self) -> None:
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*BROKEN):
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
@@ -209,7 +206,7 @@ class ChannelProcess(RemoteProcess):
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
                     return output
-        except (OSError, EOFError, paramiko.SSHException):  # recv sends a window update, which fails on a lost connection
+        except BROKEN:  # recv sends a window update, which fails on a lost connection
             pass
         return self._output.take()
 
@@ -232,7 +229,7 @@ class ChannelProcess(RemoteProcess):
     def end(self) -> None:
         """Close the channel, so that the remote shell (LEASE) ends the command."""
         self.ended = True
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*BROKEN):
             self._channel.close()
 
     def close(self) -> None:
@@ -250,14 +247,9 @@ class LocalProcess(RemoteProcess):
         self._process = subprocess.Popen(
             command, cwd=home, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True
         )
-        self._input, self._output, self._errors = self._pipes()
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._input, self._output, self._errors = cast("tuple[IO[bytes], ...]", pipes)
         self._drain(lambda: self._available(self._errors))
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-        process = self._process
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise RuntimeError("a process without pipes")
-        return process.stdin, process.stdout, process.stderr
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
