@@ -29,10 +29,7 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Expand `~` in a path.
-
-    If the named user has no home directory here, the path is returned unchanged, and does not exist.
-    """
+    """Expand `~` in a path. The result is unchanged if the named user has no home directory here."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -43,8 +40,8 @@ def expand_user(path: str | Path) -> Path:
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A context that yields a temporary path to write. On success the file replaces `path` atomically, else it is removed.
 
-    The temporary file is in the folder of `path` and readable by its owner alone. The result has permissions `mode`. Raises
-    StorageError if the folder cannot be written or the disk is full. `path` is then unchanged.
+    The temporary file is readable by its owner alone, the result has the permissions `mode`. Raises StorageError, with `path`
+    unchanged, if the folder cannot be written or the disk is full.
     """
     temporary: Path | None = None
     try:

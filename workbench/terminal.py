@@ -8,15 +8,10 @@ __all__ = ["printable"]
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader.
+    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader, as in ``\x1b``.
 
-    The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). These are escaped:
-
-    - control characters (C0, DEL, C1), which begin every escape sequence, and separators of lines and paragraphs.
-    - formatting characters (bidirectional overrides, zero-width characters).
-    - surrogates (undecodable bytes of file names), private and unassigned code points.
-
-    All other characters, in any script, stay unchanged. `keep` names control characters to keep: ``"\n"`` for several lines.
+    That is everything that does not print: control and formatting characters, separators of lines and paragraphs, surrogates,
+    private and unassigned code points. `keep` names characters to keep: ``"\n"`` for a text of several lines.
     """
     whole = str(text)
     if whole.isascii() and whole.isprintable():

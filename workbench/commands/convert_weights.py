@@ -118,12 +118,12 @@ def model_card(options: argparse.Namespace) -> int:
 def _result(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as JSON ({error}): name a file that `workbench evaluate --json` wrote"
         ) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object: name a file that `workbench evaluate --json` wrote")
     return content
 
 

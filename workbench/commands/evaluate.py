@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure accuracy, SSIM and bytes of one pair (target and auxiliary classifier) with one codec."""
+"""`workbench evaluate`: measure how well images are protected and recognised, and their size, with one codec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, read_pair, read_rate
+from .options import (
+    Commands,
+    add_command,
+    add_common,
+    add_precision,
+    add_rate,
+    pick_device,
+    positive,
+    read_dataset,
+    read_pair,
+    read_rate,
+)
 
 __all__ = ["add"]
 
@@ -39,12 +50,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (the paper's; default)")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images that share a payload (default: 256)")
-    made.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="in which generator and classifiers compute (default: float32)",
-    )
+    add_precision(made, "in which generator and classifiers compute")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,4 +1,4 @@
-"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages on other machines."""
+"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages, edge and cloud, on other machines."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Read a plan's file, and return its deployment, which reports each step in a line on standard error."""
+    """Read a deployment's plan (TOML), and return the deployment. It reports each step on standard error."""
     from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 

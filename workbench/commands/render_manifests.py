@@ -1,4 +1,4 @@
-"""`workbench manifests`: print the Kubernetes objects of a plan, for reading, archiving or manual use."""
+"""`workbench manifests`: print the Kubernetes objects of a deployment's plan as YAML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`workbench serve`: run the edge or the cloud as an HTTPS service."""
+"""`workbench serve`: run the edge (protects and encodes images) or the cloud (classifies them) as an HTTPS service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..processes import keep_memory
 from ..storage import write_text
-from .options import AUXILIARY, TARGET, Commands, add_command, add_rate, pick_device, positive, read_rate
+from .options import AUXILIARY, TARGET, Commands, add_command, add_precision, add_rate, pick_device, positive, read_rate
 
 if TYPE_CHECKING:
     from ..certs import Role
@@ -60,12 +60,7 @@ def add(commands: Commands) -> None:
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
-    made.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
-    )
+    add_precision(made, "in which the networks compute; bfloat16: about twice as fast if the processor has it")
     _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
@@ -142,7 +137,9 @@ def _load_and_run(options: argparse.Namespace) -> None:
     from ..services.server import Listener
     from ..services.server import serve as run
 
-    _log(options.quiet)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("workbench.access").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes
     if options.secrets:
         from ..services.secrets import fetch
 
@@ -182,7 +179,6 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`, or None. `$WORKBENCH_TOKEN` is the client's token, so a service ignores it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -277,9 +273,3 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
         agent=_agent(options),
         **shared,
     )
-
-
-def _log(quiet: bool) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all networks of (target, auxiliary) pairs."""
+"""`workbench train`: train one network, or all that a pair of target and auxiliary classifier needs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """One hop: its network address, the files with its trusted host keys, and the user's keys to offer."""
+    """One hop, a jump host or the host: its network address, the files with its trusted host keys, and the user's keys."""
 
     name: str  # as the user gave it
     host: str
@@ -72,19 +72,20 @@ class Address:
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, with the host last. Raises RemoteError for an invalid name or configuration."""
-    return _route(name, config, (), 0)
+    """Return the hops to a host, with the host last. `config` is the SSH configuration to read (None: ~/.ssh/config).
 
-
-def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
-    # The last of `jumps` connects to the host. Each is reached through those before it, the first by its own ProxyJump.
-    if depth > MOST_HOPS:
-        raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
-    address = _resolve(name, config, last=depth == 0)
-    jumps = jumps or address.jumps
-    if not jumps:
-        return [address]
-    return [*_route(jumps[-1], config, jumps[:-1], depth + 1), address]
+    Raises RemoteError for an invalid name or configuration.
+    """
+    hops: list[Address] = []
+    jumps: Sequence[str] = ()
+    while True:
+        if len(hops) > MOST_HOPS:
+            raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
+        hops.insert(0, _resolve(name, config, last=not hops))
+        jumps = jumps or hops[0].jumps
+        if not jumps:
+            return hops
+        *jumps, name = jumps  # the last jump connects to the host; the first is reached by its own ProxyJump
 
 
 def _resolve(name: str, config: Path | None, last: bool) -> Address:

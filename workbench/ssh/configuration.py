@@ -63,7 +63,10 @@ class HostConfig:
 
 
 def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
-    """Resolve the configuration of a host. Raises RemoteError for a configuration that OpenSSH refuses."""
+    """Resolve the settings of `host`, given `user` and `port` if the user named them. `config` replaces ~/.ssh/config.
+
+    Raises RemoteError for a configuration that OpenSSH refuses.
+    """
     program = shutil.which("ssh")
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
@@ -71,12 +74,13 @@ def read_config(host: str, user: str | None, port: str | None, config: Path | No
         program, home = None, ""
     if program is None or not _is_openssh(program):
         return _parsed(host, config)
+    given = [*(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
     if Path(home) == Path.home():
-        return _ask(program, ["-F", str(config)] if config else [], host, user, port, {}, config)
+        return _ask([program, "-G", *(["-F", str(config)] if config else []), *given], host, config or user_config(), {})
     with tempfile.TemporaryDirectory(prefix="workbench-ssh-") as folder:
         copies: dict[str, str] = {}
         top = copy_of(config, Path(folder), copies)
-        return _ask(program, ["-F", str(top)], host, user, port, copies, config)
+        return _ask([program, "-G", "-F", str(top), *given], host, config or user_config(), copies)
 
 
 @functools.cache
@@ -89,17 +93,7 @@ def _is_openssh(program: str) -> bool:
     return b"OpenSSH" in shown.stderr + shown.stdout
 
 
-def _ask(
-    program: str,
-    file: list[str],
-    host: str,
-    user: str | None,
-    port: str | None,
-    copies: Mapping[str, str],
-    config: Path | None,
-) -> HostConfig:
-    command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
-    path = config or user_config()
+def _ask(command: list[str], host: str, path: Path, copies: Mapping[str, str]) -> HostConfig:
     try:
         shown = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -107,7 +101,7 @@ def _ask(
             f"{host}: `ssh -G {host}` did not end within {ASK_S:g} s: does a Match exec of {path} hang, or the name server?"
         ) from error
     except OSError as error:
-        raise RemoteError(f"{host}: {program} cannot be started ({error.strerror}): check the OpenSSH client") from error
+        raise RemoteError(f"{host}: {command[0]} cannot be started ({error.strerror}): check the OpenSSH client") from error
     if shown.returncode:
         raise _refusal(host, path, shown.stderr.decode("utf-8", "replace"), copies)
     values: dict[str, list[str]] = {}

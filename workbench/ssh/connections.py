@@ -184,8 +184,7 @@ if hasattr(os, "register_at_fork"):
 def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
     """Connect to a host, through the hops before it. Raises RemoteError, or LostError if the network is at fault."""
     connection: SshConnection | None = None
-    hops = route(name, config)
-    for hop in hops:
+    for hop in (hops := route(name, config)):
         try:
             connection = _connect(hop, connection, keyring, keepalive)
         except RemoteError as error:

@@ -57,14 +57,17 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """A cache of private keys, so that the user types each passphrase once. Its repr shows no key."""
+    """A cache of private keys. `ask` prompts for each passphrase once. The repr shows no key."""
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield (label, key) for each key to offer to a hop, in order. `problems` receives a phrase for each unusable key."""
+        """Yield (label, key) for each key to offer at `address`, in order. The label says in errors where the key is from.
+
+        `problems` receives a phrase for each unusable key.
+        """
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -101,7 +104,10 @@ class Keyring:
                 for certificate in address.certificates or (Path(f"{path}-cert.pub"),):
                     yield from _certified(certificate, [(str(path), key)], problems if address.certificates else [])
                 yield str(path), key
-        _missing(halves, sealed, files, held, problems)
+        read = {key.asbytes() for _, key in files}
+        for path, half in halves.items():
+            if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
+                problems.append(f"the private half of {path} is neither in a file nor in the agent")
 
     def _read(self, path: Path, passphrase: str | None, problems: list[str]) -> paramiko.PKey | None:
         if path in self._keys:
@@ -124,7 +130,8 @@ class Keyring:
         try:
             key = _parse(content, passphrase)
         except (UnsupportedAlgorithm, ValueError, paramiko.SSHException, NotImplementedError) as error:
-            problems.append(f"{path} cannot be read: {_reason(error)}")
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+            problems.append(f"{path} cannot be read: {reason[:120]}")
             return None
         self._keys[path] = key
         return key
@@ -167,11 +174,6 @@ def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
         if name in kind.identifiers():
             return kind.from_private_key(io.StringIO(plain))
     raise ValueError(f"keys of the kind {name} are not supported")
-
-
-def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.split(". ")[0].rstrip(".")[:120]
 
 
 def _public_half(path: Path) -> bytes | None:
@@ -249,15 +251,6 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
     for path, half in halves.items():
         if half == key.asbytes() and Path(f"{path}-cert.pub").is_file():
             yield from _certified(Path(f"{path}-cert.pub"), [(label, key)], [])
-
-
-def _missing(
-    halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
-) -> None:
-    read = {key.asbytes() for _, key in files}
-    for path, half in halves.items():
-        if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
-            problems.append(f"the private half of {path} is neither in a file nor in the agent")
 
 
 def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[str]) -> bool:

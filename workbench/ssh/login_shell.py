@@ -31,11 +31,8 @@ DECODER = (
 
 def command_line(command: Sequence[str], mark: str) -> str:
     """Return a shell command line that prints `mark` on standard output and standard error, and then runs `command`."""
-    return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
-
-
-def _encoded(word: str) -> str:
-    return "_" + PLAIN.sub(lambda byte: b"=%03o" % byte[0][0], os.fsencode(word)).decode() + "_"
+    words = ("_" + PLAIN.sub(lambda byte: b"=%03o" % byte[0][0], os.fsencode(word)).decode() + "_" for word in command)
+    return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *words])
 
 
 class MarkedOutput:
@@ -49,7 +46,7 @@ class MarkedOutput:
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of `data` that follows the mark, that is, the command's output."""
+        """Return the part of `data`, the next output of the channel, that follows the mark."""
         if self.begun:
             return data
         self._before += data

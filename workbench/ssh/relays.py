@@ -31,17 +31,13 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: the peer sees a re
 class Endpoint(Protocol):
     """One end of a connection: a socket or an SSH channel."""
 
-    def recv(self, size: int, /) -> bytes:
-        """Return at most `size` bytes, or b"" at the end of the stream."""
+    def recv(self, size: int, /) -> bytes: ...
 
-    def sendall(self, data: bytes, /) -> None:
-        """Send all bytes. Blocks until the peer has taken them."""
+    def sendall(self, data: bytes, /) -> None: ...
 
-    def shutdown(self, how: int, /) -> None:
-        """Shut down the given direction (socket.SHUT_RD, SHUT_WR or SHUT_RDWR)."""
+    def shutdown(self, how: int, /) -> None: ...
 
-    def close(self) -> None:
-        """Release the socket or the channel."""
+    def close(self) -> None: ...
 
 
 Way = Literal["out", "back"]

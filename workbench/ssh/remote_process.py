@@ -128,7 +128,10 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Wait for the command's end. Return the exit status, -1 if unknown. Raises LostError if the connection was lost."""
+        """Wait for the command's end. Return the exit status: 128 + n after signal n, -1 if unknown.
+
+        Raises LostError if the connection was lost.
+        """
 
     @abc.abstractmethod
     def end(self) -> None:
@@ -140,8 +143,15 @@ class RemoteProcess(abc.ABC):
 
     def feed(self, data: bytes) -> None:
         """Write `data` to the standard input on a thread, so that the caller can read at the same time."""
+        view = memoryview(data)
+
+        def run() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                for start in range(0, len(view), CHUNK):
+                    self.write(bytes(view[start : start + CHUNK]))
+
         if data:
-            self._begin(lambda: self._feed(data))
+            self._begin(run)
 
     def errors(self) -> bytes:
         """Return the standard error so far, at most the last `LIMIT` bytes."""
@@ -174,12 +184,6 @@ class RemoteProcess(abc.ABC):
         self._threads.append(thread)
         thread.start()
 
-    def _feed(self, data: bytes) -> None:
-        view = memoryview(data)
-        with contextlib.suppress(BrokenPipeError):
-            for start in range(0, len(data), CHUNK):
-                self.write(bytes(view[start : start + CHUNK]))
-
 
 class ChannelProcess(RemoteProcess):
     """A command on a host, over an SSH channel. The command's output begins after `mark` (see `login_shell`)."""
@@ -191,7 +195,6 @@ class ChannelProcess(RemoteProcess):
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
-        """Send data over the channel. Blocks while the channel's window is full."""
         try:
             self._channel.sendall(data)
         except BROKEN as error:
@@ -211,7 +214,6 @@ class ChannelProcess(RemoteProcess):
         return self._output.take()
 
     def errors(self) -> bytes:
-        """Return the standard error without the login shell's own output."""
         errors = super().errors()
         return errors.partition(self._mark)[2] if self._mark in errors else errors
 
@@ -227,7 +229,6 @@ class ChannelProcess(RemoteProcess):
         return status
 
     def end(self) -> None:
-        """Close the channel, so that the remote shell (LEASE) ends the command."""
         self.ended = True
         with contextlib.suppress(*BROKEN):
             self._channel.close()
@@ -266,7 +267,6 @@ class LocalProcess(RemoteProcess):
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return data from a pipe as soon as there is some, or b"" at the pipe's end or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
@@ -275,12 +275,10 @@ class LocalProcess(RemoteProcess):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Wait for the command's end. Return the exit status as a shell reports it: 128 + n after signal n."""
         status = self._process.wait()
         return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to the command's process group, then KILL once the command has ended, or after `GRACE_S` seconds."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -68,15 +68,13 @@ TAKE = (
 
 
 class UploadHost(Protocol):
-    """The interface of a host that an upload needs."""
+    """The part of `remote.Host` that an upload needs."""
 
     name: str
 
-    def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command on the host."""
+    def start(self, command: Sequence[str]) -> RemoteProcess: ...
 
-    def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Return a command's output. Raises RemoteError if the command fails or takes longer than `timeout` seconds."""
+    def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes: ...
 
 
 @dataclass(frozen=True)
