@@ -80,19 +80,13 @@ def test_an_infinite_figure_is_refused_and_the_old_file_stands(tmp_path: Path) -
     assert names(tmp_path) == ["figures.json"]
 
 
-def test_a_folder_below_a_regular_file_is_a_storage_error(tmp_path: Path) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("")
-    with pytest.raises(StorageError, match=r"^cannot write .*kept\.txt: .*choose another folder$"):
-        write_text(blocker / "kept.txt", "new")
-    assert names(tmp_path) == ["file"]
-
-
-def test_a_folder_in_place_of_the_file_is_a_storage_error(tmp_path: Path) -> None:
-    (tmp_path / "kept.txt").mkdir()
-    with pytest.raises(StorageError, match="cannot write"):
-        write_text(tmp_path / "kept.txt", "new")
-    assert names(tmp_path) == ["kept.txt"]
+def test_a_path_that_cannot_be_a_file_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "kept.txt", tmp_path / "folder"):
+        with pytest.raises(StorageError, match=rf"^cannot write {path}: .*choose another folder$"):
+            write_text(path, "new")
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_a_folder_is_tested_for_writing_without_a_trace(tmp_path: Path) -> None:

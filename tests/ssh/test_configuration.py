@@ -22,7 +22,6 @@ from workbench.ssh.host_keys import check_host_key
 
 @pytest.fixture
 def at_home(machines: Ground, own_home: Path) -> Path:
-    """A ~/.ssh in $HOME for this test, different from the home folder in passwd."""
     folder = own_home / ".ssh"
     folder.mkdir(mode=0o700)
     shutil.copy(machines["edge"].key, folder / "id_ed25519")
@@ -48,7 +47,6 @@ BLOCK = "Host edge\n  HostName 127.0.0.1  # my box\n  Port {port} # high\n  Iden
 
 @pytest.fixture(params=["with OpenSSH", "without OpenSSH"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of reading a configuration."""
     if request.param == "without OpenSSH":
         monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
 
@@ -149,7 +147,6 @@ def test_what_would_trust_more_is_named_in_the_refusal(machines: Ground, own_hom
 
 @pytest.fixture
 def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
-    """A host that one file knows, and its key."""
     key = paramiko.ECDSAKey.generate()
     known = tmp_path / "known"
     known.write_text(f"box.example {key.get_name()} {key.get_base64()}\n")
@@ -201,22 +198,3 @@ def test_an_unreadable_key_is_distinguished_from_an_absent_one(machines: Ground,
     assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(machines.config(IdentityFile=str(dsa)))
     said = refusal(machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
     assert "neither in a file nor in the agent" in said
-
-
-def test_a_sealed_pkcs8_key_is_asked_for_its_passphrase(machines: Ground, own_home: Path) -> None:
-    from cryptography.hazmat.primitives import serialization as form
-
-    private = form.load_ssh_private_key(machines["edge"].key.read_bytes(), None)
-    sealed = own_home / "sealed"
-    seal = form.BestAvailableEncryption(b"open sesame")
-    sealed.write_bytes(private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, seal))
-    sealed.chmod(0o600)
-    asked: list[str] = []
-
-    def ask(prompt: str) -> str:
-        asked.append(prompt)
-        return "wrong" if len(asked) == 1 else "open sesame"
-
-    with SshHost("edge", config=machines.config(IdentityFile=str(sealed)), ask=ask) as host:
-        assert host.run(["echo", "x"]).out == b"x\n"
-    assert len(asked) == 2

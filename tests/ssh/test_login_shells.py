@@ -55,8 +55,6 @@ GREETING = "echo 'Welcome to the machine!'; echo 'stty: not a terminal' >&2"
 
 
 class Shell(NamedTuple):
-    """A login shell: its command line, and the startup file that it reads before a command."""
-
     words: str
     startup: str = ""
     text: str = GREETING
@@ -82,7 +80,6 @@ AGREEING = [
 
 @pytest.fixture(scope="module")
 def shells(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """One sshd where each key has its own login shell and home folder."""
     folder = tmp_path_factory.mktemp("shells")
     machine = Machine("shells", folder / "sshd", machines["edge"].key, options={"ForceCommand": "none"})
     machine.start()
@@ -108,7 +105,6 @@ def shells(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextlib.contextmanager
 def login(shells: Ground, name: str) -> Iterator[SshHost]:
-    """Yield the host for the user of one shell."""
     if shutil.which(SHELLS[name].words.split()[0]) is None:
         missing("WORKBENCH_REQUIRE_SSHD", f"there is no {SHELLS[name].words.split()[0]}: install Debian's package of that name")
     key = shells.folder / f"key{list(SHELLS).index(name)}"

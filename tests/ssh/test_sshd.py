@@ -7,6 +7,7 @@ import getpass
 import hashlib
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import paramiko
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,7 +40,6 @@ KEY = paramiko.ECDSAKey.generate()
 
 
 def refused(host: Host, message: str) -> str:
-    """Run a command, expect one error line that matches, and return it."""
     with host, pytest.raises(RemoteError, match=message) as caught:
         host.run(["true"])
     assert "\n" not in str(caught.value)
@@ -128,16 +129,20 @@ def test_a_server_that_takes_no_keys_is_one_line(sshd: Make) -> None:
 
 @pytest.fixture(scope="module")
 def sealed(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """Encrypted keys of each kind, which the machine edge authorises."""
     folder, authorized = tmp_path_factory.mktemp("sealed"), machines["edge"].folder / "authorized_keys"
     keys = {kind: keygen(folder / kind, "open sesame", kind) for kind in ("ed25519", "rsa", "ecdsa")}
+    form, private = serialization, serialization.load_ssh_private_key(machines["edge"].key.read_bytes(), None)
+    seal, keys["pkcs8"] = form.BestAvailableEncryption(b"open sesame"), folder / "pkcs8"
+    keys["pkcs8"].touch(0o600)
+    keys["pkcs8"].write_bytes(private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, seal))
+    shutil.copy(f"{machines['edge'].key}.pub", folder / "pkcs8.pub")
     before = authorized.read_text()
     authorized.write_text("".join([before, *(f"{public(key)}\n" for key in keys.values())]))
     yield keys
     authorized.write_text(before)
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa"])
+@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa", "pkcs8"])
 def test_an_encrypted_key_is_asked_for_once(kind: str, sealed: dict[str, Path], machines: Ground) -> None:
     asked: list[str] = []
 
@@ -189,13 +194,6 @@ def test_the_configuration_is_followed(machines: Ground, own_home: Path) -> None
         assert by_name.run(["true"]).status == 0
 
 
-def test_the_users_own_configuration_is_the_default(machines: Ground, own_home: Path) -> None:
-    (own_home / ".ssh").mkdir()
-    (own_home / ".ssh" / "config").write_text(machines.config().read_text())
-    with SshHost("cloud") as host:
-        assert Path(host.run(["pwd"]).out.decode().strip()).samefile(machines["cloud"].home)
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -229,20 +227,22 @@ def test_a_port_that_refuses_is_one_line(own_home: Path) -> None:
     refused(SshHost(f"{LOOPBACK}:{port}"), rf"{LOOPBACK} port {port} refuses connections: does sshd run there")
 
 
-def test_an_address_that_does_not_answer_times_out(own_home: Path) -> None:
-    (own_home / "c").write_text("ConnectTimeout 1\n")
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
+@pytest.fixture
+def full_port() -> Iterator[int]:
+    with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind((LOOPBACK, 0))
         listener.listen(0)
-        port = listener.getsockname()[1]
-        for _ in range(2):  # these fill the queue, so further connections are dropped like at a firewall
-            near = stack.enter_context(socket.socket())
+        for near in (first, second):  # these fill the queue, so further connections are dropped like at a firewall
             near.setblocking(False)
-            near.connect_ex((LOOPBACK, port))
-        began = time.monotonic()
-        refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), f"{LOOPBACK} port {port} did not answer within 1 s")
-        assert time.monotonic() - began < 10
+            near.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+def test_an_address_that_does_not_answer_times_out(full_port: int, own_home: Path) -> None:
+    (own_home / "c").write_text("ConnectTimeout 1\n")
+    began = time.monotonic()
+    refused(SshHost(f"{LOOPBACK}:{full_port}", config=own_home / "c"), f"{LOOPBACK} port {full_port} did not answer within 1 s")
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize("says", [b"", b"SSH-2.0-silent\r\n", b"220 mail ESMTP\r\n" * 3, b"SSH-1.5-\x1b[31mold\x07\r\n"])
@@ -302,14 +302,6 @@ def test_a_user_who_may_run_nothing_is_one_line_and_not_a_hang(sshd: Make) -> No
         assert host.run(["true"]).status == 1
         with pytest.raises(RemoteError, match="sh failed with status 1: it says nothing of why"):
             host.put([b"x"], "store")
-
-
-def test_a_folder_that_may_not_be_written_is_one_line(machines: Ground) -> None:
-    with (
-        machines.host("edge") as host,
-        pytest.raises(RemoteError, match=r"edge: sh failed with status 1: .*(Read-only|Permission|not permitted)"),
-    ):
-        host.put([b"x"], "/proc/1/fdinfo/store" if os.geteuid() else "/sys/store")
 
 
 # A connection that breaks
@@ -420,7 +412,6 @@ Faulty = Callable[..., contextlib.AbstractContextManager[tuple[Link, SshHost]]]
 
 @pytest.fixture
 def faulty(machines: Ground, tmp_path: Path, own_home: Path) -> Faulty:
-    """Serves over SSH in this process, with `tmp_path` as home folder, and connects to that server."""
     key, known = machines["edge"].key, own_home / "known_hosts"
 
     @contextlib.contextmanager
@@ -442,16 +433,6 @@ def test_a_server_without_sftp_and_spare_sessions_suffices(tmp_path: Path, fault
         assert Path(path).read_bytes() == b"x" * 100_000
         host.get(path, tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == b"x" * 100_000
-
-
-def test_a_byte_that_flips_on_the_far_side_is_found(tmp_path: Path, faulty: Faulty) -> None:
-    def spoil(data: bytes) -> bytes:
-        return data if len(data) < 100 else data[:-1] + bytes([data[-1] ^ 1])
-
-    message = "arrived as other bytes than those of its SHA-256 and was removed"
-    with faulty(spoil=spoil) as (_, host), pytest.raises(RemoteError, match=message):
-        host.put([b"x" * 100_000], "store")
-    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_a_server_that_runs_a_command_silently_times_out(faulty: Faulty) -> None:
@@ -512,18 +493,11 @@ def test_ctrl_c_ends_an_upload_that_nobody_takes(between: bool, faulty: Faulty, 
         gate.set()
 
 
-def test_a_remote_port_that_is_silent_leaves_the_connection(machines: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_port_that_is_silent_leaves_the_connection(
+    machines: Ground, full_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workbench.ssh.connections.CHANNEL_S", 0.5)
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind((LOOPBACK, 0))
-        listener.listen(0)
-        for _ in range(2):
-            near = stack.enter_context(socket.socket())
-            near.setblocking(False)
-            near.connect_ex(listener.getsockname())
-        host = stack.enter_context(machines.host("edge"))
-        made = stack.enter_context(host.forward(listener.getsockname()[1]))
+    with machines.host("edge") as host, host.forward(full_port) as made:
         assert host.run(["true"]).status == 0
         connection = host._open
         with socket.create_connection((LOOPBACK, made.port), 10) as client, pytest.raises(ConnectionResetError):
