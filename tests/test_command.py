@@ -384,9 +384,13 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         (("reproduce", "--dataset", "cifar11"), 2, "unknown data set 'cifar11'"),
         (("reproduce", "--preset", "fast"), 2, "unknown preset 'fast'"),
         (("reproduce", "--target", "resnet81"), 2, "unknown classifier 'resnet81'"),
+        *(
+            (("import-weights", "resnet18.pt", "--dataset", name), 2, f"unknown data set {name!r}")
+            for name in ("../../escaped", "cifar", "samples", "folder")
+        ),
     ],
 )
-def test_what_cannot_be_trained_or_reproduced_is_one_line(
+def test_what_cannot_be_trained_or_imported_is_one_line(
     arguments: tuple[str, ...], status: int, message: str, empty_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, line = fails_in_one_line(capsys, *arguments)
@@ -539,17 +543,6 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stderr == "workbench: cannot write to standard output: No space left on device\n"
-
-
-def test_weights_are_imported_for_a_data_set_that_exists(
-    empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    torch.save(Classifier(TARGET).network.state_dict(), tmp_path / "resnet18.pt")
-    for name in ("../../escaped", "cifar", "samples", "folder"):
-        code, line = fails_in_one_line(capsys, "import-weights", str(tmp_path / "resnet18.pt"), "--dataset", name)
-        assert code == 2, name
-        assert f"unknown data set {name!r}" in line
-    assert not empty_data.exists()
 
 
 # --- models and import-weights ---------------------------------------------------------------------------------------------

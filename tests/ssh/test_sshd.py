@@ -7,7 +7,6 @@ import getpass
 import hashlib
 import io
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +36,7 @@ from workbench.ssh.uploads import Item
 
 Make = Callable[..., Ground]
 KEY = paramiko.ECDSAKey.generate()
+KINDS = ("ed25519", "rsa", "ecdsa")
 
 
 def refused(host: Host, message: str) -> str:
@@ -130,19 +130,17 @@ def test_a_server_that_takes_no_keys_is_one_line(sshd: Make) -> None:
 @pytest.fixture(scope="module")
 def sealed(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder, authorized = tmp_path_factory.mktemp("sealed"), machines["edge"].folder / "authorized_keys"
-    keys = {kind: keygen(folder / kind, "open sesame", kind) for kind in ("ed25519", "rsa", "ecdsa")}
+    before, keys = authorized.read_text(), {kind: keygen(folder / kind, "open sesame", kind) for kind in KINDS}
+    authorized.write_text("".join([before, *(f"{public(key)}\n" for key in keys.values())]))
     form, private = serialization, serialization.load_ssh_private_key(machines["edge"].key.read_bytes(), None)
     seal, keys["pkcs8"] = form.BestAvailableEncryption(b"open sesame"), folder / "pkcs8"
     keys["pkcs8"].touch(0o600)
     keys["pkcs8"].write_bytes(private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, seal))
-    shutil.copy(f"{machines['edge'].key}.pub", folder / "pkcs8.pub")
-    before = authorized.read_text()
-    authorized.write_text("".join([before, *(f"{public(key)}\n" for key in keys.values())]))
     yield keys
     authorized.write_text(before)
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa", "ecdsa", "pkcs8"])
+@pytest.mark.parametrize("kind", [*KINDS, "pkcs8"])
 def test_an_encrypted_key_is_asked_for_once(kind: str, sealed: dict[str, Path], machines: Ground) -> None:
     asked: list[str] = []
 
@@ -213,18 +211,14 @@ def test_a_configuration_that_cannot_be_is_one_line(text: str | None, message: s
     assert str(path) in refused(SshHost("x", config=path), message) or text == "Host x\n  ProxyJump x\n"
 
 
-@pytest.mark.parametrize("name", ["", "a b", "user@", "host:port", "host:99999999", "-oProxyCommand=x y"])
-def test_a_name_that_is_none_is_one_line(name: str) -> None:
-    refused(SshHost(name), "names no machine: give user@host:port")
+INVALID = ("", "a b", "user@", "host:port", "host:99999999", "-oProxyCommand=x y")
+NAMES = dict.fromkeys(INVALID, "names no machine: give user@host:port")
+NAMES["no-such-machine.invalid"] = "the name no-such-machine.invalid does not resolve"
 
 
-def test_a_name_that_does_not_resolve_is_one_line() -> None:
-    refused(SshHost("no-such-machine.invalid"), "the name no-such-machine.invalid does not resolve")
-
-
-def test_a_port_that_refuses_is_one_line(own_home: Path) -> None:
-    port = free_port()
-    refused(SshHost(f"{LOOPBACK}:{port}"), rf"{LOOPBACK} port {port} refuses connections: does sshd run there")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_leads_nowhere_is_one_line(name: str) -> None:
+    refused(SshHost(name), NAMES[name])
 
 
 @pytest.fixture
@@ -238,10 +232,11 @@ def full_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_an_address_that_does_not_answer_times_out(full_port: int, own_home: Path) -> None:
+def test_a_port_that_refuses_or_does_not_answer_is_one_line(full_port: int, own_home: Path) -> None:
     (own_home / "c").write_text("ConnectTimeout 1\n")
     began = time.monotonic()
-    refused(SshHost(f"{LOOPBACK}:{full_port}", config=own_home / "c"), f"{LOOPBACK} port {full_port} did not answer within 1 s")
+    for port, message in ((free_port(), "refuses connections: does sshd run there"), (full_port, "did not answer within 1 s")):
+        refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), f"{LOOPBACK} port {port} {message}")
     assert time.monotonic() - began < 10
 
 

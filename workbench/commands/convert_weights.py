@@ -139,12 +139,8 @@ def models(options: argparse.Namespace) -> int:
     for error in broken:
         complain(f"workbench: {error}")
     if options.json:
-        print(
-            json.dumps(
-                [{**each, "training": {k: v for k, v in each["training"].items() if k != "history"}} for each in listed],
-                indent=1,
-            )
-        )
+        shown = [{**each, "training": {k: v for k, v in each["training"].items() if k != "history"}} for each in listed]
+        print(json.dumps(shown, indent=1))
         return 1 if broken else 0
     print("classifiers that can be built: " + ", ".join(CLASSIFIER_NAMES))
     if not listed:

@@ -138,12 +138,9 @@ def pick_device(name: str) -> str:
 
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
     """Return a table as text: the first column left-aligned, the others right-aligned. Control characters are escaped."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(str(line[i])) for line in [columns, *rows]) for i in range(len(columns))]
-    lines = [
-        [str(cell).ljust(widths[i]) if i == 0 else str(cell).rjust(widths[i]) for i, cell in enumerate(line)]
-        for line in [columns, *rows]
-    ]
+    table = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [[cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in table]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("  ".join(line).rstrip() for line in lines)
 

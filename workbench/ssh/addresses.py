@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import RemoteError
 from .configuration import HostConfig, expand, read_config, tokens_of
 
-__all__ = ["Address", "route"]
+__all__ = ["NAME", "Address", "route"]
 
 CONNECT_S = 15.0
 MOST_HOPS = 8
@@ -61,14 +61,6 @@ class Address:
     def bare_name(self) -> str | None:
         """The name without port, under which OpenSSH also looks up the host's key. None for port 22, or with a HostKeyAlias."""
         return self.host.lower() if self.port != 22 and not self.alias else None
-
-    @property
-    def command(self) -> str:
-        """The `ssh` command line that connects to the same host with the same configuration."""
-        file = f"-F {shlex.quote(str(self.config))} " if self.config else ""
-        named = NAME.fullmatch(self.name)
-        port = f"-p {named['port']} " if named and named["port"] else ""
-        return f"ssh {file}{port}{self.name.removesuffix(':' + named['port']) if named and named['port'] else self.name}"
 
 
 def route(name: str, config: Path | None) -> list[Address]:

@@ -24,15 +24,14 @@ PATHS = ("userknownhostsfile", "globalknownhostsfile", "identityagent", "revoked
 
 
 def user_config() -> Path:
-    """Return the path of the user's configuration, `~/.ssh/config`."""
     return Path.home() / ".ssh" / "config"
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
     """Copy a configuration and its included files to `folder`, and return the path of the copy.
 
-    `config` None means the user's configuration, followed by the machine's. `copies` receives {path of the copy: original
-    path}. Raises RemoteError for an unreadable file.
+    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. The function adds {path of the copy: original path}
+    to `copies`. Raises RemoteError for an unreadable file.
     """
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
     if config is not None:  # errors name the user's file, never the copy
@@ -104,7 +103,10 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of a configuration without comments. Each Include is replaced by the lines of its files."""
+    """Yield the lines of the configuration at `path` without comments, and the lines of included files in place of Include.
+
+    `depth` counts the nested Includes. Raises RemoteError for too many, and for an unreadable file.
+    """
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)

@@ -137,7 +137,6 @@ class SshConnection:
         return taken
 
     def unlisten(self, port: int) -> None:
-        """Stop listening on a remote port."""
         self._accepts.pop(port, None)
         with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
             if self.transport.is_active():

@@ -16,7 +16,7 @@ from pathlib import Path
 import paramiko
 
 from ..errors import RemoteError
-from .addresses import Address
+from .addresses import NAME, Address
 
 __all__ = ["check_host_key", "known_keys", "preferred_kinds"]
 
@@ -129,8 +129,11 @@ def _accepting(address: Address, key: paramiko.PKey) -> str:
         named = next((str(file) for file in address.known_files[:1]), "none")
         return f"name a file that can keep it: UserKnownHostsFile {named} keeps no key"
     if address.jumps or address.alias or address.known_as not in (address.host, f"[{address.host}]:{address.port}"):
-        ask = "" if address.asks else "-o StrictHostKeyChecking=ask "
-        return f"accept it by `{address.command.replace('ssh ', f'ssh {ask}', 1)}`"  # ssh-keyscan supports no jumps
+        words = ["ssh", *([] if address.asks else ["-o", "StrictHostKeyChecking=ask"])]  # ssh-keyscan supports no jumps
+        words += ["-F", str(address.config)] if address.config else []
+        port = (NAME.fullmatch(address.name) or {"port": None})["port"]
+        words += ["-p", port] if port else []
+        return f"accept it by `{shlex.join([*words, address.name.removesuffix(f':{port}')])}`"
     file, folder = shlex.quote(str(address.known_file)), address.known_file.parent
     making = "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
     return f"accept it by `{making}ssh-keyscan -p {address.port} -t {_kind(key)} {address.host} >> {file}`"
