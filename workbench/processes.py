@@ -169,11 +169,10 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call `function` with each job's arguments. `jobs` maps a job's name to them. `done` gets the name, and result or error.
+    """Call `function` with the arguments of each of `jobs`, by name. At a job's end, `done` gets its name and result or error.
 
-    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error in `done`, cancels waiting
-    jobs, sends the signal `number` to `children`, the processes that `function` started, kills them after `patience` seconds
-    (0: never), and raises.
+    Without `executor`, a thread for each core calls it. Ctrl-C, or an error in `done`, cancels waiting jobs, sends the signal
+    `number` to `children`, the processes that `function` started, kills them after `patience` seconds (0: never), and raises.
     """
     pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
     futures: dict[Future[Result], str] = {}

@@ -290,9 +290,9 @@ class SshHost(Host):
             self._open = None
 
 
-def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
-    """Return the machine `name`: the local machine for "local", else an SSH host with the options of `SshHost`."""
-    return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
+def host_of(name: str, *, config: Path | None = None) -> Host:
+    """Return the local machine for "local", else the SSH host `name`. `config` replaces ~/.ssh/config."""
+    return Here() if name == LOCAL else SshHost(name, config=config)
 
 
 def _home(path: str) -> str:

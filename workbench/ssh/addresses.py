@@ -64,10 +64,7 @@ class Address:
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, with the host last. `config` is the SSH configuration to read (None: ~/.ssh/config).
-
-    Raises RemoteError for an invalid name or configuration.
-    """
+    """Return the hops to a host, the host last. `config` replaces ~/.ssh/config. Raises RemoteError if either is invalid."""
     hops: list[Address] = []
     jumps: Sequence[str] = ()
     while True:

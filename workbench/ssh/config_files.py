@@ -103,10 +103,7 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of the configuration at `path` without comments, and the lines of included files in place of Include.
-
-    `depth` counts the nested Includes. Raises RemoteError for too many, and for an unreadable file.
-    """
+    """Yield the lines of a configuration without comments, with the lines of the included files in place of each Include."""
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)

@@ -63,10 +63,7 @@ class HostConfig:
 
 
 def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
-    """Resolve the settings of `host`, given `user` and `port` if the user named them. `config` replaces ~/.ssh/config.
-
-    Raises RemoteError for a configuration that OpenSSH refuses.
-    """
+    """Resolve a host's settings. `config` replaces ~/.ssh/config. Raises RemoteError for an invalid configuration."""
     program = shutil.which("ssh")
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
@@ -139,7 +136,7 @@ def _parsed(host: str, config: Path | None) -> HostConfig:
 
 
 def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
-    """Expand ~, %-tokens and ${VAR} in a value. Raises RemoteError for a variable that is not set."""
+    """Expand ~, ${VAR} and the %-tokens of `tokens` in the value of a keyword. Raises RemoteError for an unset variable."""
 
     def variable(match: re.Match[str]) -> str:
         if (value := os.environ.get(match[1])) is None:

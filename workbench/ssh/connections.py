@@ -57,7 +57,7 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and the connections to the hops before it. Opened by the function `connect`."""
+    """An authenticated connection to a host, and `before`, the connection to the jump host that leads there."""
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
@@ -86,11 +86,7 @@ class SshConnection:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. After a LostError, no command has run.
-
-        sshd counts a closed session against MaxSessions until the session's process is reaped. So a refusal is retried for
-        `REAPED_S` seconds.
-        """
+        """Open a channel for a command. Raises LostError if the connection is broken: the command has then not run."""
         deadline = time.monotonic() + REAPED_S
         while True:
             try:
@@ -98,7 +94,7 @@ class SshConnection:
             except RemoteError as error:
                 if not isinstance(error.__cause__, paramiko.ChannelException) or time.monotonic() > deadline:
                     raise
-            time.sleep(RETRY_S)
+            time.sleep(RETRY_S)  # sshd counts a closed session against MaxSessions until the session's process is reaped
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
         """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if that port does not answer."""
@@ -118,10 +114,7 @@ class SshConnection:
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Listen on a port of the remote loopback (0: any free one), and return the port.
-
-        `accept` is called with each connection on a new thread.
-        """
+        """Listen on a remote loopback port (0: any free one), and return it. A thread passes each connection to `accept`."""
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
             try:
@@ -181,7 +174,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
-    """Connect to a host, through the hops before it. Raises RemoteError, or LostError if the network is at fault."""
+    """Connect to a host through its jump hosts. `config` replaces ~/.ssh/config, `keyring` has the user's keys.
+
+    The connection closes after `keepalive` seconds of silence. Raises RemoteError, or LostError if the network is at fault.
+    """
     connection: SshConnection | None = None
     for hop in (hops := route(name, config)):
         try:

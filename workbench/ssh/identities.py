@@ -64,10 +64,7 @@ class Keyring:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield (label, key) for each key to offer at `address`, in order. The label says in errors where the key is from.
-
-        `problems` receives a phrase for each unusable key.
-        """
+        """Yield (name for messages, key) for each key to offer to a host, in order. Add unusable keys to `problems`."""
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):

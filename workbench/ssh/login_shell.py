@@ -36,10 +36,7 @@ def command_line(command: Sequence[str], mark: str) -> str:
 
 
 class MarkedOutput:
-    """A filter that drops a login shell's output before the mark.
-
-    If no mark arrives, the command did not run, and the output is kept for the error message.
-    """
+    """A filter that drops the output of a login shell before `mark`, which `command_line` prints, and keeps it for errors."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()

@@ -117,10 +117,7 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Return a socket that listens on a local loopback port (0: any free port).
-
-    Raises RemoteError if that fails, such as for a port that is taken. `machine` is this machine's name in the message.
-    """
+    """Return a socket that listens on a loopback port (0: any free one). Raises RemoteError, which names `machine`."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -148,7 +145,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Relay each connection of `listener` to an endpoint that `reach` opens. If `reach` fails, reset the connection.
 
-    `connections` copies the bytes. It can emulate a link.
+    `connections` copies the bytes (default: as fast as possible).
     """
     pairs = connections or RelayedConnections()
 

@@ -57,7 +57,7 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that runs `command` with `length` bytes of input, and ends `command` when standard input ends."""
+    """Return a command that runs `command` with the first `length` bytes of its input, and ends it when its input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
@@ -85,7 +85,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer with `extra` seconds in addition to the original time limit."""
+        """Restart the timer: the limit is now `seconds` + `extra` from here."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -186,7 +186,7 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel. The command's output begins after `mark` (see `login_shell`)."""
+    """A command on a host, over an SSH channel. Its output begins after `mark`, because a login shell may print before."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()

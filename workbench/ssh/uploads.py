@@ -143,8 +143,6 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
 
 
 class _UploadBatch:
-    """One upload of several files to a host, at most `AT_ONCE` files at a time."""
-
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
 
