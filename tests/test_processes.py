@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RunError
-from workbench.processes import Children, as_done, interrupts, processor_name
+from workbench.processes import Children, as_done, interrupts, processor_name, spin_briefly
 
 WAITS = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -23,17 +23,19 @@ STUBBORN = [
 ]
 
 
-@pytest.mark.parametrize("entry", ["import workbench.notebook", "workbench.__main__.main(['certs', sys.argv[1]])"])
-@pytest.mark.parametrize(
-    ("said", "heard"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
-)
-def test_torchs_threads_do_not_spin_unless_requested(entry: str, said: dict[str, str], heard: str, tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    report = "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
-    code = f"import os, sys, workbench.__main__; {entry}; {report}"
-    command = [sys.executable, "-c", code, str(tmp_path / "certs")]
-    done = subprocess.run(command, env=clean | said, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == heard
+def test_torchs_threads_do_not_spin_unless_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variables, spins in (({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None), ({}, "10000")):
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        spin_briefly()
+        assert os.environ.get("GOMP_SPINCOUNT") == spins
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    for entry in ("import workbench.notebook", "workbench.__main__.main(['certs', sys.argv[1]])"):
+        code = f"import os, sys, workbench.__main__; {entry}; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "10000", entry
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import unicodedata
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.terminal import printable
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
+def test_what_a_terminal_would_act_on_is_written_as_an_escape() -> None:
+    for text, shown in (
         ("\x1b[2J\x1b[1;1Hready", r"\x1b[2J\x1b[1;1Hready"),
         ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
         ("\x1b]8;;https://evil.example\x1b\\click\x1b]8;;\x1b\\", "\\x1b]8;;https://evil.example\\x1b\\click\\x1b]8;;\\x1b\\"),
@@ -24,22 +22,15 @@ from workbench.terminal import printable
         ("line\u2028paragraph\u2029next\x85", r"line\u2028paragraph\u2029next\x85"),
         ("name-\udcff", r"name-\udcff"),
         ("tag\U000e0041", r"tag\U000e0041"),
-    ],
-)
-def test_what_a_terminal_would_act_on_is_written_as_an_escape(text: str, shown: str) -> None:
-    assert printable(text) == shown
-
-
-@pytest.mark.parametrize(
-    "text", ["", "cat.jpg", "Käse 日本語 العربية ñ", "Bildschirmfoto\u202f12.png", "a\u3000b", "10 µs – 3 €", "🐈"]
-)
-def test_ordinary_text_of_any_script_stays_as_it_is(text: str) -> None:
-    assert printable(text) == text
-
-
-def test_lines_may_be_kept_and_anything_can_be_asked() -> None:
+    ):
+        assert printable(text) == shown
     assert printable("one\ntwo\r\x1b", keep="\n") == "one\ntwo\\r\\x1b"
     assert printable(ValueError("bad \x1b[1m")) == r"bad \x1b[1m"
+
+
+def test_ordinary_text_of_any_script_stays_as_it_is() -> None:
+    for text in ("", "cat.jpg", "Käse 日本語 العربية ñ", "Bildschirmfoto\u202f12.png", "a\u3000b", "10 µs – 3 €", "🐈"):
+        assert printable(text) == text
 
 
 @given(st.text(alphabet=st.characters()))

@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _require_directory() -> None:
-    """Raise UsageError if the working directory was deleted. Otherwise libraries would abort during their import."""
+    # Without a working directory libraries would abort during their import.
     try:
         Path.cwd()
     except FileNotFoundError as error:

@@ -1,19 +1,5 @@
 """The error hierarchy: every exception that the workbench raises deliberately.
 
-::
-
-    WorkbenchError            one line for a user: the offending value, and the way out
-    ├── UsageError            an unknown name, a value out of range, a wrong shape
-    ├── DataError             an unreadable picture or data set
-    ├── WeightsError          weights that are missing, corrupted or made for something else
-    ├── PayloadError          bytes that are no payload of this codec
-    ├── ProtocolError         a request or a response that violates the protocol
-    ├── ServiceError          a service that is unreachable or untrusted, or that refuses
-    ├── RemoteError           a machine that is unreachable, untrusted or unusable, or a service there that does not run
-    ├── AttestationError      evidence that does not satisfy the policy
-    ├── StorageError          a full disk, a folder that cannot be written
-    └── RunError              a notebook or a batch that failed
-
 A message contains no pixel, key or token. It may quote a file's name or another machine's output, so its control characters are
 escaped (`terminal.printable`). The command prints it in one line, without a traceback.
 """

@@ -1,4 +1,4 @@
-"""Child processes of a batch, Ctrl-C between two steps, and settings of memory and threads."""
+"""Jobs of a batch and their child processes, Ctrl-C between two steps, and settings of memory and threads."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ MALLOC = {M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 <<
 def interrupts() -> Iterator[threading.Event]:
     """A context that yields an event, which the first Ctrl-C sets instead of raising. A second Ctrl-C raises.
 
-    So Ctrl-C takes effect between two steps. An interrupted step would leave partial batch statistics, or an update that the
-    resumed run repeats, and an exception in a finaliser would be lost. Only the main thread receives Ctrl-C: in other threads
-    the event is never set.
+    The caller checks the event between two steps of its work, because an interrupted step would leave a half-done update.
+    Only the main thread receives Ctrl-C: in other threads the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -85,8 +84,8 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def keep_memory() -> None:
     """Make the C library keep freed memory and share it between all threads. Call it before any thread starts.
 
-    By default the memory of a batch's activations returns to the system after each batch. For the next batch, half a gigabyte
-    of pages must be faulted in and cleared. Does nothing unless the C library is glibc.
+    By default freed memory returns to the system, and the pages of the next batch of images must be cleared again. Does
+    nothing unless the C library is glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -98,28 +97,27 @@ def keep_memory() -> None:
 def spin_briefly() -> None:
     """Limit the spinning of torch's idle threads to 10,000 turns. Call it before torch is loaded.
 
-    So many turns bridge the pauses within a network. The default of 300,000 turns keeps other threads from the processor,
-    including the one whose result is needed. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
+    Torch's default of 300,000 turns keeps other threads from the processor. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are
+    respected.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class Children:
-    """The set of a batch's child processes. After `stop` no further process starts until `restart`."""
+    """The child processes of a batch of jobs. After `stop` no further process starts until `restart`."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock, self._stopped = threading.Lock(), False
 
     def restart(self) -> None:
-        """Allow processes to start again."""
         with self._lock:
             self._stopped = False
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A context with a child process in a session of its own, its output piped. Raises RunError after `stop`."""
+        """A context with a child process in its own session, with piped output. Raises RunError after `stop`."""
         with self._lock:
             if self._stopped:
                 raise RunError(f"{command[0]} was not started: the batch is being stopped")
@@ -152,13 +150,10 @@ class Children:
 
 
 def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | None = None) -> Iterator[Future[Result]]:
-    """Yield futures as they complete. After Ctrl-C, raise KeyboardInterrupt before the next one (see `interrupts`).
-
-    Waits are short, because a signal that arrives just before a wait for a lock is handled only after the wait.
-    """
+    """Yield futures as they complete. Raise KeyboardInterrupt before the next one if the event `interrupted` is set."""
     pending = set(futures)
     while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)  # a longer wait would delay Ctrl-C
         if interrupted is not None and interrupted.is_set():
             raise KeyboardInterrupt
         yield from done
@@ -174,10 +169,10 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call `function` with each job's arguments. When a job ends, pass its name and its result or error to `done`.
+    """Call `function` with the arguments of each of `jobs`, by name. At a job's end, `done` gets its name and result or error.
 
-    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error in `done`, cancels waiting
-    jobs, stops the `children` that `function` started (see `Children.stop`), and raises.
+    Without `executor`, a thread for each core calls it. Ctrl-C, or an error in `done`, cancels waiting jobs, sends the signal
+    `number` to `children`, the processes that `function` started, kills them after `patience` seconds (0: never), and raises.
     """
     pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
     futures: dict[Future[Result], str] = {}

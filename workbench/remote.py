@@ -20,17 +20,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import paramiko
 
 from .errors import RemoteError
 from .ssh import relays, uploads
-from .ssh.connections import BROKEN, KEEPALIVE_S, SshConnection, connect
+from .ssh.connections import KEEPALIVE_S, SshConnection, connect
 from .ssh.identities import Ask, Keyring, ask_terminal
 from .ssh.login_shell import command_line
 from .ssh.relays import Forward
 from .ssh.remote_process import (
+    BROKEN,
     ChannelProcess,
     LocalProcess,
     LostError,
@@ -58,53 +59,12 @@ class Result:
     err: bytes
 
 
-class Host(Protocol):
+class Host(abc.ABC):
     """A machine, local or over SSH. The first call connects. After a lost connection the next call connects again.
 
     Remote paths are absolute, or relative to the user's home folder, with or without `~/`. Every method raises RemoteError,
     or its subclass LostError if the network is at fault.
     """
-
-    name: str
-
-    def __enter__(self) -> Self:
-        """Return the host, without connecting."""
-
-    def __exit__(self, *_: object) -> None:
-        """Call `close`."""
-
-    def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
-
-    def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """Run a command, and yield the lines of its output, without line ends. Closing the iterator ends the command.
-
-        Raises RemoteError, with the last line of standard error, if the exit status is not 0, or after `timeout` seconds.
-        """
-
-    def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Upload each file to `folder`/<sha256>, unless that exists. Return the files' absolute remote paths, in order."""
-
-    def get(self, path: str, target: Path) -> None:
-        """Download a file, and replace `target` atomically."""
-
-    def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Forward the port `listen` of the local loopback (0: any free one) to `host`:`port`, as seen from the machine."""
-
-    def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward the port `listen` of the machine's loopback (0: any free one) to `near` (host, port), as seen from here."""
-
-    def close(self) -> None:
-        """End all commands and forwarded ports, and close the connection."""
-
-
-def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
-    """Return the machine `name`: the local machine for "local", else an SSH host with the options of `SshHost`."""
-    return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
-
-
-class _Machine(abc.ABC):
-    """The base class of `Here` and `SshHost`: everything except for starting commands and forwarding ports."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -118,8 +78,15 @@ class _Machine(abc.ABC):
         self.close()
 
     @abc.abstractmethod
-    def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in the home folder."""
+    def _begin(self, command: Sequence[str]) -> RemoteProcess: ...
+
+    @abc.abstractmethod
+    def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
+        """Forward the port `listen` of the local loopback (0: any free one) to `host`:`port`, as seen from the machine."""
+
+    @abc.abstractmethod
+    def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
+        """Forward the port `listen` of the machine's loopback (0: any free one) to `near` (host, port), as seen from here."""
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in the home folder. The caller writes and closes its standard input, and closes the process."""
@@ -128,6 +95,7 @@ class _Machine(abc.ABC):
         return work
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
+        """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
         out = bytearray()
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
@@ -139,15 +107,24 @@ class _Machine(abc.ABC):
             return Result(status, bytes(out), work.errors())
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
+        """Run a command, and yield the lines of its output, without line ends. Closing the iterator ends the command.
+
+        Raises RemoteError, with the last line of standard error, if the exit status is not 0, or after `timeout` seconds.
+        """
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
             yield from work.lines()
             self._require(command[0], self._ended(work, dog, command[0], timeout), work.errors())
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
+        """Upload each file to `folder`/<sha256>, unless that exists. Return the absolute remote paths, in order.
+
+        A file is a local path, or its content. `progress` shows a progress bar.
+        """
         return uploads.put(self, files, _home(folder), progress)
 
     def get(self, path: str, target: Path) -> None:
+        """Download the remote file `path`, and replace the local file `target` atomically."""
         with (
             replacing(target) as temporary,
             temporary.open("wb") as file,
@@ -161,19 +138,12 @@ class _Machine(abc.ABC):
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command with the input `data`, and return its output.
-
-        Raises RemoteError if the command fails or needs more than `timeout` seconds.
-        """
+        """Run a command with the input `data`, and return its output. Raises RemoteError for another exit status than 0."""
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
 
     def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
-        """Wait for a command, and return its exit status. Raises RemoteError if this side ended it, or the status is unknown.
-
-        `dog` is the command's watchdog, with a time limit of `limit` seconds.
-        """
         status: int | None = None
         try:
             status = work.wait()
@@ -207,6 +177,7 @@ class _Machine(abc.ABC):
         return forward
 
     def close(self) -> None:
+        """End all commands and forwarded ports, and close the connection."""
         for work in list(self._works):
             work.end()
         for each in self._forwards:
@@ -214,14 +185,13 @@ class _Machine(abc.ABC):
         self._forwards.clear()
 
 
-class Here(_Machine):
+class Here(Host):
     """The local machine, with the interface `Host`."""
 
     def __init__(self) -> None:
         super().__init__(LOCAL)
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in a new session."""
         try:
             return LocalProcess(command, Path.home())
         except OSError as error:
@@ -234,7 +204,7 @@ class Here(_Machine):
         return self._kept(relays.forward(relays.listen(listen, "this machine"), partial(relays.dial, near)))
 
 
-class SshHost(_Machine):
+class SshHost(Host):
     """A host over SSH. `name` is a Host of the SSH configuration, or user@host:port.
 
     OpenSSH resolves the configuration (`config` replaces ~/.ssh/config), but host keys are always verified. `ask` prompts for
@@ -252,7 +222,6 @@ class SshHost(_Machine):
         self._reverses: dict[int, partial[None]] = {}
 
     def _connection(self) -> SshConnection:
-        """Return the open connection. If there is none, connect, and have the host listen again on the ports of `reverse`."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open
@@ -276,7 +245,6 @@ class SshHost(_Machine):
             return self._connection().session()
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command through the user's login shell."""
         channel = self._channel()
         mark = secrets.token_hex(16)
         with Watchdog(EXEC_S, channel.close) as dog:
@@ -322,8 +290,12 @@ class SshHost(_Machine):
             self._open = None
 
 
+def host_of(name: str, *, config: Path | None = None) -> Host:
+    """Return the local machine for "local", else the SSH host `name`. `config` replaces ~/.ssh/config."""
+    return Here() if name == LOCAL else SshHost(name, config=config)
+
+
 def _home(path: str) -> str:
-    """Return a path without `~/`: commands start in the home folder. Raises RemoteError for another user's home (`~user`)."""
     if path == "~" or path.startswith("~/"):
         return os.path.normpath(path[2:]) if path[2:] else "."
     if path.startswith("~"):

@@ -29,10 +29,7 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Expand `~` in a path.
-
-    If the named user has no home directory here, the path is returned unchanged, and does not exist.
-    """
+    """Expand `~` in a path. The result is unchanged if the named user has no home directory here."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -43,8 +40,8 @@ def expand_user(path: str | Path) -> Path:
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A context that yields a temporary path to write. On success the file replaces `path` atomically, else it is removed.
 
-    The temporary file is in the folder of `path` and readable by its owner alone. The result has permissions `mode`. Raises
-    StorageError if the folder cannot be written or the disk is full. `path` is then unchanged.
+    The temporary file is readable by its owner alone, the result has the permissions `mode`. Raises StorageError, with `path`
+    unchanged, if the folder cannot be written or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -66,7 +63,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove temporary files for `path` that killed processes of this machine left."""
+    # Killed processes of this machine leave their temporary files.
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
@@ -76,10 +73,8 @@ def _sweep(path: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process exists and belongs to another user
-        return True
+    except OSError as error:  # a process of another user cannot be signalled
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

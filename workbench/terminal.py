@@ -6,29 +6,19 @@ import unicodedata
 
 __all__ = ["printable"]
 
-SPACES = {"Zs"}  # Unicode's space separators print as spaces, but str.isprintable() only accepts the ASCII space
-
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader.
+    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader, as in ``\x1b``.
 
-    The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). These are escaped:
-
-    - control characters (C0, DEL, C1), which begin every escape sequence, and separators of lines and paragraphs.
-    - formatting characters (bidirectional overrides, zero-width characters).
-    - surrogates (undecodable bytes of file names), private and unassigned code points.
-
-    All other characters, in any script, stay unchanged. `keep` names control characters to keep: ``"\n"`` for several lines.
+    That is everything that does not print: control and formatting characters, separators of lines and paragraphs, surrogates,
+    private and unassigned code points. `keep` names characters to keep: ``"\n"`` for a text of several lines.
     """
     whole = str(text)
     if whole.isascii() and whole.isprintable():
         return whole
-    return "".join(each if each in keep or _is_plain(each) else _escaped(each) for each in whole)
-
-
-def _is_plain(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) in SPACES
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+    return "".join(
+        each
+        if each in keep or each.isprintable() or unicodedata.category(each) == "Zs"  # isprintable() accepts no wide spaces
+        else each.encode("unicode_escape").decode("ascii")
+        for each in whole
+    )

@@ -22,7 +22,6 @@ from workbench.ssh.host_keys import check_host_key
 
 @pytest.fixture
 def at_home(machines: Ground, own_home: Path) -> Path:
-    """A ~/.ssh in $HOME for this test, different from the home folder in passwd."""
     folder = own_home / ".ssh"
     folder.mkdir(mode=0o700)
     shutil.copy(machines["edge"].key, folder / "id_ed25519")
@@ -31,13 +30,13 @@ def at_home(machines: Ground, own_home: Path) -> Path:
     return folder
 
 
-def entered(name: str = "edge", config: Path | None = None) -> bool:
-    with SshHost(name, config=config) as host:
+def entered(config: Path | None = None) -> bool:
+    with SshHost("edge", config=config) as host:
         return host.run(["echo", "x"]).out == b"x\n"
 
 
-def refusal(name: str = "edge", config: Path | None = None) -> str:
-    with SshHost(name, config=config) as host, pytest.raises(RemoteError) as caught:
+def refusal(config: Path | None = None) -> str:
+    with SshHost("edge", config=config) as host, pytest.raises(RemoteError) as caught:
         host.run(["true"])
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -48,25 +47,25 @@ BLOCK = "Host edge\n  HostName 127.0.0.1  # my box\n  Port {port} # high\n  Iden
 
 @pytest.fixture(params=["with OpenSSH", "without OpenSSH"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of reading a configuration."""
     if request.param == "without OpenSSH":
         monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        "",  # the default keys
-        "  IdentityFile ${HOME}/.ssh/named # mine\n",
-        "  IdentityFile ~/.ssh/named\n",
-        "  IdentityFile %d/.ssh/named\n",
-        "  UserKnownHostsFile ~/.ssh/none ~/.ssh/known_hosts\n",
-        "  UserKnownHostsFile=~/.ssh/known_hosts\n",
-        '  IdentityFile "~/.ssh/named"\n  ConnectTimeout 1m\n',
-    ],
-)
-def test_home_is_where_the_environment_says(more: str, at_home: Path, machines: Ground, reader: None) -> None:
-    (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port) + more)
+def test_home_is_where_the_environment_says(at_home: Path, machines: Ground, reader: None) -> None:
+    default, named = at_home / "id_ed25519", at_home / "named"
+    for more, key in (
+        ("", default),
+        ("  IdentityFile ${HOME}/.ssh/named # mine\n", named),
+        ("  IdentityFile ~/.ssh/named\n", named),
+        ("  IdentityFile %d/.ssh/named\n", named),
+        ("  UserKnownHostsFile ~/.ssh/none ~/.ssh/known_hosts\n", default),
+        ("  UserKnownHostsFile=~/.ssh/known_hosts\n", default),
+        ('  IdentityFile "~/.ssh/named"\n  ConnectTimeout 1m\n', named),
+    ):
+        (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port) + more)
+        (address,) = route("edge", None)
+        assert [path for path in address.keys if path.is_file()] == [key], more
+        assert [path for path in address.known_files if path.is_file()][:1] == [at_home / "known_hosts"], more
     assert entered()
 
 
@@ -112,19 +111,19 @@ def test_a_program_called_ssh_that_is_not_openssh_is_left_alone(
 def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "ASK_S", 0.5)
     (own_home / "c").write_text('Match exec "exec sleep 5"\n Port 1\n')
-    assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
+    assert "did not end within 0.5 s: does a Match exec" in refusal(own_home / "c")
 
 
 # The error line for an untrusted host
 
 
-@pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])
-def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(nowhere: str, machines: Ground) -> None:
-    path = machines.config()
-    path.write_text(f"UserKnownHostsFile {nowhere}\n{path.read_text()}")
-    said = refusal(config=path)
-    assert f"UserKnownHostsFile {nowhere.split()[0]} keeps no key" in said
-    assert ">>" not in said
+def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(machines: Ground) -> None:
+    for nowhere in ("/dev/null", "none", "/dev/null /dev/null"):
+        path = machines.config()
+        path.write_text(f"UserKnownHostsFile {nowhere}\n{path.read_text()}")
+        said = refusal(path)
+        assert f"UserKnownHostsFile {nowhere.split()[0]} keeps no key" in said
+        assert ">>" not in said
 
 
 def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_home: Path) -> None:
@@ -132,28 +131,22 @@ def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_ho
     (own_home / "c").write_text(f"Host edge\n HostName {LOOPBACK}\n Port {edge.port}\n IdentityFile {edge.key}\n")
     path = own_home / "a folder" / "known_hosts"
     (own_home / "c").write_text(f'{(own_home / "c").read_text()} UserKnownHostsFile "{path}"\n')
-    command = refusal(config=own_home / "c").rpartition("accept it by `")[2].rstrip("`")
+    command = refusal(own_home / "c").rpartition("accept it by `")[2].rstrip("`")
     subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=30)
-    assert entered(config=own_home / "c")
+    assert entered(own_home / "c")
 
 
-@pytest.mark.parametrize(
-    "setting", ["StrictHostKeyChecking no", "NoHostAuthenticationForLocalhost yes", "VerifyHostKeyDNS yes"]
-)
-def test_what_would_trust_more_is_named_in_the_refusal(setting: str, machines: Ground) -> None:
-    said = refusal(config=machines.config(known="", more=f"{setting}\n"))
-    assert f"({setting} is not followed, host keys are always checked)" in said
-
-
-def test_an_authority_is_named_in_the_refusal(machines: Ground, own_home: Path) -> None:
+def test_what_would_trust_more_is_named_in_the_refusal(machines: Ground, own_home: Path) -> None:
+    settings = ("StrictHostKeyChecking no", "NoHostAuthenticationForLocalhost yes", "VerifyHostKeyDNS yes")
     key = public(machines["edge"].folder / "host_key")
-    said = refusal(config=machines.config(known=f"@cert-authority * {key}\n"))
+    said = refusal(machines.config(known=f"@cert-authority * {key}\n", more="\n".join([*settings, ""])))
+    for setting in settings:
+        assert f"({setting} is not followed, host keys are always checked)" in said
     assert f"the certificate authority of {own_home / 'known_hosts'}:1 is not followed" in said
 
 
 @pytest.fixture
 def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
-    """A host that one file knows, and its key."""
     key = paramiko.ECDSAKey.generate()
     known = tmp_path / "known"
     known.write_text(f"box.example {key.get_name()} {key.get_base64()}\n")
@@ -199,28 +192,9 @@ def test_an_unreadable_key_is_distinguished_from_an_absent_one(machines: Ground,
     private = "-----BEGIN DSA PRIVATE KEY-----\nMAA=\n-----END DSA PRIVATE KEY-----\n"
     dsa.write_text(private)
     dsa.chmod(0o600)
-    said = refusal(config=machines.config(IdentityFile=str(dsa)))
+    said = refusal(machines.config(IdentityFile=str(dsa)))
     assert f"there is no key to show ({dsa} cannot be read: " in said
     dsa.chmod(0o644)
-    assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(config=machines.config(IdentityFile=str(dsa)))
-    said = refusal(config=machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
+    assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(machines.config(IdentityFile=str(dsa)))
+    said = refusal(machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
     assert "neither in a file nor in the agent" in said
-
-
-def test_a_sealed_pkcs8_key_is_asked_for_its_passphrase(machines: Ground, own_home: Path) -> None:
-    from cryptography.hazmat.primitives import serialization as form
-
-    private = form.load_ssh_private_key(machines["edge"].key.read_bytes(), None)
-    sealed = own_home / "sealed"
-    seal = form.BestAvailableEncryption(b"open sesame")
-    sealed.write_bytes(private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, seal))
-    sealed.chmod(0o600)
-    asked: list[str] = []
-
-    def ask(prompt: str) -> str:
-        asked.append(prompt)
-        return "wrong" if len(asked) == 1 else "open sesame"
-
-    with SshHost("edge", config=machines.config(IdentityFile=str(sealed)), ask=ask) as host:
-        assert host.run(["echo", "x"]).out == b"x\n"
-    assert len(asked) == 2

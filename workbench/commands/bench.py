@@ -1,4 +1,4 @@
-"""`workbench bench`: measure the speed of models, in comparison with the papers' own implementation, and of services."""
+"""`workbench bench`: time the networks next to the papers' own implementation, or edge and cloud services under load."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, text_table
+from .options import Commands, add_command, add_common, add_precision, add_rate, pick_device, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
     made = add_command(
         commands,
         "bench",
-        bench,
+        lambda options: (models if options.what == "models" else services)(options),
         "time models next to the papers' own implementation, or the services at work, as ratios",
         """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
   workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json
@@ -43,19 +43,10 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="of services: only 8 honest clients, alone and next to N hostile connections",
     )
-    made.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="of services: in which all sides compute (float32)",
-    )
+    add_precision(made, "of services: in which all sides compute")
     add_rate(made)
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def bench(options: argparse.Namespace) -> int:
-    return (models if options.what == "models" else services)(options)
 
 
 def services(options: argparse.Namespace) -> int:
@@ -129,7 +120,6 @@ def hostile(options: argparse.Namespace, stage: StageConfig, system: System, ima
 
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Yield (column names, rows) for each printed table of the result of `workbench bench services`."""
     rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
     saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
     named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}

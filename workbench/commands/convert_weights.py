@@ -96,7 +96,7 @@ def export_weights(options: argparse.Namespace) -> int:
 def model_card(options: argparse.Namespace) -> int:
     from .. import weights
     from ..model_card import card
-    from ..storage import replacing, require_writable
+    from ..storage import require_writable, write_text
 
     if options.output is not None:
         require_writable(options.output.resolve().parent)
@@ -111,20 +111,19 @@ def model_card(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        with replacing(options.output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(options.output, text)
     return 0
 
 
 def _result(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read as JSON ({error}): name a file that `workbench evaluate --json` wrote"
         ) from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no JSON object: name a file that `workbench evaluate --json` wrote")
     return content
 
 
@@ -140,12 +139,8 @@ def models(options: argparse.Namespace) -> int:
     for error in broken:
         complain(f"workbench: {error}")
     if options.json:
-        print(
-            json.dumps(
-                [{**each, "training": {k: v for k, v in each["training"].items() if k != "history"}} for each in listed],
-                indent=1,
-            )
-        )
+        shown = [{**each, "training": {k: v for k, v in each["training"].items() if k != "history"}} for each in listed]
+        print(json.dumps(shown, indent=1))
         return 1 if broken else 0
     print("classifiers that can be built: " + ", ".join(CLASSIFIER_NAMES))
     if not listed:

@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure accuracy, SSIM and bytes of one pair (target and auxiliary classifier) with one codec."""
+"""`workbench evaluate`: measure how well images are protected and recognised, and their size, with one codec."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, read_pair, read_rate
+from .options import (
+    Commands,
+    add_command,
+    add_common,
+    add_precision,
+    add_rate,
+    pick_device,
+    positive,
+    read_dataset,
+    read_pair,
+    read_rate,
+)
 
 __all__ = ["add"]
 
@@ -39,12 +50,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (the paper's; default)")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images that share a payload (default: 256)")
-    made.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="in which generator and classifiers compute (default: float32)",
-    )
+    add_precision(made, "in which generator and classifiers compute")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--json", action="store_true", help="print one JSON object")
@@ -53,11 +59,10 @@ def add(commands: Commands) -> None:
 def evaluate(options: argparse.Namespace) -> int:
     from .. import system
     from ..evaluation import Evaluation
+    from ..models import check_strength
 
     rate = read_rate(options)
     chosen: dict[str, Any] = {} if rate is None else {"rate": rate}
-    dataset = read_dataset(options)
-    pair = read_pair(options, dataset)
     if options.quality is not None:
         if options.codec not in ("jpeg", "webp"):
             raise UsageError(f"--quality {options.quality} goes with --codec jpeg or webp, not {options.codec}")
@@ -66,10 +71,11 @@ def evaluate(options: argparse.Namespace) -> int:
         if options.codec != "jpeg":
             raise UsageError(f"--subsampling {options.subsampling} goes with --codec jpeg, not {options.codec}")
         chosen["subsampling"] = options.subsampling
+    check_strength(options.strength)
     client = system.Client(options.client_quality)
-    size = (
-        (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
-    )
+    dataset = read_dataset(options)
+    pair = read_pair(options, dataset)
+    height, width = dataset.test.images.shape[-2:]
     evaluation = Evaluation(
         pair,
         dataset,
@@ -80,7 +86,8 @@ def evaluate(options: argparse.Namespace) -> int:
         precision=options.precision,
         progress=True,
     )
-    result = evaluation.result(system.codec_for(evaluation.pair, options.codec, size=size, **chosen), options.strength)
+    codec = system.codec_for(evaluation.pair, options.codec, size=(height, width), **chosen)
+    result = evaluation.result(codec, options.strength)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 

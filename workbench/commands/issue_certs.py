@@ -1,4 +1,4 @@
-"""`workbench certs`: development certificates for edge, cloud and client."""
+"""`workbench certs`: make a development authority, and TLS certificates for edge, cloud and client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ Copy to each host the folder of its role alone: DIR/edge, DIR/cloud, DIR/client.
 
 
 def certs(options: argparse.Namespace) -> int:
-    """Write the certificates, and print their paths."""
     from ..certs import LOCAL, ROLES, issue
 
     names, clouds = options.names or LOCAL, options.cloud_names or LOCAL

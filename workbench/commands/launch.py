@@ -1,4 +1,4 @@
-"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages on other machines."""
+"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages, edge and cloud, on other machines."""
 
 from __future__ import annotations
 
@@ -38,19 +38,18 @@ def add(commands: Commands) -> None:
     )
     made.add_argument("--ready", type=float, default=300.0, metavar="S", help="how long the services may take to load (300)")
     _command(commands, "status", _status, "print whether and where the stages run, and how they ended", "status --json")
-    made = _command(commands, "logs", _logs, "print the log of a stage", "logs edge --follow", plan=False)
-    made.add_argument("stage", choices=("edge", "cloud"))
-    made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
+    made = _command(commands, "logs", _logs, "print the log of a stage", "logs edge --follow")
     made.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
     made.add_argument("--lines", type=int, default=100, metavar="N", help="the number of last lines (100)")
     made = _command(commands, "stop", _stop, "stop the stages and remove them", "stop --purge")
     made.add_argument("--purge", action="store_true", help="also remove environments and weights for the next launch")
 
 
-def _command(commands: Commands, name: str, run: Any, summary: str, example: str, plan: bool = True) -> argparse.ArgumentParser:
+def _command(commands: Commands, name: str, run: Any, summary: str, example: str) -> argparse.ArgumentParser:
     made = add_command(commands, name, run, summary, f"  workbench {example}")
-    if plan:
-        made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
+    if name == "logs":
+        made.add_argument("stage", choices=("edge", "cloud"))
+    made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
     made.add_argument("--ssh-config", type=Path, metavar="FILE", help="replaces ~/.ssh/config")
     if name in ("launch", "status"):
         made.add_argument("--json", action="store_true", help="print one JSON object")
@@ -58,7 +57,7 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Read a plan's file, and return its deployment, which reports each step in a line on standard error."""
+    """Read a deployment's plan (TOML), and return the deployment. It reports each step on standard error."""
     from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 

@@ -18,6 +18,7 @@ __all__ = [
     "Commands",
     "add_command",
     "add_common",
+    "add_precision",
     "add_rate",
     "check_preset",
     "pick_device",
@@ -34,7 +35,7 @@ TARGET, AUXILIARY = "resnet18", "vgg13_bn"
 
 
 def add_command(commands: Commands, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
-    """Declare a command; `run` takes the options and returns the exit status."""
+    """Declare the command `name`. `run` takes its options and returns the exit status. `examples` end the help text."""
     made = commands.add_parser(
         name,
         help=summary,
@@ -62,6 +63,11 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
         made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
 
 
+def add_precision(made: argparse.ArgumentParser, where: str) -> None:
+    """Declare `--precision`, the number format of the networks. `where` opens the help text: which networks those are."""
+    made.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help=f"{where} (default: float32)")
+
+
 def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") -> None:
     made.add_argument(
         "--rate",
@@ -72,7 +78,7 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return the value of `--rate`, from 0 (fewest bits) to 1, or None without the option.
+    """Return `--rate`, the codec's rate from 0 (fewest bits) to 1, or None without the option.
 
     Raises UsageError for a rate outside [0, 1], and for a rate with another codec than `neural`.
     """
@@ -91,10 +97,10 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Load the networks that the options name, without the compressor if the codec needs none. Raises WeightsError.
+    """Load the target, auxiliary, generator and compressor that the options name. Raises WeightsError for missing weights.
 
-    `--variant` names a variant of the compressor. If the pair has no such compressor, the option names a variant of
-    the generator that has its own compressor, such as `paper`.
+    The compressor is left out if the codec needs none. `--variant` is the name under which a compressor was trained. If there
+    is no such compressor, it is the name of a generator that has its own compressor, such as `paper`.
     """
     from .. import system, weights
 
@@ -114,7 +120,7 @@ def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
 
 
 def check_preset(name: str) -> None:
-    """Raise UsageError for an unknown preset of the training."""
+    """Raise UsageError if `name` is no preset, which is a set of training settings such as `quick`."""
     from ..training import PRESETS
 
     if name not in PRESETS:
@@ -132,12 +138,9 @@ def pick_device(name: str) -> str:
 
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
     """Return a table as text: the first column left-aligned, the others right-aligned. Control characters are escaped."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(str(line[i])) for line in [columns, *rows]) for i in range(len(columns))]
-    lines = [
-        [str(cell).ljust(widths[i]) if i == 0 else str(cell).rjust(widths[i]) for i, cell in enumerate(line)]
-        for line in [columns, *rows]
-    ]
+    table = [columns, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [[cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in table]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("  ".join(line).rstrip() for line in lines)
 

@@ -1,4 +1,4 @@
-"""`workbench recognize`: send pictures to an edge and print the labels."""
+"""`workbench recognize`: send pictures to an edge service, which protects and encodes them, and print the labels."""
 
 from __future__ import annotations
 
@@ -81,7 +81,6 @@ def recognize(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> None:
-    """Set the edge's URL, certificates and policy from the deployment's plan, if any. Given options take precedence."""
     plan = options.deployment
     if plan is not None and (options.edge is not None or options.arrangement == "pp"):
         raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
@@ -95,7 +94,7 @@ def _place(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Read a picture file only once, because it may be a pipe. Raises DataError for content that an edge does not accept."""
+    # The file may be a pipe, so it is read only once.
     from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
@@ -105,7 +104,6 @@ def _read(path: Path) -> bytes:
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
-    """Return the edge stage, which runs on the client in the baseline PP, and the pictures as a tensor in [0, 1]."""
     from .. import data
     from ..pictures import load_pictures, to_float
     from ..services.loading import StageConfig, edge_stage
@@ -116,7 +114,6 @@ def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
 
 
 def _print(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
-    """Print the labels as a table or JSON, and return the exit status."""
     classes, names = client.classes, [str(path) for path in options.files]
     best = answer.scores.max(1).values.tolist()
     labels = [classes[label] for label in answer.labels.tolist()]

@@ -1,4 +1,4 @@
-"""`workbench manifests`: print the Kubernetes objects of a plan, for reading, archiving or manual use."""
+"""`workbench manifests`: print the Kubernetes objects of a deployment's plan as YAML."""
 
 from __future__ import annotations
 
@@ -42,10 +42,6 @@ def _manifests(options: argparse.Namespace) -> int:
 
 
 def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | None:
-    """Return the issued certificates of a container by file name, or None for a container with a key broker.
-
-    Raises UsageError if no launch has issued them yet.
-    """
     from ..certs import folder_of
     from ..deployment.kubernetes.manifests import FILES
 

@@ -1,10 +1,13 @@
-"""`workbench reproduce`: train missing networks, execute the notebooks, write the report."""
+"""`workbench reproduce`: train missing networks, execute the notebooks, and write the report."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +48,6 @@ def add(commands: Commands) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    import contextlib
-    import time
-
     from .. import runs, training, weights
     from ..processes import cores
     from ..storage import data_root, write_json
@@ -101,11 +101,6 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
-    """Return the parameters, notebooks and preset of the run in `directory`, to resume that run.
-
-    Raises RunError if `directory` has no run, and UsageError if `options` or `given`, the parameters from the
-    command line, contradict the run.
-    """
     from .. import runs
 
     batch = runs.read_json(directory / "batch.json")
@@ -124,12 +119,9 @@ def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) 
 def _about(
     dataset: Dataset, n: int, manifests: list[Manifest], asked: dict[str, Any], directory: Path, seconds: float
 ) -> dict[str, Any]:
-    from datetime import datetime
-
     from .. import runs
     from ..evaluation import provenance
 
-    main_table = runs.main_table(directory)
     origin = provenance()
     facts = {
         "weights": "; ".join(
@@ -157,5 +149,5 @@ def _about(
         "parameters": asked,
         "origin": origin,
         "facts": facts,
-        "main": main_table,
+        "main": runs.main_table(directory),
     }

@@ -1,4 +1,4 @@
-"""`workbench serve`: run the edge or the cloud as an HTTPS service."""
+"""`workbench serve`: run the edge (protects and encodes images) or the cloud (classifies them) as an HTTPS service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..processes import keep_memory
 from ..storage import write_text
-from .options import AUXILIARY, TARGET, Commands, add_command, add_rate, pick_device, positive, read_rate
+from .options import AUXILIARY, TARGET, Commands, add_command, add_precision, add_rate, pick_device, positive, read_rate
 
 if TYPE_CHECKING:
     from ..certs import Role
@@ -60,12 +60,7 @@ def add(commands: Commands) -> None:
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
-    made.add_argument(
-        "--precision",
-        default="float32",
-        choices=("float32", "bfloat16"),
-        help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
-    )
+    add_precision(made, "in which the networks compute; bfloat16: about twice as fast if the processor has it")
     _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
@@ -85,7 +80,6 @@ def add(commands: Commands) -> None:
 
 
 def _add_limits(made: argparse.ArgumentParser) -> None:
-    """Declare the options that bound computation, queues and time."""
     made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
@@ -129,10 +123,7 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the process in the block, before the server handles them. Restore the handlers at the end.
-
-    KeyboardInterrupt would not work: if it passes through an `exec`, as in many imports, the signal kills Python.
-    """
+    # KeyboardInterrupt would not work: if it passes through an `exec`, as in many imports, the signal kills Python.
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
     try:
@@ -146,7 +137,9 @@ def _load_and_run(options: argparse.Namespace) -> None:
     from ..services.server import Listener
     from ..services.server import serve as run
 
-    _log(options.quiet)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("workbench.access").setLevel(logging.WARNING if options.quiet else logging.INFO)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes
     if options.secrets:
         from ..services.secrets import fetch
 
@@ -154,12 +147,14 @@ def _load_and_run(options: argparse.Namespace) -> None:
     tls = _tls(options)
     _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
-    with _port_file(options.port_file, listener.port):
+    with contextlib.ExitStack() as stack:
+        if options.port_file is not None:
+            write_text(options.port_file, f"{listener.port}\n")
+            stack.callback(options.port_file.unlink, missing_ok=True)
         run(_service(options), listener, tls, options.token_file)
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn if a service for other machines has the authority's key in its folder. The service needs only its own key."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -173,19 +168,6 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
         )
 
 
-@contextlib.contextmanager
-def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Write the bound port to a file, and remove the file at the end of the block. Does nothing if `path` is None."""
-    if path is None:
-        yield
-        return
-    write_text(path, f"{port}\n")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _tls(options: argparse.Namespace) -> Tls | None:
     from ..services.server import Tls
     from ..services.trust import server_context
@@ -197,7 +179,6 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`, or None. `$WORKBENCH_TOKEN` is the client's token, so a service ignores it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -210,7 +191,6 @@ def _token(options: argparse.Namespace) -> Token | None:
 
 
 def _agent(options: argparse.Namespace) -> AttestationAgent | None:
-    """Return the guest's attestation agent, or None without `--attestation-agent`."""
     from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
@@ -221,7 +201,6 @@ def _agent(options: argparse.Namespace) -> AttestationAgent | None:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load a service's networks, warm them up, and return the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
     from ..services.batching import ComputePool
@@ -294,10 +273,3 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
         agent=_agent(options),
         **shared,
     )
-
-
-def _log(quiet: bool) -> None:
-    """Set up logging to standard error: messages and, unless `quiet`, one line of JSON for each request."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all networks of (target, auxiliary) pairs."""
+"""`workbench train`: train one network, or all that a pair of target and auxiliary classifier needs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,6 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UsageError for an option that does not apply to the kind of network."""
     what = options.what
     whole = what in ("pair", "all")
     if options.variant and whole and options.variant != "paper":
@@ -145,7 +144,6 @@ def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the (target, auxiliary) pairs to train: from --pairs or, without --pairs, from --target and --auxiliary."""
     from .. import weights
     from ..training import PAPER_PAIRS
 
@@ -190,7 +188,6 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
 
 
 def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return the losses of generator and compressor: those of the preset, changed by the options."""
     from .. import training
 
     generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)

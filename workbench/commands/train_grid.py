@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
 from ..storage import expand_user
 from ..terminal import printable
@@ -38,8 +39,6 @@ After an interruption the same command continues.""",
 
 
 def grid(options: argparse.Namespace) -> int:
-    import contextlib
-
     from .. import runs
     from ..classifiers import CLASSIFIER_NAMES
     from ..grid import Grid

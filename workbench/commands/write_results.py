@@ -27,7 +27,6 @@ def add(commands: Commands) -> None:
 
 
 def write_results(options: argparse.Namespace) -> int:
-    """Write the generated pages. With `--check`, only report outdated pages, and return 1 if there is any, else 0."""
     from .. import results
     from ..storage import write_text
 

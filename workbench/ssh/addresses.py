@@ -13,23 +13,23 @@ from pathlib import Path
 from ..errors import RemoteError
 from .configuration import HostConfig, expand, read_config, tokens_of
 
-__all__ = ["Address", "route"]
+__all__ = ["NAME", "Address", "route"]
 
 CONNECT_S = 15.0
 MOST_HOPS = 8
 NAME = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^@:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
-LISTS = {"ciphers": "Ciphers", "macs": "MACs", "kexalgorithms": "KexAlgorithms", "hostkeyalgorithms": "HostKeyAlgorithms"}
+LISTS = ("Ciphers", "MACs", "KexAlgorithms", "HostKeyAlgorithms")
 # Settings that would accept a host whose key is not in known_hosts. They are ignored, and named in the error.
 LOOSER = {
-    "stricthostkeychecking": ("no", "off", "false", "accept-new"),
-    "nohostauthenticationforlocalhost": ("yes", "true"),
-    "verifyhostkeydns": ("yes", "true"),
+    "StrictHostKeyChecking": ("no", "off", "false", "accept-new"),
+    "NoHostAuthenticationForLocalhost": ("yes", "true"),
+    "VerifyHostKeyDNS": ("yes", "true"),
 }
 
 
 @dataclass(frozen=True)
 class Address:
-    """One hop: its network address, the files with its trusted host keys, and the user's keys to offer."""
+    """One hop, a jump host or the host: its network address, the files with its trusted host keys, and the user's keys."""
 
     name: str  # as the user gave it
     host: str
@@ -62,32 +62,19 @@ class Address:
         """The name without port, under which OpenSSH also looks up the host's key. None for port 22, or with a HostKeyAlias."""
         return self.host.lower() if self.port != 22 and not self.alias else None
 
-    @property
-    def command(self) -> str:
-        """The `ssh` command line that connects to the same host with the same configuration."""
-        file = f"-F {shlex.quote(str(self.config))} " if self.config else ""
-        named = NAME.fullmatch(self.name)
-        port = f"-p {named['port']} " if named and named["port"] else ""
-        return f"ssh {file}{port}{self.name.removesuffix(':' + named['port']) if named and named['port'] else self.name}"
-
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, with the host last. Raises RemoteError for an invalid name or configuration."""
-    return _route(name, config, (), 0)
-
-
-def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
-    """Resolve the hops to a host through `jumps`, a ProxyJump list in order. If `jumps` is empty, the host's ProxyJump applies.
-
-    The last jump connects to the host. Each jump is reached through the jumps before it, the first jump by its own ProxyJump.
-    """
-    if depth > MOST_HOPS:
-        raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
-    address = _resolve(name, config, last=depth == 0)
-    jumps = jumps or address.jumps
-    if not jumps:
-        return [address]
-    return [*_route(jumps[-1], config, jumps[:-1], depth + 1), address]
+    """Return the hops to a host, the host last. `config` replaces ~/.ssh/config. Raises RemoteError if either is invalid."""
+    hops: list[Address] = []
+    jumps: Sequence[str] = ()
+    while True:
+        if len(hops) > MOST_HOPS:
+            raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
+        hops.insert(0, _resolve(name, config, last=not hops))
+        jumps = jumps or hops[0].jumps
+        if not jumps:
+            return hops
+        *jumps, name = jumps  # the last jump connects to the host; the first is reached by its own ProxyJump
 
 
 def _resolve(name: str, config: Path | None, last: bool) -> Address:
@@ -124,15 +111,15 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
         timeout,
         config,
         alias=bool(alias),
-        known_file=next((Path(path) for path in known if _keeps(Path(path))), None),
+        known_file=next((Path(path) for path in known if Path(path).is_file() or not Path(path).exists()), None),
         asks=found.one("stricthostkeychecking", "ask").lower() not in ("yes", "true"),
-        revoked=tuple(Path(expand(path, tokens, "RevokedHostKeys")) for path in _revoked(found.one("revokedhostkeys"))),
+        revoked=tuple(Path(expand(path, tokens, "RevokedHostKeys")) for path in _paths(found.one("revokedhostkeys"))),
         check_ip=found.flag("checkhostip"),
         certificates=tuple(Path(expand(path, tokens, "CertificateFile")) for path in found.all("certificatefile")),
         identities_only=found.flag("identitiesonly"),
         key_kinds=_algorithms(found, "pubkeyacceptedalgorithms", f"{name}: {file}")
         or _algorithms(found, "pubkeyacceptedkeytypes", f"{name}: {file}"),
-        allowed=tuple((LISTS[key], names) for key in LISTS if (names := _algorithms(found, key, f"{name}: {file}"))),
+        allowed=tuple((key, names) for key in LISTS if (names := _algorithms(found, key.lower(), f"{name}: {file}"))),
         least_rsa=int(found.one("requiredrsasize", "0")),
         family=found.one("addressfamily", "any").lower(),
         source=found.one("bindaddress") or None,
@@ -142,7 +129,6 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
 
 
 def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: bool) -> None:
-    """Raise RemoteError for settings that this client does not support, or that prevent running a command on the host."""
     if found.one("proxycommand", "none").lower() != "none" and found.one("proxyjump", "none").lower() == "none":
         raise RemoteError(f"{name}: ProxyCommand is not followed: write ProxyJump for {asked} in {file}")
     if last and found.one("remotecommand", "none").lower() != "none":
@@ -152,7 +138,7 @@ def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: 
 
 
 def _seconds(text: str) -> float:
-    """Convert a time in OpenSSH's notation (90, 1m30s) to seconds. "none" means `CONNECT_S`. Raises ValueError otherwise."""
+    # OpenSSH's notation: 90, 1m30s, none
     if text.lower() == "none":
         return CONNECT_S
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -164,7 +150,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    """Split a list of paths. `ssh -G` does not quote spaces in paths, so the longest run of words that is a file is a path."""
+    # `ssh -G` does not quote spaces in paths, so the longest run of words that is a file is one path.
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:
@@ -175,25 +161,14 @@ def _paths(text: str) -> list[str]:
     return [path for path in paths if path.lower() != "none"]
 
 
-def _keeps(path: Path) -> bool:
-    """Return whether a host key can be stored in the file `path`. It cannot if `path` is a device, such as /dev/null."""
-    return path.is_file() or not path.exists()
-
-
 def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
-    """Return the algorithms that `keyword` allows, () for all defaults. Raises RemoteError for a list that begins with `-`."""
     text = found.one(keyword)
     if text.startswith("-"):
         raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
     return () if not text or text[0] in "+^" else tuple(text.split(","))
 
 
-def _revoked(text: str) -> list[str]:
-    return [] if text.lower() in ("", "none") else _paths(text)
-
-
 def _agent(text: str, tokens: dict[str, str]) -> str | None:
-    """Return the path of the SSH agent's socket, or None without agent. `text` is the value of IdentityAgent."""
     if text.lower() == "none":
         return None
     if text in ("", "SSH_AUTH_SOCK"):
@@ -204,14 +179,9 @@ def _agent(text: str, tokens: dict[str, str]) -> str | None:
 
 
 def _looser(found: HostConfig) -> tuple[str, ...]:
-    names = {
-        "stricthostkeychecking": "StrictHostKeyChecking",
-        "nohostauthenticationforlocalhost": "NoHostAuthenticationForLocalhost",
-        "verifyhostkeydns": "VerifyHostKeyDNS",
-    }
     words = {"false": "no", "true": "yes"}  # as `ssh -G` prints them
-    set_so = {key: found.one(key).lower() for key, values in LOOSER.items() if found.one(key).lower() in values}
-    settings = [f"{names[key]} {words.get(value, value)}" for key, value in set_so.items()]
+    given = {key: found.one(key.lower()).lower() for key in LOOSER}
+    settings = [f"{key} {words.get(value, value)}" for key, value in given.items() if value in LOOSER[key]]
     if found.one("knownhostscommand", "none").lower() != "none":
         settings.append("KnownHostsCommand")
     return tuple(settings)

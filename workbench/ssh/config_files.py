@@ -24,36 +24,30 @@ PATHS = ("userknownhostsfile", "globalknownhostsfile", "identityagent", "revoked
 
 
 def user_config() -> Path:
-    """Return the path of the user's configuration, `~/.ssh/config`."""
     return Path.home() / ".ssh" / "config"
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
     """Copy a configuration and its included files to `folder`, and return the path of the copy.
 
-    `config` None means the user's configuration, followed by the machine's. `copies` receives {path of the copy: original
-    path}. Raises RemoteError for an unreadable file.
+    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. The function adds {path of the copy: original path}
+    to `copies`. Raises RemoteError for an unreadable file.
     """
-    files: list[tuple[Path, Path]] = []
-    if config is not None:
-        files.append((config.absolute(), user_config().parent))
-    else:
-        files += [(user_config(), user_config().parent)] if user_config().is_file() else []
-        files += [(SYSTEM, SYSTEM.parent)] if SYSTEM.is_file() else []
-        _check_owner(user_config())
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
-    lines = [f'Match all\nInclude "{_copied(path, base, folder, copies, 0)}"' for path, base in files]
-    top = folder / "config"
-    if config is not None and len(files) == 1:  # errors name the user's file, never this one
-        top = _copied(*files[0], folder, copies, 0)
+    if config is not None:  # errors name the user's file, never the copy
+        top = _copied(config.absolute(), user_config().parent, folder, copies, 0)
         lines = [top.read_text(encoding="utf-8", errors="surrogateescape")]
+    else:
+        top = folder / "config"
+        files = [path for path in (user_config(), SYSTEM) if path.is_file()]
+        _check_owner(user_config())
+        lines = [f'Match all\nInclude "{_copied(path, path.parent, folder, copies, 0)}"' for path in files]
     text = "\n".join([*lines, "Match all", f"UserKnownHostsFile {known}", ""])
     top.write_text(text, encoding="utf-8", errors="surrogateescape")
     return top
 
 
 def _check_owner(path: Path) -> None:
-    """Raise RemoteError for a configuration that another user owns or can write, as OpenSSH does."""
     if not path.is_file():
         return
     state = path.stat()
@@ -72,7 +66,6 @@ def _copied(path: Path, base: Path, folder: Path, copies: MutableMapping[str, st
 
 
 def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> str:
-    """Return a configuration's line as the copy needs it: paths below $HOME instead of ~, and copies of included files."""
     match = LINE.match(line)
     keyword = match[1].lower() if match else ""
     if match is None or keyword not in ("include", *PATHS):
@@ -96,7 +89,6 @@ def _homed(word: str) -> str:
 
 
 def _included(pattern: str, base: Path) -> list[Path]:
-    """Return the files that an Include's pattern matches. Folders are skipped, as in OpenSSH."""
     found = sorted(glob.glob(str(base / _homed(pattern))))  # noqa: PTH207 - it may be absolute
     return [Path(name) for name in found if not Path(name).is_dir()]
 
@@ -111,7 +103,7 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of a configuration without comments. Each Include is replaced by the lines of its files."""
+    """Yield the lines of a configuration without comments, with the lines of the included files in place of each Include."""
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)
@@ -129,6 +121,6 @@ def inlined(path: Path, depth: int = 0) -> Iterator[str]:
 
 
 def _without_comment(line: str) -> str:
-    """Return a line without its trailing comment. A # inside a word or inside quotes starts no comment."""
+    # A # inside a word or inside quotes starts no comment.
     match = re.match(r'((?:"[^"]*"|[^\s"]|\s+(?!#))*)', line)
     return match[1].rstrip() if match and not line.lstrip().startswith("#") else ""

@@ -63,7 +63,7 @@ class HostConfig:
 
 
 def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
-    """Resolve the configuration of a host. Raises RemoteError for a configuration that OpenSSH refuses."""
+    """Resolve a host's settings. `config` replaces ~/.ssh/config. Raises RemoteError for an invalid configuration."""
     program = shutil.which("ssh")
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
@@ -71,19 +71,18 @@ def read_config(host: str, user: str | None, port: str | None, config: Path | No
         program, home = None, ""
     if program is None or not _is_openssh(program):
         return _parsed(host, config)
-    if config is None and Path(home) == Path.home():
-        return _ask(program, [], host, user, port, {}, None)
-    if config is not None and Path(home) == Path.home():
-        return _ask(program, ["-F", str(config)], host, user, port, {}, config)
+    given = [*(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
+    if Path(home) == Path.home():
+        return _ask([program, "-G", *(["-F", str(config)] if config else []), *given], host, config or user_config(), {})
     with tempfile.TemporaryDirectory(prefix="workbench-ssh-") as folder:
         copies: dict[str, str] = {}
         top = copy_of(config, Path(folder), copies)
-        return _ask(program, ["-F", str(top)], host, user, port, copies, config)
+        return _ask([program, "-G", "-F", str(top), *given], host, config or user_config(), copies)
 
 
 @functools.cache
 def _is_openssh(program: str) -> bool:
-    """Return whether a program is OpenSSH's client. Dropbear's client ignores -G and connects."""
+    # Dropbear's client ignores -G and connects.
     try:
         shown = subprocess.run([program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -91,18 +90,7 @@ def _is_openssh(program: str) -> bool:
     return b"OpenSSH" in shown.stderr + shown.stdout
 
 
-def _ask(
-    program: str,
-    file: list[str],
-    host: str,
-    user: str | None,
-    port: str | None,
-    copies: Mapping[str, str],
-    config: Path | None,
-) -> HostConfig:
-    """Run `ssh -G` and parse its output. In its error messages, paths of `copies` are replaced by the original files."""
-    command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
-    path = config or user_config()
+def _ask(command: list[str], host: str, path: Path, copies: Mapping[str, str]) -> HostConfig:
     try:
         shown = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
     except subprocess.TimeoutExpired as error:
@@ -110,7 +98,7 @@ def _ask(
             f"{host}: `ssh -G {host}` did not end within {ASK_S:g} s: does a Match exec of {path} hang, or the name server?"
         ) from error
     except OSError as error:
-        raise RemoteError(f"{host}: {program} cannot be started ({error.strerror}): check the OpenSSH client") from error
+        raise RemoteError(f"{host}: {command[0]} cannot be started ({error.strerror}): check the OpenSSH client") from error
     if shown.returncode:
         raise _refusal(host, path, shown.stderr.decode("utf-8", "replace"), copies)
     values: dict[str, list[str]] = {}
@@ -121,7 +109,6 @@ def _ask(
 
 
 def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> RemoteError:
-    """Return the error for a configuration that OpenSSH refuses, from its messages `errors`, as one line."""
     for copy, original in copies.items():
         errors = errors.replace(copy, original)
     reason = next((line.strip() for line in errors.splitlines() if line.strip() and not NOISE.search(line)), "no reason given")
@@ -135,7 +122,6 @@ def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> R
 
 
 def _parsed(host: str, config: Path | None) -> HostConfig:
-    """Resolve a host with paramiko's parser, which supports fewer conditions of Match than OpenSSH."""
     path = config or user_config()
     try:
         parser = paramiko.SSHConfig.from_file(inlined(path)) if config or path.is_file() else paramiko.SSHConfig()
@@ -150,7 +136,7 @@ def _parsed(host: str, config: Path | None) -> HostConfig:
 
 
 def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
-    """Expand ~, %-tokens and ${VAR} in a value. Raises RemoteError for a variable that is not set."""
+    """Expand ~, ${VAR} and the %-tokens of `tokens` in the value of a keyword. Raises RemoteError for an unset variable."""
 
     def variable(match: re.Match[str]) -> str:
         if (value := os.environ.get(match[1])) is None:

@@ -25,17 +25,18 @@ import paramiko
 from paramiko.packet import Packetizer
 
 from ..errors import RemoteError
+from ..terminal import printable
 from .addresses import Address, route
 from .host_keys import check_host_key, preferred_kinds
 from .identities import Keyring
-from .remote_process import LostError, Watchdog, printable
+from .remote_process import BROKEN, LostError, Watchdog
 
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
 REAPED_S, RETRY_S = 2.0, 0.05  # time for sshd to reap closed sessions, and the pause between two attempts
 KEEPALIVE_S = 20.0
-BROKEN = (paramiko.SSHException, OSError, EOFError)
+ALGORITHMS = {"Ciphers": "ciphers", "MACs": "digests", "KexAlgorithms": "kex", "HostKeyAlgorithms": "key_types"}
 
 Accept = Callable[[paramiko.Channel], None]
 
@@ -56,7 +57,7 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and the connections to the hops before it. Opened by the function `connect`."""
+    """An authenticated connection to a host, and `before`, the connection to the jump host that leads there."""
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
@@ -85,11 +86,7 @@ class SshConnection:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. After a LostError, no command has run.
-
-        sshd counts a closed session against MaxSessions until the session's process is reaped. So a refusal is retried for
-        `REAPED_S` seconds.
-        """
+        """Open a channel for a command. Raises LostError if the connection is broken: the command has then not run."""
         deadline = time.monotonic() + REAPED_S
         while True:
             try:
@@ -97,7 +94,7 @@ class SshConnection:
             except RemoteError as error:
                 if not isinstance(error.__cause__, paramiko.ChannelException) or time.monotonic() > deadline:
                     raise
-            time.sleep(RETRY_S)
+            time.sleep(RETRY_S)  # sshd counts a closed session against MaxSessions until the session's process is reaped
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
         """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if that port does not answer."""
@@ -117,10 +114,7 @@ class SshConnection:
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Listen on a port of the remote loopback (0: any free one), and return the port.
-
-        `accept` is called with each connection on a new thread.
-        """
+        """Listen on a remote loopback port (0: any free one), and return it. A thread passes each connection to `accept`."""
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
             try:
@@ -136,7 +130,6 @@ class SshConnection:
         return taken
 
     def unlisten(self, port: int) -> None:
-        """Stop listening on a remote port."""
         self._accepts.pop(port, None)
         with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
             if self.transport.is_active():
@@ -149,7 +142,6 @@ class SshConnection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Send keep-alive requests after `deadline / 3` seconds of silence. Close the connection after `deadline` seconds."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():
@@ -182,10 +174,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
-    """Connect to a host, through the hops before it. Raises RemoteError, or LostError if the network is at fault."""
+    """Connect to a host through its jump hosts. `config` replaces ~/.ssh/config, `keyring` has the user's keys.
+
+    The connection closes after `keepalive` seconds of silence. Raises RemoteError, or LostError if the network is at fault.
+    """
     connection: SshConnection | None = None
-    hops = route(name, config)
-    for hop in hops:
+    for hop in (hops := route(name, config)):
         try:
             connection = _connect(hop, connection, keyring, keepalive)
         except RemoteError as error:
@@ -232,7 +226,6 @@ def _dial(address: Address) -> socket.socket:
 
 
 def _first_of(address: Address) -> socket.socket:
-    """Connect to the first address of a host that answers. AddressFamily limits the addresses. Raises OSError."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
     failure: OSError | None = None
     for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
@@ -251,14 +244,8 @@ def _first_of(address: Address) -> socket.socket:
 
 
 def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
-    """Remove the algorithms that the configuration does not allow. Raises RemoteError if, say, no cipher remains."""
     options.key_types = preferred_kinds(address, options.key_types)
-    for keyword, name in {
-        "Ciphers": "ciphers",
-        "MACs": "digests",
-        "KexAlgorithms": "kex",
-        "HostKeyAlgorithms": "key_types",
-    }.items():
+    for keyword, name in ALGORITHMS.items():
         here = getattr(options, name)
         allowed = dict(address.allowed).get(keyword, here)
         setattr(options, name, tuple(each for each in here if each in allowed))
@@ -270,7 +257,6 @@ def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
 
 
 def _greet(transport: paramiko.Transport, address: Address) -> None:
-    """Run the SSH key exchange, and verify the host key."""
     transport.set_log_channel(log.name)
     transport.banner_timeout = transport.handshake_timeout = address.timeout
     transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
@@ -295,7 +281,6 @@ def _greet(transport: paramiko.Transport, address: Address) -> None:
 
 
 def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
-    """Offer keys until the server accepts one. Raises RemoteError if the server accepts none of the keys."""
     if not address.public_key:
         raise RemoteError(
             f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "
@@ -314,7 +299,6 @@ def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyr
 def _offer(
     transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
 ) -> bool:
-    """Offer a key, and return whether the server accepted it. Raises RemoteError if offering further keys is pointless."""
     try:
         more = transport.auth_publickey(address.user, key)
     except paramiko.BadAuthenticationType as error:

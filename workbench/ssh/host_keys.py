@@ -16,7 +16,7 @@ from pathlib import Path
 import paramiko
 
 from ..errors import RemoteError
-from .addresses import Address
+from .addresses import NAME, Address
 
 __all__ = ["check_host_key", "known_keys", "preferred_kinds"]
 
@@ -59,7 +59,11 @@ def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None
     shown = f"{key.get_name().removeprefix('ssh-')} key {key.fingerprint}"
     where = f"{address.host} port {address.port}"
     _check_revoked(address, key, known, f"{address.name}: {where} shows the {shown}")
-    _check_size(address, key, where)
+    if key.get_name() == "ssh-rsa" and key.get_bits() < address.least_rsa:
+        raise RemoteError(
+            f"{address.name}: the host key of {where} has {key.get_bits()} bits, RequiredRSASize asks for {address.least_rsa}: "
+            "make a larger one there"
+        )
     plain = [each for each in known if not each.marker]
     trusted = any(each.key == key.asbytes() for each in plain)
     if not plain and address.bare_name:
@@ -75,7 +79,7 @@ def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None
     if not trusted:
         raise RemoteError(
             f"{address.name}: the host key of {where} is unknown: it shows the {shown}. Compare that with `ssh-keygen -lf` of "
-            f"{_key_file(key)} there, and {_accepting(address, key)}{_unfollowed(address, known)}"
+            f"/etc/ssh/ssh_host_{_kind(key)}_key.pub there, and {_accepting(address, key)}{_unfollowed(address, known)}"
         )
     _check_ip(address, key, peer, where)
 
@@ -100,16 +104,7 @@ def _check_revoked(address: Address, key: paramiko.PKey, known: Sequence[KnownKe
             raise RemoteError(f"{shows}, which {file} revokes: do not connect to it")
 
 
-def _check_size(address: Address, key: paramiko.PKey, where: str) -> None:
-    if key.get_name() == "ssh-rsa" and key.get_bits() < address.least_rsa:
-        raise RemoteError(
-            f"{address.name}: the host key of {where} has {key.get_bits()} bits, RequiredRSASize asks for {address.least_rsa}: "
-            "make a larger one there"
-        )
-
-
 def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> None:
-    """Raise RemoteError if CheckHostIP is set and known_hosts has another key for the host's IP address."""
     if not address.check_ip or not peer or address.jumps or peer == address.host or ipaddress.ip_address(peer).is_loopback:
         return
     name = peer if address.port == 22 else f"[{peer}]:{address.port}"
@@ -121,36 +116,35 @@ def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> No
         )
 
 
+def _kind(key: paramiko.PKey) -> str:
+    return key.get_name().removeprefix("ssh-").split("-")[0]
+
+
 def _removing(address: Address, line: KnownKey, name: str = "") -> str:
-    """Return the shell command that removes `name` (default: `address.known_as`) from the known_hosts file of `line`."""
     return f"ssh-keygen -R '{name or address.known_as}' -f {shlex.quote(str(line.file))}"
 
 
 def _accepting(address: Address, key: paramiko.PKey) -> str:
-    """Return the instruction for accepting a host's key."""
     if address.known_file is None:
         named = next((str(file) for file in address.known_files[:1]), "none")
         return f"name a file that can keep it: UserKnownHostsFile {named} keeps no key"
     if address.jumps or address.alias or address.known_as not in (address.host, f"[{address.host}]:{address.port}"):
-        ask = "" if address.asks else "-o StrictHostKeyChecking=ask "
-        return f"accept it by `{address.command.replace('ssh ', f'ssh {ask}', 1)}`"  # ssh-keyscan supports no jumps
-    kind = key.get_name().removeprefix("ssh-").split("-")[0]
+        words = ["ssh", *([] if address.asks else ["-o", "StrictHostKeyChecking=ask"])]  # ssh-keyscan supports no jumps
+        words += ["-F", str(address.config)] if address.config else []
+        port = (NAME.fullmatch(address.name) or {"port": None})["port"]
+        words += ["-p", port] if port else []
+        return f"accept it by `{shlex.join([*words, address.name.removesuffix(f':{port}')])}`"
     file, folder = shlex.quote(str(address.known_file)), address.known_file.parent
     making = "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
-    return f"accept it by `{making}ssh-keyscan -p {address.port} -t {kind} {address.host} >> {file}`"
+    return f"accept it by `{making}ssh-keyscan -p {address.port} -t {_kind(key)} {address.host} >> {file}`"
 
 
 def _unfollowed(address: Address, known: Sequence[KnownKey]) -> str:
-    """Return text that names the ignored settings and known_hosts lines with which OpenSSH would have trusted the host."""
     reasons = [f"{setting} is not followed, host keys are always checked" for setting in address.looser]
     authority = next((each for each in known if each.marker == AUTHORITY), None)
     if authority is not None:
         reasons.append(f"the certificate authority of {authority.where} is not followed: its host needs a line of its own")
     return "".join(f" ({reason})" for reason in reasons)
-
-
-def _key_file(key: paramiko.PKey) -> str:
-    return f"/etc/ssh/ssh_host_{key.get_name().removeprefix('ssh-').split('-')[0]}_key.pub"
 
 
 def _lines(file: Path, name: str) -> Iterator[KnownKey]:
@@ -173,12 +167,13 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether `name` matches `patterns`, a line's first field: a hash, or a list of patterns with *, ? and !."""
     if patterns.startswith("|"):
         return _hashed(patterns, name)
     found = False
     for pattern in patterns.split(","):
-        if _matches(pattern.removeprefix("!"), name):
+        letters = pattern.removeprefix("!")
+        expression = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in letters)
+        if re.fullmatch(expression, name, re.IGNORECASE):
             if pattern.startswith("!"):
                 return False
             found = True
@@ -192,8 +187,3 @@ def _hashed(pattern: str, name: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     return version == "1" and hmac.compare_digest(hmac.new(key, name.encode(), hashlib.sha1).digest(), expected)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    expression = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in pattern)
-    return re.fullmatch(expression, name, re.IGNORECASE) is not None

@@ -57,14 +57,14 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """A cache of private keys, so that the user types each passphrase once. Its repr shows no key."""
+    """A cache of private keys. `ask` prompts for each passphrase once. The repr shows no key."""
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield (label, key) for each key to offer to a hop, in order. `problems` receives a phrase for each unusable key."""
+        """Yield (name for messages, key) for each key to offer to a host, in order. Add unusable keys to `problems`."""
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -101,10 +101,12 @@ class Keyring:
                 for certificate in address.certificates or (Path(f"{path}-cert.pub"),):
                     yield from _certified(certificate, [(str(path), key)], problems if address.certificates else [])
                 yield str(path), key
-        _missing(halves, sealed, files, held, problems)
+        read = {key.asbytes() for _, key in files}
+        for path, half in halves.items():
+            if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
+                problems.append(f"the private half of {path} is neither in a file nor in the agent")
 
     def _read(self, path: Path, passphrase: str | None, problems: list[str]) -> paramiko.PKey | None:
-        """Read a key file, or return None if the file is absent or unusable. Raises _SealedError for an encrypted file."""
         if path in self._keys:
             return self._keys[path]
         try:
@@ -125,7 +127,8 @@ class Keyring:
         try:
             key = _parse(content, passphrase)
         except (UnsupportedAlgorithm, ValueError, paramiko.SSHException, NotImplementedError) as error:
-            problems.append(f"{path} cannot be read: {_reason(error)}")
+            reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+            problems.append(f"{path} cannot be read: {reason[:120]}")
             return None
         self._keys[path] = key
         return key
@@ -151,10 +154,6 @@ class Keyring:
 
 
 def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
-    """Parse a private key in any of OpenSSH's formats: its own, PKCS#1, SEC1 or PKCS#8, plain or encrypted.
-
-    Raises _SealedError for an encrypted key without the right passphrase.
-    """
     load = serialization.load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else serialization.load_pem_private_key
     try:
         private = load(content, passphrase.encode() if passphrase else None)
@@ -174,14 +173,7 @@ def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
     raise ValueError(f"keys of the kind {name} are not supported")
 
 
-def _reason(error: Exception) -> str:
-    """Return a parser's error as a phrase of at most 120 characters."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.split(". ")[0].rstrip(".")[:120]
-
-
 def _public_half(path: Path) -> bytes | None:
-    """Return the public key of a key file, from that file or the .pub file next to it, or None. Needs no passphrase."""
     for file in (path, Path(f"{path}.pub")):
         with contextlib.suppress(OSError):
             content = file.read_bytes()
@@ -191,7 +183,7 @@ def _public_half(path: Path) -> bytes | None:
 
 
 def _openssh_half(content: bytes) -> bytes | None:
-    """Return the public key in a private key file of OpenSSH's own format, or None. That format never encrypts public keys."""
+    # OpenSSH's own format never encrypts the public key.
     if b"OPENSSH PRIVATE KEY" not in content:
         return None
     with contextlib.suppress(binascii.Error, struct.error, ValueError, IndexError):
@@ -206,7 +198,6 @@ def _openssh_half(content: bytes) -> bytes | None:
 
 
 def _blob_of(content: bytes) -> bytes | None:
-    """Return the public key in the content of a .pub file, or None."""
     for line in content.splitlines():
         fields = line.split()
         if len(fields) > 1 and not line.startswith(b"#"):
@@ -222,7 +213,7 @@ def _blob_name(blob: bytes) -> str:
 
 
 def _uncertified(certificate: bytes) -> bytes:
-    """Return the public key that an SSH certificate certifies. The key's fields follow the certificate's nonce."""
+    # The key's fields follow the certificate's nonce.
     name = _blob_name(certificate).removesuffix(CERTIFICATE)
     message = paramiko.Message(certificate)
     message.get_binary(), message.get_binary()
@@ -235,7 +226,6 @@ def _label(key: AgentKey) -> str:
 
 
 def _certified(file: Path, offers: list[Offer], problems: list[str]) -> Iterator[Offer]:
-    """Yield the key of `offers` that the certificate in `file` certifies, with it. Append a problem if no key fits."""
     try:
         blob = _blob_of(file.read_bytes())
     except OSError as error:
@@ -260,18 +250,7 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
             yield from _certified(Path(f"{path}-cert.pub"), [(label, key)], [])
 
 
-def _missing(
-    halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
-) -> None:
-    """Append a problem for each public key of `halves` whose private key is neither in a file nor in the agent (`held`)."""
-    read = {key.asbytes() for _, key in files}
-    for path, half in halves.items():
-        if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
-            problems.append(f"the private half of {path} is neither in a file nor in the agent")
-
-
 def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[str]) -> bool:
-    """Return whether PubkeyAcceptedAlgorithms and RequiredRSASize allow a key. Append a problem for a forbidden key."""
     name = key.public_blob.key_type if key.public_blob else key.get_name()
     names = {name}
     if name.startswith("ssh-rsa"):
@@ -321,7 +300,6 @@ class _AgentKey(AgentKey):
         return _AgentKey(self._holder, self.blob, self.comment, self._problems)
 
     def sign_ssh_data(self, data: Any, algorithm: str | None = None) -> Any:
-        """Return the agent's signature, or b"" if the agent refuses."""
         try:
             return super().sign_ssh_data(data, algorithm)
         except (paramiko.SSHException, OSError):

@@ -31,25 +31,19 @@ DECODER = (
 
 def command_line(command: Sequence[str], mark: str) -> str:
     """Return a shell command line that prints `mark` on standard output and standard error, and then runs `command`."""
-    return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
-
-
-def _encoded(word: str) -> str:
-    return "_" + PLAIN.sub(lambda byte: b"=%03o" % byte[0][0], os.fsencode(word)).decode() + "_"
+    words = ("_" + PLAIN.sub(lambda byte: b"=%03o" % byte[0][0], os.fsencode(word)).decode() + "_" for word in command)
+    return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *words])
 
 
 class MarkedOutput:
-    """A filter that drops a login shell's output before the mark.
-
-    If no mark arrives, the command did not run, and the output is kept for the error message.
-    """
+    """A filter that drops the output of a login shell before `mark`, which `command_line` prints, and keeps it for errors."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of `data` that follows the mark, that is, the command's output."""
+        """Return the part of `data`, the next output of the channel, that follows the mark."""
         if self.begun:
             return data
         self._before += data

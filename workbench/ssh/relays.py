@@ -18,32 +18,26 @@ import threading
 from collections.abc import Callable
 from typing import Literal, Protocol, Self
 
-import paramiko
-
 from ..errors import RemoteError
+from .remote_process import BROKEN
 
 __all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
-BROKEN = (OSError, EOFError, paramiko.SSHException)
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: the peer sees a reset, not an end
 
 
 class Endpoint(Protocol):
     """One end of a connection: a socket or an SSH channel."""
 
-    def recv(self, size: int, /) -> bytes:
-        """Return at most `size` bytes, or b"" at the end of the stream."""
+    def recv(self, size: int, /) -> bytes: ...
 
-    def sendall(self, data: bytes, /) -> None:
-        """Send all bytes. Blocks until the peer has taken them."""
+    def sendall(self, data: bytes, /) -> None: ...
 
-    def shutdown(self, how: int, /) -> None:
-        """Shut down the given direction (socket.SHUT_RD, SHUT_WR or SHUT_RDWR)."""
+    def shutdown(self, how: int, /) -> None: ...
 
-    def close(self) -> None:
-        """Release the socket or the channel."""
+    def close(self) -> None: ...
 
 
 Way = Literal["out", "back"]
@@ -123,10 +117,7 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Return a socket that listens on a local loopback port (0: any free port).
-
-    Raises RemoteError if that fails, such as for a port that is taken. `machine` is this machine's name in the message.
-    """
+    """Return a socket that listens on a loopback port (0: any free one). Raises RemoteError, which names `machine`."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -154,7 +145,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Relay each connection of `listener` to an endpoint that `reach` opens. If `reach` fails, reset the connection.
 
-    `connections` copies the bytes. It can emulate a link.
+    `connections` copies the bytes (default: as fast as possible).
     """
     pairs = connections or RelayedConnections()
 

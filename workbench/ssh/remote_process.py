@@ -21,17 +21,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, cast
 
 import paramiko
 
 from ..errors import RemoteError
+from ..terminal import printable
 from .login_shell import MarkedOutput
 
-__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
+__all__ = ["BROKEN", "ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased"]
 
 CHUNK = 32 << 10  # payload of an SSH packet, in bytes
 LIMIT = 64 << 20  # bytes: older standard error is dropped, a longer line is split
+BROKEN = (OSError, EOFError, paramiko.SSHException)  # raised by paramiko if a connection breaks
 GRACE_S = 3.0  # from TERM to KILL
 
 # $0 is this text, $1 the input's length. With sshd the shell leads its process group, with other servers setsid makes one.
@@ -55,7 +57,7 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that runs `command` with `length` bytes of input, and ends `command` when standard input ends."""
+    """Return a command that runs `command` with the first `length` bytes of its input, and ends it when its input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
@@ -63,11 +65,6 @@ def last_line(errors: bytes) -> str:
     """Return the last line of a command's standard error: at most 300 characters, without control characters."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     return printable(lines[-1])[:300] if lines else ""
-
-
-def printable(text: str) -> str:
-    """Return text from another machine without control characters."""
-    return "".join(letter for letter in text if letter.isprintable())
 
 
 class Watchdog:
@@ -88,7 +85,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer with `extra` seconds in addition to the original time limit."""
+        """Restart the timer: the limit is now `seconds` + `extra` from here."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -131,7 +128,10 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Wait for the command's end. Return the exit status, -1 if unknown. Raises LostError if the connection was lost."""
+        """Wait for the command's end. Return the exit status: 128 + n after signal n, -1 if unknown.
+
+        Raises LostError if the connection was lost.
+        """
 
     @abc.abstractmethod
     def end(self) -> None:
@@ -143,8 +143,15 @@ class RemoteProcess(abc.ABC):
 
     def feed(self, data: bytes) -> None:
         """Write `data` to the standard input on a thread, so that the caller can read at the same time."""
+        view = memoryview(data)
+
+        def run() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                for start in range(0, len(view), CHUNK):
+                    self.write(bytes(view[start : start + CHUNK]))
+
         if data:
-            self._begin(lambda: self._feed(data))
+            self._begin(run)
 
     def errors(self) -> bytes:
         """Return the standard error so far, at most the last `LIMIT` bytes."""
@@ -165,7 +172,7 @@ class RemoteProcess(abc.ABC):
 
     def _drain(self, read: Callable[[], bytes]) -> None:
         def run() -> None:
-            with contextlib.suppress(OSError, ValueError, EOFError, paramiko.SSHException):
+            with contextlib.suppress(ValueError, *BROKEN):
                 while part := read():
                     self._kept += part
                     del self._kept[:-LIMIT]
@@ -177,15 +184,9 @@ class RemoteProcess(abc.ABC):
         self._threads.append(thread)
         thread.start()
 
-    def _feed(self, data: bytes) -> None:
-        view = memoryview(data)
-        with contextlib.suppress(BrokenPipeError):
-            for start in range(0, len(data), CHUNK):
-                self.write(bytes(view[start : start + CHUNK]))
-
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel. The command's output begins after `mark` (see `login_shell`)."""
+    """A command on a host, over an SSH channel. Its output begins after `mark`, because a login shell may print before."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -194,14 +195,13 @@ class ChannelProcess(RemoteProcess):
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
-        """Send data over the channel. Blocks while the channel's window is full."""
         try:
             self._channel.sendall(data)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except BROKEN as error:
             raise BrokenPipeError from error
 
     def finish(self) -> None:
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*BROKEN):
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
@@ -209,12 +209,11 @@ class ChannelProcess(RemoteProcess):
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
                     return output
-        except (OSError, EOFError, paramiko.SSHException):  # recv sends a window update, which fails on a lost connection
+        except BROKEN:  # recv sends a window update, which fails on a lost connection
             pass
         return self._output.take()
 
     def errors(self) -> bytes:
-        """Return the standard error without the login shell's own output."""
         errors = super().errors()
         return errors.partition(self._mark)[2] if self._mark in errors else errors
 
@@ -230,9 +229,8 @@ class ChannelProcess(RemoteProcess):
         return status
 
     def end(self) -> None:
-        """Close the channel, so that the remote shell (LEASE) ends the command."""
         self.ended = True
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*BROKEN):
             self._channel.close()
 
     def close(self) -> None:
@@ -250,14 +248,9 @@ class LocalProcess(RemoteProcess):
         self._process = subprocess.Popen(
             command, cwd=home, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True
         )
-        self._input, self._output, self._errors = self._pipes()
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._input, self._output, self._errors = cast("tuple[IO[bytes], ...]", pipes)
         self._drain(lambda: self._available(self._errors))
-
-    def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
-        process = self._process
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise RuntimeError("a process without pipes")
-        return process.stdin, process.stdout, process.stderr
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -274,7 +267,6 @@ class LocalProcess(RemoteProcess):
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return data from a pipe as soon as there is some, or b"" at the pipe's end or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
@@ -283,12 +275,10 @@ class LocalProcess(RemoteProcess):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Wait for the command's end. Return the exit status as a shell reports it: 128 + n after signal n."""
         status = self._process.wait()
         return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to the command's process group, then KILL once the command has ended, or after `GRACE_S` seconds."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

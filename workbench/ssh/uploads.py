@@ -68,15 +68,13 @@ TAKE = (
 
 
 class UploadHost(Protocol):
-    """The interface of a host that an upload needs."""
+    """The part of `remote.Host` that an upload needs."""
 
     name: str
 
-    def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command on the host."""
+    def start(self, command: Sequence[str]) -> RemoteProcess: ...
 
-    def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Return a command's output. Raises RemoteError if the command fails or takes longer than `timeout` seconds."""
+    def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -140,14 +138,11 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
     items = [Item.of(each) for each in files]
     if not items:
         return []
-    with _UploadBatch(far, folder, list({item.digest: item for item in items}.values()), progress) as sending:
-        where = sending.run()
+    where = _UploadBatch(far, folder, list({item.digest: item for item in items}.values()), progress).run()
     return [f"{where}/{item.digest}" for item in items]
 
 
 class _UploadBatch:
-    """One upload of several files to a host, at most `AT_ONCE` files at a time."""
-
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
 
@@ -157,18 +152,11 @@ class _UploadBatch:
         self._works: set[RemoteProcess] = set()
         self._bar = tqdm(total=0, unit="B", unit_scale=True, desc=f"to {far.name}", disable=not progress, leave=False)
 
-    def __enter__(self) -> _UploadBatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
     def run(self) -> str:
-        """Send the missing files, and return the folder's absolute path."""
-        where, found = self._ask(self.items)
-        left = [(item, state) for item, state in zip(self.items, found, strict=True) if state != "whole"]
-        self._bar.total = sum(item.size for item, _ in left)
-        with ThreadPoolExecutor(AT_ONCE, "upload") as pool:
+        with self._bar, ThreadPoolExecutor(AT_ONCE, "upload") as pool:
+            where, found = self._ask(self.items)
+            left = [(item, state) for item, state in zip(self.items, found, strict=True) if state != "whole"]
+            self._bar.total = sum(item.size for item, _ in left)
             futures: list[Future[None]] = []
             try:
                 futures += (pool.submit(self._send, item, state) for item, state in left)
@@ -184,7 +172,6 @@ class _UploadBatch:
         return where
 
     def _ask(self, items: Sequence[Item]) -> tuple[str, list[str]]:
-        """Query the folder's absolute path and, for each item, the remote state: "whole", or as in `Item.left_of`."""
         names = "".join(f"{item.digest}\n" for item in items).encode()
         patience = STALL_S + sum(item.size for item in items) / HASHED
         lines = self.far.ask(["sh", "-c", ASK, "put", self.folder], names, patience).decode("utf-8", "replace").splitlines()
@@ -193,7 +180,6 @@ class _UploadBatch:
         return lines[-len(items) - 1], lines[-len(items) :]
 
     def _send(self, item: Item, state: str) -> None:
-        """Send `item` until it is complete on the host, with retries after a lost connection. `state` is as in `_ask`."""
         rivals, asked, give_up = 0, True, time.monotonic() + RESUME_S
         while not self._stopped.is_set():
             had = self._done.get(item.digest, 0)
@@ -219,7 +205,6 @@ class _UploadBatch:
             asked = False
 
     def _attempt(self, item: Item, state: str) -> bool:
-        """Send an item's missing blocks, and return whether the file is complete on the host."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
         command += ["again" if first is None else "", secrets.token_hex(8)]
