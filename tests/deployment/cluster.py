@@ -111,10 +111,11 @@ class Cluster:
                 made["metadata"] = known["metadata"] | {"generation": known["metadata"]["generation"] + 1}
             stored = self.put(plural, made)
             if plural == "deployments":
-                self.later(lambda: self._deploy(namespace, name))
+                self.later(lambda: self.deploy(namespace, name))
             return (201 if known is None else 200), stored
 
-    def _deploy(self, namespace: str, name: str) -> None:
+    def deploy(self, namespace: str, name: str) -> None:
+        """Play the scenario for a Deployment, in place of the pods that it has."""
         with self.changed:
             deployment = self.objects.get(("deployments", namespace, name))
             if deployment is not None and not self.closed:
