@@ -104,10 +104,14 @@ def test_the_constraints_name_no_hash_and_no_lock_names_an_index() -> None:
         assert not re.search(r"://|--(extra-)?index|--find-links", path.read_text(encoding="utf-8")), path
 
 
-@pytest.mark.parametrize("path", [EXTRAS, TESTS], ids=lambda path: path.name)
-def test_what_set_up_adds_is_pinned_by_hash(path: Path) -> None:
-    entries = re.sub(r" \\\n +", " ", path.read_text(encoding="utf-8")).splitlines()
-    assert all(re.search(r" --hash=sha256:[0-9a-f]{64}( |$)", entry) for entry in entries if not entry.startswith("#"))
+def test_all_but_the_constraints_are_pinned_by_hash() -> None:
+    for path in (*HOST_PARTS, EXTRAS, TESTS):
+        entries = re.sub(r" \\\n +", " ", path.read_text(encoding="utf-8")).splitlines()
+        assert all(re.search(r" --hash=sha256:[0-9a-f]{64}( |$)", entry) for entry in entries if not entry.startswith("#")), (
+            path
+        )
+    linux = {"python_version": "3.11", "python_full_version": "3.11.9", "sys_platform": "linux", "platform_machine": "x86_64"}
+    assert {"triton", "nvidia-cudnn-cu13"} <= set(pins(HOST_PARTS, linux))
 
 
 def test_set_up_installs_nothing_that_only_tests_need() -> None:

@@ -373,12 +373,13 @@ def with_change(request: Request, path: str, value: Any) -> Request:
     A step of `path`, split at "/", is a key ("~1" for "/") or an index. "+" appends, and "-" in front of the last step removes
     it.
     """
-    request = copy.deepcopy(request)
+    request = copy.copy(request)
     *steps, last = path.split("/")
     last = last.replace("~1", "/")
     parent: Any = request
-    for step in steps:
-        parent = parent[int(step) if isinstance(parent, list) else step]
+    for step in steps:  # copies what the path leads through, and shares the rest
+        key = int(step) if isinstance(parent, list) else step
+        parent[key] = parent = copy.copy(parent[key])
     if last == "+":
         parent.append(value)
     elif last.startswith("-"):

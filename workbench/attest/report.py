@@ -167,7 +167,7 @@ class Report:
 
 
 def _check_reserved(raw: bytes, version: int) -> None:
-    """Raise AttestationError if reserved bytes are not zero. No signature covers the bytes from `SIGNED` on."""
+    # no signature covers the bytes from `SIGNED` on
     ranges = [*_RESERVED, *(where for since, where in _NOT_YET.items() if version < since)]
     coordinates = [(start + 48, start + COORDINATE) for start in (SIGNED, SIGNED + COORDINATE)]  # P-384 has 48 bytes
     for start, end in (*ranges, *coordinates):

@@ -36,7 +36,6 @@ class Links:
         self.plan, self.config, self.folder, self._host = plan, config, plan.folder, host
 
     def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels that the stages started so far, which are the keys of `state`, need."""
         edge, cloud = self.plan.edge, self.plan.cloud
         config = str(self.config) if self.config else None
         wanted: list[Tunnel] = []
@@ -52,7 +51,6 @@ class Links:
         return wanted
 
     def _through_here(self) -> bool:
-        """Return whether the edge reaches the cloud through this machine."""
         edge, cloud = self.plan.edge, self.plan.cloud
         return not cloud.address and not edge.local and edge.host != cloud.host
 

@@ -83,7 +83,6 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _metadata(needs: list[str]) -> bytes:
-    """Return the wheel's metadata. Of the requirements `needs`, those of optional extras are left out."""
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
 

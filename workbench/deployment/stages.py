@@ -102,7 +102,6 @@ class RemoteAgent:
         self._own = self._program = ""
 
     def _place(self) -> str:
-        """Return the folder's physical path. Raises RemoteError if other users could read or change its content."""
         if not self._own:
             self._own = own_folder(self.host, self.folder)
         return self._own

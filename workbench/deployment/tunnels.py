@@ -85,8 +85,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Keeper:
-    """Keeps the tunnels of all hosts open, with one thread for each host."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
@@ -138,8 +136,6 @@ class _Keeper:
 
 
 class _TunnelHost:
-    """A thread with the connection to one host, which keeps the host's tunnels open."""
-
     def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
         self.keeper, self.first = keeper, first
         self.wanted: list[Tunnel] = []
@@ -178,7 +174,6 @@ class _TunnelHost:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _keep(self, host: Host) -> None:
-        """Open and close tunnels as wanted, and check the connection regularly. Raises RemoteError when it is lost."""
         try:
             while not self._ending:
                 self.changed.clear()

@@ -57,7 +57,6 @@ def _values(daemon: Object) -> dict[str, str]:
 
 
 def _set(chart: Object | None, value: str) -> str:
-    """Return the Helm command that sets `value`, NAME=VALUE, in the installed Kata chart (None: unknown, so assume CoCo's)."""
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
     whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
     labels = metadata.get("annotations", {})
@@ -107,13 +106,13 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return the annotations that pods of a shim may set by default in Kata 3.31.0 to 4.1.0 (DEFENABLEANNOTATIONS_...)."""
+    # DEFENABLEANNOTATIONS of Kata 3.31.0 to 4.1.0
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Parse a chart's value to the annotations of a shim. In "qemu-snp:x,y z", x and y are for qemu-snp, z is for all."""
+    # in "qemu-snp:x,y z", x and y are for qemu-snp, z is for all shims
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

@@ -195,7 +195,6 @@ def initdata_digest(container: Container) -> str:
 
 
 def _policy(container: Container) -> str:
-    """Return the Kata agent's policy (Rego): the rules, followed by this container's data."""
     if container.policy is not None:
         return container.policy if container.policy.endswith("\n") else container.policy + "\n"
     about = {
@@ -213,7 +212,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target in the formats of all Kata agents: text since 3.29.0, a list of bytes before."""
+    # Kata's agents since 3.29.0 send text, those before a list of bytes
     return {"text": target, "bytes": list(target.encode())}
 
 
