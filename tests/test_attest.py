@@ -70,8 +70,6 @@ few = settings(max_examples=150, deadline=None, database=None, suppress_health_c
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A real report, the certificates that prove it, and a matching policy."""
-
     report: bytes
     chain: dict[str, bytes]
     policy: Policy
@@ -88,7 +86,6 @@ class Vector:
 
 @pytest.fixture(scope="session")
 def published() -> Path:
-    """The folder of published reports and AMD's certificates. Skips unless `$WORKBENCH_SHARED` names a folder that has it."""
     shared = os.environ.get("WORKBENCH_SHARED", "")
     folder = Path(shared) / "data" / "snp"
     if not shared or not folder.is_dir():
@@ -197,7 +194,6 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[list[tuple[str, int]], int]:
-    """Return the (part, bit) pairs whose flip was not noticed, and the number of flips that were tried."""
     parts, free, tried = {"report": vector.report, **vector.chain}, [], 0
     for what, content in parts.items():
         for bit in bits(what, content):
@@ -322,7 +318,6 @@ def vcek(issuer: str = "SEV-Milan", words: dict[str, bytes] | None = None, **opt
 
 
 def leaf(name: str, issuer: str, by: str, words: dict[str, bytes], **options: Any) -> bytes:
-    """Return the certificate of a VCEK or VLEK, signed by the key `by`. `words` are extensions (b"": left out)."""
     own = name.removeprefix("SEV-").lower()
     public = (curve_key(own) if options.pop("curve", True) else curve_key(own, False)).public_key()
     kept = {suffix: value for suffix, value in words.items() if value}
@@ -344,7 +339,6 @@ def ark(**options: Any) -> bytes:
 
 
 def chained(**parts: bytes) -> Policy:
-    """Return a policy for our processor with other certificates. A given ARK is pinned, too."""
     ours = processor()
     chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
     pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
@@ -467,7 +461,6 @@ FMC = TCB | {"fmc": 1}
 
 
 def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
-    """Return a Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
     ours = processor(TURIN)
     own = vcek("SEV-Turin", own_words(TURIN, FMC, CHIP) | words)
     return ours.report(DATA, **changes), ours.policy(chain=(own, *ours.chain[1:]))
@@ -744,7 +737,6 @@ def test_a_sample_for_another_question_is_refused() -> None:
 
 
 def edited(template: str) -> str:
-    """Return a template with the values that its user must fill in. Without them it is refused."""
     return template.replace('initdata = "..."', f'initdata = "{"11" * 32}"').replace("snp = 0", "snp = 8")
 
 

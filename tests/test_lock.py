@@ -27,20 +27,17 @@ PLATFORMS = [
 
 
 def project() -> tuple[list[Requirement], dict[str, list[Requirement]]]:
-    """Return the dependencies of the package, and its extras."""
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: list(map(Requirement, lines)) for name, lines in declared["optional-dependencies"].items()}
     return list(map(Requirement, declared["dependencies"])), extras
 
 
 def lines(path: Path) -> list[str]:
-    """Return the requirements of a lock without their hashes."""
     text = without_hashes(path.read_text(encoding="utf-8"))
     return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def pins(paths: list[Path], environment: dict[str, str] | None = None) -> dict[str, Version]:
-    """Return the versions that locks pin on a platform, by default on this one."""
     versions: dict[str, set[Version]] = {}
     for requirement in (Requirement(line) for path in paths for line in lines(path)):
         if requirement.marker is None or requirement.marker.evaluate(environment):
@@ -52,7 +49,6 @@ def pins(paths: list[Path], environment: dict[str, str] | None = None) -> dict[s
 
 
 def needed(requirements: list[Requirement]) -> set[str]:
-    """Return the names of all packages that requirements depend on, by the metadata of installed packages."""
     names: set[str] = set()
     pending = [(each, "") for each in requirements]
     seen: set[tuple[str, str]] = set()
@@ -143,7 +139,6 @@ def test_conda_installs_the_versions_that_set_up_installs() -> None:
 
 
 def recipe(*arguments: str) -> str:
-    """Return the commands that make would run in a clone without an environment."""
     return subprocess.run(["make", "-nB", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

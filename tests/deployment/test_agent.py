@@ -40,22 +40,18 @@ time.sleep(600)
 
 
 class Far:
-    """The program with a folder of its own."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "store").mkdir(parents=True)
         self.program = folder / "store" / self.keep(program())
 
     def ask(self, verb: str, **asked: Any) -> dict[str, Any]:
-        """Return the last line of the program's output."""
         command = [sys.executable, str(self.program), str(self.folder), verb]
         ended = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=120)
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout.splitlines()[-1]))
 
     def keep(self, content: bytes) -> str:
-        """Store content in the program's store."""
         sha = hashlib.sha256(content).hexdigest()
         (self.folder / "store" / sha).write_bytes(content)
         return sha
@@ -236,7 +232,6 @@ def wheel_of(path: Path, name: str, files: dict[str, str], needs: str = "") -> P
 
 
 def package(there: Far, content: str = "") -> dict[str, Any]:
-    """Build a wheel of a package `workbench` without dependencies."""
     files = {"workbench/__init__.py": content, "workbench/services/__init__.py": "", "workbench/services/server.py": ""}
     path = wheel_of(there.folder, "workbench", files)
     sha = there.keep(path.read_bytes())

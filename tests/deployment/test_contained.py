@@ -71,7 +71,6 @@ class Guest:
         self.url = ""  # URL of its data hub and its agent
 
     def ask(self, handler: BaseHTTPRequestHandler) -> None:
-        """Serve as data hub and attestation agent."""
         self.asked.append(urlsplit(handler.path).path)
         send(handler, 200, self.answer(handler.path))
 
@@ -112,7 +111,6 @@ class Guest:
 
 
 def planned(folder: Path, kubectl: str = "kubectl", url: str = "http://127.0.0.1:9") -> Deployment:
-    """Write a plan with the edge in a container, on the cluster at `url`, and a policy."""
     path = folder / "guarded.toml"
     texts = {"kubectl": kubectl, "kubeconfig": str(kubeconfig(folder / "kubeconfig", url)), "python": sys.executable}
     names = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": free_port(), "port": free_port()}
@@ -125,7 +123,6 @@ def planned(folder: Path, kubectl: str = "kubectl", url: str = "http://127.0.0.1
 def contained(
     machines: Ground, kubectl: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Deployed, Guest, Cluster]]:
-    """A plan on its machines, its cluster, and the simulated guest."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster = Cluster()

@@ -29,8 +29,6 @@ CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": 
 
 @dataclass
 class Served:
-    """A cluster on which `containers` controls one container (default: confidential) with kubectl."""
-
     cluster: Cluster
     kubectl: str
     kubeconfig: str
@@ -43,7 +41,6 @@ class Served:
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[type[Handler], str, Path]]:
-    """One server for the clusters of all tests, and kubectl's cache, so that kubectl queries the server's kinds once."""
     handler = type("Bound", (Handler,), {"cluster": Cluster()})
     with served_by(handler) as url:
         yield handler, url, tmp_path_factory.mktemp("kubectl-cache")

@@ -72,7 +72,6 @@ def lay(root: Path, files: dict[str, str], *without: str) -> Path:
 
 
 def tool(folder: Path, name: str, text: str) -> None:
-    """Write a small program that prints a text."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.txt").write_text(f"{text}\n")
     (folder / name).write_text(f"#!/bin/sh\nexec cat {folder}/{name}.txt\n")
@@ -80,7 +79,6 @@ def tool(folder: Path, name: str, text: str) -> None:
 
 
 def inventory(root: Path, tools: Path, **asked: Any) -> dict[str, Any]:
-    """Return the inventory, called in this process. Other tests run it on a remote host, from standard input."""
     request = {"root": str(root), "folder": ".pmc2", "python": "/nowhere/python", "reach": [], "broker": "", "broker_cert": ""}
     request |= {"image": "", "short": False, "shims": ["qemu-snp", "qemu-snp-runtime-rs"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -99,8 +97,6 @@ def one(findings: list[Finding], check: str) -> Finding:
 
 @dataclass
 class Site:
-    """A plan with its edge in a confidential container on one machine, and everything that it needs."""
-
     machine: Path  # the machine's home folder
     cluster: Cluster
     plan: Path
@@ -112,7 +108,6 @@ class Site:
         return self.machine / "rootfs"
 
     def examine(self, capsys: Capture, *more: str) -> tuple[int, dict[str, str]]:
-        """Return the exit status, and the line of each check with its state."""
         status = main(["doctor", str(self.plan), "--root", "rootfs", "--ssh-config", str(self.config), *more])
         lines = [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()]
         words = ("ok", "WRONG", "unknown", "UNREACHABLE")
@@ -142,7 +137,6 @@ POLICY = f'measurements = ["{"a" * 96}"]\ninitdata = "any"\nminimum_tcb = "any"\
 
 
 def answer(handler: BaseHTTPRequestHandler) -> None:
-    """Serve as a key broker, and as a registry with one image for clients that requested a token."""
     if handler.path.startswith("/v2/pmc2-edge/manifests/") and not handler.headers.get("Authorization"):
         url = f"http://{handler.headers['Host']}/token"
         handler.send_response(401)
@@ -374,7 +368,6 @@ def examined(root: Path, found: dict[str, Any], container: Container = CONFIDENT
 
 
 def node_facts(root: Path) -> dict[str, str]:
-    """Return the facts that a shell reports without any programs, because these findings need no Python."""
     return facts(root, "/bin/sh", PATH="/nowhere")
 
 
@@ -595,8 +588,6 @@ WRONG_CLUSTERS: list[tuple[Callable[[Cluster], object], dict[str, Any], str, str
 
 
 def seen(cluster: Cluster, namespace: str = "default") -> clusters.ClusterFacts:
-    """Return the cluster's responses. `test_kubectl_answers_what_the_cluster_has` compares them with kubectl's."""
-
     def of(plural: str, name: str = "") -> list[Object]:
         return [each for key, each in cluster.objects.items() if key[0] == plural and name in ("", key[2])]
 

@@ -33,7 +33,6 @@ Planned = Callable[..., Path]
 
 @pytest.fixture
 def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Write a plan of both stages on this machine, whose data are in a folder of the test."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def write(edge: str = "", cloud: str = "", name: str = "here") -> Path:
@@ -48,7 +47,6 @@ def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextlib.contextmanager
 def at(path: Path, steps: list[str] | None = None) -> Iterator[Deployed]:
-    """Yield the deployment of a plan. It is removed at the end."""
     with Deployed(Deployment.read(path), report=(steps if steps is not None else []).append) as made:
         try:
             yield made

@@ -250,7 +250,6 @@ def test_no_key_is_anywhere_but_in_the_secret(container: Container) -> None:
 
 
 def egress(container: Container) -> list[str]:
-    """Return the reachable destinations in words."""
     policy = only(rendered(container), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     found = []

@@ -160,7 +160,6 @@ def test_a_field_that_pins_something_cannot_be_left_out(base: str, version: Vers
 
 
 def fields(value: Any, path: str = "") -> list[str]:
-    """Return the path of each field of a request."""
     found = []
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         place = f"{path}/{str(key).replace('/', '~1')}".lstrip("/")
