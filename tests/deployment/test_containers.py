@@ -35,7 +35,7 @@ class Served:
     host: Host
 
     def containers(self, container: Container = CONFIDENTIAL, **options: Any) -> Containers:
-        given = {"kubectl": self.kubectl, "kubeconfig": self.kubeconfig, "context": "test", "patience": 0.2}
+        given = {"kubectl": self.kubectl, "kubeconfig": self.kubeconfig, "context": "test"}
         return Containers(self.host, container, **(given | options))
 
 
@@ -54,6 +54,7 @@ def served(
     handler, url, cache = api
     monkeypatch.setenv("KUBECACHEDIR", str(cache))
     monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.PATIENCE_S", 0.2)
     cluster = handler.cluster = Cluster()
     cluster.delay = 0.02
     with Here() as host:
@@ -225,7 +226,8 @@ def test_one_that_is_never_ready_is_given_up_in_time(served: Served) -> None:
     assert time.monotonic() - begun < 20
 
 
-def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
+def test_a_trouble_that_passes_is_waited_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.PATIENCE_S", 60.0)
     served.cluster.scenario = waits("ErrImagePull", "no route to host")
     steps: list[str] = []
 
@@ -234,7 +236,7 @@ def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
         if "ErrImagePull: no route to host" in line:
             comes_up(served.cluster, served.cluster.objects["deployments", "default", "pmc2-edge"])
 
-    containers = served.containers(patience=60.0)
+    containers = served.containers()
     containers.apply()
     containers.wait(60, passes)
     assert any("ErrImagePull" in line for line in steps)

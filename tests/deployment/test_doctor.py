@@ -734,7 +734,7 @@ def test_the_node_s_allow_list_is_read_with_its_drop_ins(tmp_path: Path, files: 
 def test_an_annotation_that_kata_refuses_names_the_charts_key() -> None:
     message = "failed to create shim task: annotation io.katacontainers.config.hypervisor.kernel_params is not enabled"
     event: Object = {"metadata": {}, "involvedObject": {"name": "a"}, "reason": "FailedCreatePodSandBox", "message": message}
-    (trouble,) = warned([event], [Pod("a", False, False, "node-a", "", "")])
+    (trouble,) = warned([event], [Pod("a", False, False, "", "")])
     assert message in trouble.line
     assert "shims.<shim>.allowedHypervisorAnnotations" in trouble.line
 

@@ -171,7 +171,6 @@ class Policy:
 
     @property
     def time(self) -> datetime:
-        """The time at which certificates must be valid."""
         return self.at or datetime.now(UTC)
 
     @staticmethod

@@ -66,7 +66,7 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return the error of a failed check, with the expected and the actual value, in one line of limited length."""
+    """Return the error of the failed `check`, as one line with the expected and the actual value, both shortened."""
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 

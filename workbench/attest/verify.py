@@ -41,7 +41,7 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data for a nonce and a TLS key (from `key_of`): SHA-256 of their concatenation, as 64 hex digits."""
+    """Return the report_data that binds evidence to a nonce and a TLS key (DER): their SHA-256, as 64 hex digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 

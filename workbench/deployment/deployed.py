@@ -176,7 +176,7 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Run the doctor's full checks of both machines, and return findings. `root` is as in `doctor.runner.Doctor`."""
+        """Check both machines for what could prevent a launch. `root`: where their sshd sees the host's file system."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
@@ -192,7 +192,7 @@ class Deployed:
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
         """Return the attestation policy for the edge: `given`, else the plan's, else None.
 
-        Raises UsageError for a confidential edge without a usable policy (see `credentials.required_policy`).
+        Raises UsageError for a confidential edge without a policy, or with one that its evidence can never meet.
         """
         return required_policy(self.plan, given)
 
@@ -202,7 +202,6 @@ class Deployed:
             return list(pool.map(self._row, STAGES))
 
     def logs(self, which: Which, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Yield the last `lines` of a stage's log and, with `follow`, new lines."""
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:

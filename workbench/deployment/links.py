@@ -22,7 +22,6 @@ JOINED_S = 60.0  # limit until all tunnels are open
 
 
 def on_this_machine(plan: StagePlan) -> bool:
-    """Return whether a stage is a process on this machine."""
     return plan.local and plan.runtime == "process"
 
 
@@ -85,7 +84,6 @@ class Links:
         }
 
     def stop(self) -> bool:
-        """Stop the process that keeps the tunnels open. Return whether the process ran."""
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
         here, name = self._agent(), self._keeper()["name"]

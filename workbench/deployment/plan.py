@@ -138,7 +138,6 @@ class StagePlan:
 
     @property
     def local(self) -> bool:
-        """Whether the stage's host is this machine."""
         return self.host == "local"
 
 
@@ -211,7 +210,7 @@ class Deployment:
         return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
-        """Return the settings of a cloud's container with a GPU. Raises UsageError as `container` does."""
+        """Return the settings of a cloud's container with a GPU. Raises UsageError if a setting is invalid."""
         options = ("--device", "cuda", *self.cloud.options)
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 

@@ -29,11 +29,11 @@ EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time: equal packages have equal bytes, 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package as a wheel: its file name, its content, and the minimum Python version."""
+    """The package as a wheel: its file name, its content, and the minimum version of `python`."""
 
     name: str
     content: bytes
-    python: str  # minimum version
+    python: str
 
 
 @cache

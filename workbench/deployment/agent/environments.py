@@ -89,7 +89,6 @@ def _needs_cuda(made: dict[str, str]) -> bool:
 
 
 def uv_path() -> str | None:
-    """Return the path of uv, or None if it is not installed."""
     return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / ".local" / "bin")]))
 
 
@@ -134,6 +133,6 @@ def _has_gpu(made: dict[str, str], device: str) -> None:
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables for processes that run in the Python environment `made`."""
+    """Return the environment variables for a process of the Python environment `made`, a dict of `python` and `path`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

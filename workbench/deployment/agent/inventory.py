@@ -206,7 +206,6 @@ def _listed(text: str, key: str) -> list[str] | None:
 
 
 def listening(root: Path) -> set[int]:
-    """Return the TCP ports on which a process listens."""
     lines = [line.split() for name in ("tcp", "tcp6") for line in _read(root, f"/proc/net/{name}").splitlines()[1:]]
     return {int(parts[1].rsplit(":", 1)[1], 16) for parts in lines if len(parts) > 3 and parts[3] == "0A"}
 

@@ -29,7 +29,7 @@ def installing(container: Container, daemons: Sequence[Object]) -> str:
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images. Return findings."""
+    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -72,7 +72,7 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Check that Kata on the nodes lets pods set the annotations that the edge needs. Return findings.
+    """Check that Kata on the nodes lets pods set the annotations that the edge needs.
 
     `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If there is no such
     list for the shim, Kata's default and the chart's values apply.

@@ -84,7 +84,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node whose boot ID is `boot`, that of the kubectl host, or None if this host is no node of the cluster."""
+    """Return the node with the boot ID `boot` of the host that runs kubectl, or None if that host is no node of the cluster."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 

@@ -42,6 +42,7 @@ SOMETIMES = {  # kinds of objects that only some containers have, and that are d
 LEFT = ("replicaset.apps", "pod")  # objects that the cluster derives from a Deployment
 CALL_S = 30.0  # time limit of a call to the cluster
 POD_POLL_S = 2.0  # between two polls of the pods
+PATIENCE_S = 20.0  # for a fault that a cluster often resolves, such as no room, or a volume that does not exist yet
 LAST, LAST_S = 5, 10.0  # log lines of a failed edge in the error, and the time limit for reading them
 SHOWN = 400  # characters of kubectl's output in an error
 ADVICE = (
@@ -75,8 +76,7 @@ class PodState:
 class Containers:
     """One container with its replicas on a cluster, managed by `kubectl` on a host.
 
-    `patience` is the time (s) for which `wait` tolerates a fault that a cluster often resolves, such as no room, or a volume
-    that does not exist yet. Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
+    Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -84,12 +84,12 @@ class Containers:
     kubectl: str = "kubectl"
     context: str = ""
     kubeconfig: str = ""
-    patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
         """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
 
-        `certificates` are as in `render`. Server-side apply reverts manual edits, leaves the number of replicas to the
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents, for an edge without a key broker.
+        Server-side apply reverts manual edits, leaves the number of replicas to the
         autoscaler, and does not store the guest's configuration a second time in an annotation.
         """
         manifests = render(self.container, certificates)
@@ -112,7 +112,7 @@ class Containers:
             state, troubles = self._look()
             for trouble in troubles:
                 begun = since.setdefault(trouble.reason, time.monotonic())
-                if trouble.final or time.monotonic() - begun > self.patience:
+                if trouble.final or time.monotonic() - begun > PATIENCE_S:
                     raise RemoteError(self._failed(trouble))
             since = {trouble.reason: since[trouble.reason] for trouble in troubles}
             line = f"{self.container.name}: {state.ready} of {state.wanted} ready" + (

@@ -55,7 +55,6 @@ def shim_name(container: Container) -> str:
 
 
 def runtime_class(container: Container) -> str:
-    """Return the name of the container's runtime class, for Kata's Go or Rust implementation."""
     name = GPU_CLASS if container.gpu else CLASSES[container.runtime]
     return f"{name}-runtime-rs" if container.shim == "rust" else name
 
@@ -89,7 +88,6 @@ def to_json(manifests: list[KubernetesObject]) -> bytes:
 
 
 def to_yaml(manifests: list[KubernetesObject]) -> str:
-    """Return objects as YAML, for readers and repositories."""
     return str(yaml.safe_dump_all(manifests, sort_keys=False, width=128))
 
 
