@@ -99,7 +99,7 @@ def test_a_container_is_applied_serves_and_leaves_nothing(served: Served) -> Non
     assert "secrets" not in {plural for _, plural in served.cluster.requests}
 
 
-def test_a_changed_container_replaces_the_one_before_and_no_other(served: Served) -> None:
+def test_a_changed_container_replaces_its_own_and_no_other(served: Served) -> None:
     other = served.containers(replace(CONFIDENTIAL, name="other-edge"))
     other.apply()
     first = served.containers(replace(CONFIDENTIAL, node_port=30443, replicas_max=3))

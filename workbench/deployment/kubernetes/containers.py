@@ -88,9 +88,8 @@ class Containers:
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
         """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
 
-        `certificates` maps ca.pem, edge.pem and edge.key to their contents, for an edge without a key broker.
-        Server-side apply reverts manual edits, leaves the number of replicas to the
-        autoscaler, and does not store the guest's configuration a second time in an annotation.
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents, for an edge without a key broker. Server-side apply
+        reverts manual edits, leaves the number of replicas to the autoscaler, and stores the guest's configuration only once.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
