@@ -70,8 +70,6 @@ few = settings(max_examples=150, deadline=None, database=None, suppress_health_c
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A real report, the certificates that prove it, and a matching policy."""
-
     report: bytes
     chain: dict[str, bytes]
     policy: Policy
@@ -88,7 +86,6 @@ class Vector:
 
 @pytest.fixture(scope="session")
 def published() -> Path:
-    """The folder of published reports and AMD's certificates. Skips unless `$WORKBENCH_SHARED` names a folder that has it."""
     shared = os.environ.get("WORKBENCH_SHARED", "")
     folder = Path(shared) / "data" / "snp"
     if not shared or not folder.is_dir():
@@ -197,7 +194,6 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[list[tuple[str, int]], int]:
-    """Return the (part, bit) pairs whose flip was not noticed, and the number of flips that were tried."""
     parts, free, tried = {"report": vector.report, **vector.chain}, [], 0
     for what, content in parts.items():
         for bit in bits(what, content):
@@ -270,12 +266,6 @@ def test_a_verdict_is_a_table_of_its_checks() -> None:
     assert verdict.warnings == ()
 
 
-def test_any_initdata_passes_unless_one_is_required() -> None:
-    ours = processor()
-    verdict = verify(ours.report(DATA, host_data=bytes(32)), ours.policy(initdata="any"), DATA)
-    assert re.search(r"initdata +any +00000000", str(verdict))
-
-
 def test_one_of_several_measurements_is_enough_in_capitals_too() -> None:
     ours = processor()
     verify(
@@ -296,11 +286,8 @@ def test_what_a_policy_allows_is_accepted_and_reported() -> None:
 
 
 def test_the_matching_vcek_is_chosen_among_several() -> None:
-    ours, ask = processor(), key("ask")
-    others = []
-    for tcb, chip in ((TCB | {"snp": 21}, CHIP), (TCB, bytes(64))):
-        made = certificate("SEV-VCEK", "SEV-Milan", ours.signer.public_key(), ask, own_words(MILAN, tcb, chip), authority=None)
-        others.append(made.public_bytes(Encoding.DER))
+    ours = processor()
+    others = [vcek(words=own_words(MILAN, TCB | {"snp": 21}, CHIP)), vcek(words=own_words(MILAN, TCB, bytes(64)))]
     verify(ours.report(DATA), ours.policy(chain=(*others, *ours.chain)), DATA)
 
 
@@ -326,19 +313,15 @@ def test_a_tls_certificates_key_is_its_subject_public_key_info() -> None:
 # --- every refusal, by the name of its check ------------------------------------------------------------------------------
 
 
-def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """Return the VCEK of our processor, with the given changes."""
-    said = own_words(MILAN, TCB, CHIP) | (words or {})
-    said = {suffix: value for suffix, value in said.items() if value}
-    made = certificate(
-        "SEV-VCEK",
-        issuer,
-        curve_key("vcek", curve).public_key(),
-        options.pop("signer", key("ask")),
-        said,
-        authority=None,
-        **options,
-    )
+def vcek(issuer: str = "SEV-Milan", words: dict[str, bytes] | None = None, **options: Any) -> bytes:
+    return leaf("SEV-VCEK", issuer, "ask", own_words(MILAN, TCB, CHIP) | (words or {}), **options)
+
+
+def leaf(name: str, issuer: str, by: str, words: dict[str, bytes], **options: Any) -> bytes:
+    own = name.removeprefix("SEV-").lower()
+    public = (curve_key(own) if options.pop("curve", True) else curve_key(own, False)).public_key()
+    kept = {suffix: value for suffix, value in words.items() if value}
+    made = certificate(name, issuer, public, options.pop("signer", key(by)), kept, authority=None, **options)
     return made.public_bytes(Encoding.DER)
 
 
@@ -356,7 +339,6 @@ def ark(**options: Any) -> bytes:
 
 
 def chained(**parts: bytes) -> Policy:
-    """Return a policy for our processor with other certificates. A given ARK is pinned, too."""
     ours = processor()
     chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
     pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
@@ -479,12 +461,9 @@ FMC = TCB | {"fmc": 1}
 
 
 def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
-    """Return a Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
     ours = processor(TURIN)
-    said = {suffix: value for suffix, value in (own_words(TURIN, FMC, CHIP) | words).items() if value}
-    public, signer = ours.signer.public_key(), key("ask")
-    leaf = certificate("SEV-VCEK", "SEV-Turin", public, signer, said, authority=None).public_bytes(Encoding.DER)
-    return ours.report(DATA, **changes), ours.policy(chain=(leaf, *ours.chain[1:]))
+    own = vcek("SEV-Turin", own_words(TURIN, FMC, CHIP) | words)
+    return ours.report(DATA, **changes), ours.policy(chain=(own, *ours.chain[1:]))
 
 
 @pytest.mark.parametrize("words", [{}, {"4": b"\4\x08" + CHIP[:8]}, {"2": text("Turin")}])
@@ -523,31 +502,23 @@ def test_a_genoa_that_reports_a_turins_layout_is_refused() -> None:
     refusal(report, ours.policy(), "product of the report")
 
 
-@pytest.mark.parametrize(
-    ("product", "family", "models"),
-    [
+def test_a_product_is_known_by_its_family_and_model() -> None:
+    for product, family, models in (
         (MILAN, 0x19, (0x00, 0x01, 0x0F)),
         (GENOA, 0x19, (0x10, 0x11, 0x1F, 0xA0, 0xAF)),
         (TURIN, 0x1A, (0x00, 0x02, 0x11)),
         ("", 0x19, (0x20, 0x9F, 0xB0, 0xFF)),
         ("", 0x1A, (0x12, 0x50, 0xA0, 0xC7)),
         ("", 0x17, (0x01, 0x31)),
-    ],
-)
-def test_a_product_is_known_by_its_family_and_model(product: str, family: int, models: tuple[int, ...]) -> None:
-    assert {product_of((family, model, 0)) for model in models} == {product}
+    ):
+        assert {product_of((family, model, 0)) for model in models} == {product}, f"family {family:#x}, models {models}"
 
 
 # --- VLEK ------------------------------------------------------------------------------------------------------------------
 
 
-def vlek(words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """Return the VLEK of our provider. `words` replaces extensions (b"": left out)."""
-    said = own_words(GENOA, TCB, provider=PROVIDER) | (words or {})
-    issuer, signer = options.pop("issuer", "SEV-VLEK-Genoa"), options.pop("signer", key("asvk"))
-    public = curve_key("vlek", options.pop("curve", True)).public_key()
-    kept = {suffix: value for suffix, value in said.items() if value}
-    return certificate("SEV-VLEK", issuer, public, signer, kept, authority=None, **options).public_bytes(Encoding.DER)
+def vlek(words: dict[str, bytes] | None = None, issuer: str = "SEV-VLEK-Genoa", **options: Any) -> bytes:
+    return leaf("SEV-VLEK", issuer, "asvk", own_words(GENOA, TCB, provider=PROVIDER) | (words or {}), **options)
 
 
 def asvk(name: str = "SEV-VLEK-Genoa", **options: Any) -> bytes:
@@ -665,17 +636,17 @@ def test_bytes_behind_the_signature_are_refused() -> None:
         refusal(bytes(raw), ours.policy(), "report format")
 
 
-@pytest.mark.parametrize("data", [b"", DATA[:-1], DATA[::-1], DATA[:63] + b"g"])
-def test_evidence_for_another_question_is_refused(data: bytes) -> None:
+def test_evidence_for_another_question_is_refused() -> None:
     ours = processor()
-    refusal(ours.report(DATA), ours.policy(), "freshness", data)
+    for data in (b"", DATA[:-1], DATA[::-1], DATA[:63] + b"g"):
+        refusal(ours.report(DATA), ours.policy(), "freshness", data)
 
 
-@pytest.mark.parametrize("length", [0, 1, 672, 1183, 1185, 4000])
-def test_bytes_of_another_length_are_no_report(length: int) -> None:
-    refusal((processor().report(DATA) * 4)[:length], processor().policy(), "evidence")
-    with pytest.raises(AttestationError, match=f"report format: expected 1184 bytes, found {length} bytes"):
-        Report.read(bytes(length))
+def test_bytes_of_another_length_are_no_report() -> None:
+    for length in (0, 1, 672, 1183, 1185, 4000):
+        refusal((processor().report(DATA) * 4)[:length], processor().policy(), "evidence")
+        with pytest.raises(AttestationError, match=f"report format: expected 1184 bytes, found {length} bytes"):
+            Report.read(bytes(length))
 
 
 # --- the agent's JSON ------------------------------------------------------------------------------------------------------
@@ -713,16 +684,12 @@ def test_what_is_no_evidence_is_refused(text: bytes) -> None:
     refusal(text, processor().policy(), "evidence")
 
 
-@pytest.mark.parametrize(
-    "chain", [{}, "x", [1], [{}], [{"data": "AAAA"}], [{"data": [256]}], [{"data": [0.5]}], [{"data": [1]}] * 17]
-)
-def test_a_chain_of_another_form_is_refused(chain: Any) -> None:
-    refusal(processor().evidence(DATA) | {"cert_chain": chain}, processor().policy(), "evidence")
-
-
-@pytest.mark.parametrize("data", [[], [48], [48, 0], [0] * 9000])
-def test_a_certificate_that_is_none_is_refused(data: list[int]) -> None:
-    refusal(processor().evidence(DATA) | {"cert_chain": [{"data": data}]}, processor().policy(), "certificate of the evidence")
+def test_a_chain_of_another_form_is_refused() -> None:
+    for chain in ({}, "x", [1], [{}], [{"data": "AAAA"}], [{"data": [256]}], [{"data": [0.5]}], [{"data": [1]}] * 17):
+        refusal(processor().evidence(DATA) | {"cert_chain": chain}, processor().policy(), "evidence")
+    for data in ([], [48], [48, 0], [0] * 9000):
+        evidence = processor().evidence(DATA) | {"cert_chain": [{"data": data}]}
+        refusal(evidence, processor().policy(), "certificate of the evidence")
 
 
 def test_no_chain_is_a_chain_where_the_policy_has_one() -> None:
@@ -758,21 +725,18 @@ def test_real_evidence_is_not_taken_for_a_sample() -> None:
     refusal({"svn": "1", "report_data": 7}, policy, "kind")
 
 
-@pytest.mark.parametrize("data", [DATA[::-1], b"", DATA + b"0"])
-def test_a_sample_for_another_question_is_refused(data: bytes) -> None:
-    refusal(sample(data), Policy(kind="sample"), "freshness")
-
-
-@pytest.mark.parametrize("text", ["*", "a", "ä", "=" * 9])
-def test_a_sample_that_is_not_in_base_64_is_refused(text: str) -> None:
-    refusal({"svn": "1", "report_data": text}, Policy(kind="sample"), "freshness")
+def test_a_sample_for_another_question_is_refused() -> None:
+    policy = Policy(kind="sample")
+    for data in (DATA[::-1], b"", DATA + b"0"):
+        refusal(sample(data), policy, "freshness")
+    for invalid in ("*", "a", "ä", "=" * 9):  # not base 64
+        refusal({"svn": "1", "report_data": invalid}, policy, "freshness")
 
 
 # --- policies --------------------------------------------------------------------------------------------------------------
 
 
 def edited(template: str) -> str:
-    """Return a template with the values that its user must fill in. Without them it is refused."""
     return template.replace('initdata = "..."', f'initdata = "{"11" * 32}"').replace("snp = 0", "snp = 8")
 
 
@@ -873,7 +837,7 @@ def test_any_initdata_and_firmware_pass_only_on_request(tmp_path: Path) -> None:
     asked = Policy.read(tmp_path / "policy.toml")
     policy = ours.policy(initdata=asked.initdata, minimum_tcb=asked.minimum_tcb)
     verdict = verify(ours.report(DATA, host_data=bytes(32)), policy, DATA)
-    assert "initdata" in [check.name for check in verdict.checks]
+    assert re.search(r"initdata +any +00000000", str(verdict))
     refusal(ours.report(DATA, host_data=bytes(32)), ours.policy(), "initdata")
 
 
@@ -979,7 +943,9 @@ def test_a_field_of_anything_is_refused_properly(name: str, value: Any) -> None:
 
 @few
 @given(
-    st.dictionaries(st.sampled_from(["attestation_report", "cert_chain", "svn", "report_data"]) | st.text(max_size=9), values)
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(["attestation_report", "cert_chain", "svn", "report_data", "more"], values)
+    )
 )
 def test_json_of_anything_is_refused_properly(content: dict[str, Any]) -> None:
     assert judged(json.dumps(content).encode()) is None

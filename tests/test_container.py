@@ -15,7 +15,6 @@ INSTRUCTIONS = {"ARG", "FROM", "RUN", "USER", "WORKDIR", "COPY", "ENV", "EXPOSE"
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Return the Containerfile's instructions and their arguments."""
     text = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(name, " ".join(rest.split())) for name, rest in (line.split(maxsplit=1) for line in lines)]
@@ -28,7 +27,6 @@ def devcontainer() -> dict[str, object]:
 
 
 def pythons(image: str) -> str:
-    """Return the version of Python in an image's tag."""
     (version,) = re.findall(r"python:(\d\.\d+)", image)
     return str(version)
 

@@ -39,28 +39,17 @@ KINDS = {  # by plural: group, version, kind, whether it belongs to a namespace
     "poddisruptionbudgets": ("policy", "v1", "PodDisruptionBudget", True),
     "horizontalpodautoscalers": ("autoscaling", "v2", "HorizontalPodAutoscaler", True),
 }
-VERBS = [
-    "create",
-    "delete",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-]  # in the form of discovery; the server supports get (and list), watch, patch, delete
+# in the form of discovery; the server supports get (and list), watch, patch, delete
+VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
 class Refused(Exception):  # noqa: N818  (an answer of the server's)
-    """Raised for an unsuccessful response."""
-
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.code, self.reason = code, reason
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of kubectl."""
-
     protocol_version = "HTTP/1.1"
     cluster: Cluster
 
@@ -98,7 +87,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _where(self, verb: str) -> tuple[str, str, str, str]:
-        """Return plural, namespace, name and sub-resource of the path. Raises Refused if the user has no permission there."""
         rest = self.parts[2:] if self.parts[0] == "api" else self.parts[3:]
         namespace = ""
         if len(rest) > 2 and rest[0] == "namespaces":
@@ -285,7 +273,6 @@ def resource_of(plural: str) -> Object:
 
 
 def openapi_of(group: str) -> Object:
-    """Declare that the server can validate patches of each kind: kubectl queries this first."""
     paths: Object = {}
     for plural, (own, version, kind, namespaced) in KINDS.items():
         if own == group:
@@ -298,7 +285,6 @@ def openapi_of(group: str) -> Object:
 
 @contextlib.contextmanager
 def serving(cluster: Cluster) -> Iterator[str]:
-    """Serve a cluster's API on a loopback port, and yield its URL."""
     with served_by(type("Bound", (Handler,), {"cluster": cluster})) as url:
         try:
             yield url
@@ -307,7 +293,6 @@ def serving(cluster: Cluster) -> Iterator[str]:
 
 
 def kubeconfig(path: Path, url: str) -> Path:
-    """Write a kubeconfig with one context, `test`, of a user `someone`."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",

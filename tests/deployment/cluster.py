@@ -15,8 +15,6 @@ Object = dict[str, Any]
 
 
 class Cluster:
-    """The cluster's objects, and the scenario that a Deployment follows."""
-
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.changes: list[tuple[int, str, str, Object]] = []  # version, ADDED | MODIFIED | DELETED, plural, object
@@ -71,7 +69,6 @@ class Cluster:
             return copy.deepcopy(self.objects[plural, "" if plural == "namespaces" else namespace, name])
 
     def put(self, plural: str, made: Object) -> Object:
-        """Store an object's present state, and notify watchers."""
         with self.changed:
             metadata = made["metadata"]
             key = (plural, metadata.get("namespace", ""), metadata["name"])
@@ -95,7 +92,6 @@ class Cluster:
                 self.changed.notify_all()
 
     def apply(self, plural: str, namespace: str, name: str, given: Object) -> tuple[int, Object]:
-        """Apply an object on the server's side: it replaces the old one, except for fields that other managers added."""
         with self.changed:
             known = self.objects.get((plural, namespace, name))
             if known is None:
@@ -111,10 +107,11 @@ class Cluster:
                 made["metadata"] = known["metadata"] | {"generation": known["metadata"]["generation"] + 1}
             stored = self.put(plural, made)
             if plural == "deployments":
-                self.later(lambda: self._deploy(namespace, name))
+                self.later(lambda: self.deploy(namespace, name))
             return (201 if known is None else 200), stored
 
-    def _deploy(self, namespace: str, name: str) -> None:
+    def deploy(self, namespace: str, name: str) -> None:
+        """Play the scenario for a Deployment, in place of the pods that it has."""
         with self.changed:
             deployment = self.objects.get(("deployments", namespace, name))
             if deployment is not None and not self.closed:
@@ -151,7 +148,6 @@ class Cluster:
     # --- scenarios of a Deployment ---------------------------------------------------------------------------------------
 
     def pod(self, deployment: Object, number: int, status: Object) -> Object:
-        """Store a pod of a Deployment with a given status."""
         template = deployment["spec"]["template"]
         metadata = {
             "name": f"{deployment['metadata']['name']}-{number}",
@@ -170,7 +166,6 @@ class Cluster:
         self.put("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved, **details})
 
     def say(self, deployment: Object, ready: int, conditions: list[Object] | None = None) -> None:
-        """Store a Deployment's status."""
         name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
         found = self.objects.get(("deployments", namespace, name))
         if found is None:
@@ -225,7 +220,6 @@ def now() -> str:
 
 
 def inside(state: Object, **more: Any) -> Object:
-    """Return the status of a pod's only container."""
     status = {"name": "edge", "ready": False, "restartCount": 0, "image": "", "imageID": "", "state": state, **more}
     return {"containerStatuses": [status]}
 
@@ -235,7 +229,6 @@ RUNNING = inside({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
 
 
 def comes_up(cluster: Cluster, deployment: Object) -> None:
-    """Play a scenario: the pods are created, pull their image, load, and become ready."""
     wanted = deployment["spec"].get("replicas", 1)
     for number in range(wanted):
         cluster.pod(deployment, number, CREATING)
@@ -255,8 +248,6 @@ def comes_up(cluster: Cluster, deployment: Object) -> None:
 
 
 def stays(status: Object) -> Callable[[Cluster, Object], None]:
-    """Return a scenario: a pod is created and stays in one state."""
-
     def scenario(cluster: Cluster, deployment: Object) -> None:
         cluster.pod(deployment, 0, status)
         cluster.say(deployment, 0)
@@ -265,13 +256,10 @@ def stays(status: Object) -> Callable[[Cluster, Object], None]:
 
 
 def waits(reason: str, message: str = "", **more: Any) -> Callable[[Cluster, Object], None]:
-    """Return a scenario: a pod's container waits for a reason."""
     return stays(inside({"waiting": {"reason": reason, "message": message}}, **more))
 
 
 def is_refused(message: str) -> Callable[[Cluster, Object], None]:
-    """Return a scenario: a Deployment's pods cannot be created."""
-
     def scenario(cluster: Cluster, deployment: Object) -> None:
         failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
         cluster.say(deployment, 0, [failure])
@@ -280,7 +268,6 @@ def is_refused(message: str) -> Callable[[Cluster, Object], None]:
 
 
 def cannot_mount(cluster: Cluster, deployment: Object) -> None:
-    """Play a scenario: a pod is scheduled, and never gets its volume."""
     pod = cluster.pod(deployment, 0, CREATING)
     cluster.say(deployment, 0)
     cluster.event(pod["metadata"]["name"], "FailedMount", 'MountVolume.SetUp failed for volume "certs" : secret "x" not found')

@@ -13,7 +13,6 @@ __all__ = ["machines", "namespaces", "own_home", "sshd"]
 
 @pytest.fixture(scope="module")
 def kubectl() -> str:
-    """The path of the real kubectl, in the environment or on PATH."""
     own = Path(sys.executable).with_name("kubectl")
     found = str(own) if own.is_file() else shutil.which("kubectl")
     if found is None:

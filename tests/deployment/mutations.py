@@ -26,46 +26,13 @@ TEXTS = [
     f"{SHARED}/{EDGE}-ce23cfeb91e75aaa-hosts", f"{SHARED}/{EDGE}-ce23cfeb91e75aaa-certs", SANDBOX, EDGE, "x", "é", "a b",
 ]  # fmt: skip
 NUMBERS = [
-    -1,
-    0,
-    1,
-    2,
-    6,
-    10,
-    15,
-    19,
-    64,
-    254,
-    493,
-    2048,
-    4095,
-    33261,
-    35309,
-    40960,
-    41471,
-    65531,
-    65532,
-    65533,
-    65535,
-    2**31,
-    2**32 - 1,
-]
-KEYS = [
-    "path",
-    "Path",
-    "shared",
-    "options",
-    "source",
-    "Type",
-    "cdi.k8s.io/vfio0",
-    "io.kubernetes.cri-o.ContainerType",
-    "x",
-    "LD_PRELOAD",
-]
+    -1, 0, 1, 2, 6, 10, 15, 19, 64, 254, 493, 2048, 4095, 33261, 35309, 40960, 41471, 65531, 65532, 65533, 65535, 2**31, 2**32 - 1,
+]  # fmt: skip
+KEYS = ["path", "Path", "shared", "options", "source", "Type", "cdi.k8s.io/vfio0", "io.kubernetes.cri-o.ContainerType", "x"]
+KEYS += ["LD_PRELOAD"]
 
 
 def mutated(request: Request, chance: random.Random) -> Request:
-    """Return a copy with one to three random changes, in the agent's own format."""
     mutant = copy.deepcopy(request)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         if places := list(_places(mutant)):
@@ -74,7 +41,6 @@ def mutated(request: Request, chance: random.Random) -> Request:
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield each container of the request with each of its keys."""
     for key, child in value.items() if isinstance(value, dict) else enumerate(value):
         yield value, key
         if isinstance(child, dict | list):
@@ -106,7 +72,6 @@ def _add(parent: Any, value: Any, chance: random.Random) -> None:
 
 
 def _other(value: Any, chance: random.Random) -> Any:
-    """Return a different value, mostly of the same type, because the agent's requests are typed."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -117,7 +82,6 @@ def _other(value: Any, chance: random.Random) -> Any:
 
 
 def _completed(value: Any, original: Any) -> Any:
-    """Fill removed fields with their type's default, as the agent's messages do."""
     if isinstance(value, dict) and isinstance(original, dict) and "io.kubernetes.cri.container-type" not in original:
         for name, field in original.items():
             default = type(field)() if isinstance(field, bool | int | str | list) else None
@@ -205,7 +169,6 @@ def _matches(pair: str, patterns: list[str]) -> bool:
 
 
 def _pairs(path: str, value: Any) -> Iterator[str]:
-    """Yield path=value for each leaf that is not a default. A mount or a storage is one leaf."""
     if isinstance(value, dict):
         if path:
             yield f"{path}=object"

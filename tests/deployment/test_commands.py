@@ -22,7 +22,6 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan of both stages on this machine, in the working directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "deployment.toml"
     path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -72,7 +71,6 @@ class Guest:
         self.url = ""  # URL of its data hub and its agent
 
     def ask(self, handler: BaseHTTPRequestHandler) -> None:
-        """Serve as data hub and attestation agent."""
         self.asked.append(urlsplit(handler.path).path)
         send(handler, 200, self.answer(handler.path))
 
@@ -112,28 +110,26 @@ class Guest:
             self.process.wait(60)
 
 
+def planned(folder: Path, kubectl: str = "kubectl", url: str = "http://127.0.0.1:9") -> Deployment:
+    path = folder / "guarded.toml"
+    texts = {"kubectl": kubectl, "kubeconfig": str(kubeconfig(folder / "kubeconfig", url)), "python": sys.executable}
+    names = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": free_port(), "port": free_port()}
+    path.write_text(PLAN.format(**names, **{key: json.dumps(text) for key, text in texts.items()}))
+    path.with_name("policy.toml").write_text(POLICY.format("any"))
+    return Deployment.read(path)
+
+
 @pytest.fixture
 def contained(
-    machines: Ground,
-    kubectl: str,
-    tmp_path: Path,
-    tiny_data: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    machines: Ground, kubectl: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Deployed, Guest, Cluster]]:
-    """A plan with the edge in a container, its cluster, and the simulated guest."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
-    cluster, port = Cluster(), free_port()
+    cluster = Cluster()
     equip(cluster)
     with serving(cluster) as url:
-        given: dict[str, Any] = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": port}
-        given |= {"kubectl": kubectl, "kubeconfig": str(kubeconfig(tmp_path / "kubeconfig", url)), "python": sys.executable}
-        path = tmp_path / "guarded.toml"
-        quoted = {key: json.dumps(given[key]) for key in ("kubectl", "kubeconfig", "python")}
-        path.write_text(PLAN.format(**(given | quoted | {"port": free_port()})))
-        path.with_name("policy.toml").write_text(POLICY.format("any"))
-        plan = Deployment.read(path)
-        guest = Guest(plan.certs / "edge", tmp_path / "memory", port)
+        plan = planned(tmp_path, kubectl, url)
+        guest = Guest(plan.certs / "edge", tmp_path / "memory", plan.edge.container.node_port)
         cluster.scenario = guest.deploy
         with Deployed(plan, machines.config()) as made, answering(guest.ask) as guest.url:
             try:
@@ -174,11 +170,10 @@ def test_an_edge_in_a_container_gets_its_key_and_recognises(
     assert set(cluster.objects) == before
 
 
-def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deployed, Guest, Cluster], tmp_path: Path) -> None:
-    made, _, cluster = contained
-    digest = initdata_digest(made.plan.container())
+def test_a_policy_that_does_not_fit_ends_the_launch_first(tmp_path: Path, tiny_data: Path) -> None:
     steps: list[str] = []
-    made.report = steps.append
+    made = Deployed(planned(tmp_path), report=steps.append)
+    digest = initdata_digest(made.plan.container())
     for text, reason in (
         (POLICY.format("ab" * 32), f"asks for initdata = {'ab' * 32}, and the edge of guarded.toml has {digest}"),
         ('kind = "sample"\n', "proves nothing of a confidential edge"),
@@ -198,7 +193,7 @@ def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deplo
         with pytest.raises(UsageError, match=r"a confidential edge needs \[client\] policy"):
             call()
     assert steps == []
-    assert not cluster.requests
+    assert not made._hosts, "no machine is connected"
     assert not made.plan.certs.exists()
 
 

@@ -43,7 +43,6 @@ HOSTILE = f"""\
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan whose machine runs a hostile program in place of python3."""
     path, bin = tmp_path / "here.toml", tmp_path / "bin"
     path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))
     bin.mkdir()

@@ -33,7 +33,6 @@ Planned = Callable[..., Path]
 
 @pytest.fixture
 def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Write a plan of both stages on this machine, whose data are in a folder of the test."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def write(edge: str = "", cloud: str = "", name: str = "here") -> Path:
@@ -48,7 +47,6 @@ def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextlib.contextmanager
 def at(path: Path, steps: list[str] | None = None) -> Iterator[Deployed]:
-    """Yield the deployment of a plan. It is removed at the end."""
     with Deployed(Deployment.read(path), report=(steps if steps is not None else []).append) as made:
         try:
             yield made
@@ -139,16 +137,6 @@ def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned
             made.launch()
         assert [line for line in steps if "arXiv" in line] == [f"WARNING: {WARNINGS['Milan']}"]
         assert steps[0].startswith("WARNING")
-
-
-def test_a_missing_gpu_is_refused_before_anything_is_sent(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    path = planned(cloud='device = "cuda"\n')
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    with at(path) as made, pytest.raises(RemoteError, match="a GPU is requested"):
-        made.launch()
 
 
 def test_an_interpreter_without_the_packages_is_named(planned: Planned, tmp_path: Path) -> None:

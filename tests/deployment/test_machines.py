@@ -59,14 +59,12 @@ def images(digits: Dataset) -> torch.Tensor:
 
 @pytest.fixture
 def deployed(namespaces: Ground, tmp_path: Path, tiny_data: Path) -> Iterator[Deployed]:
-    """A plan on two machines in separate networks. It is removed at the end."""
     with Deployed(plan(tmp_path), namespaces.config()) as made:
         yield made
         made.stop(purge=True)
 
 
 def left(*places: Path) -> list[str]:
-    """Return the processes, other than sshd, that use these folders."""
     words = [str(each) for each in places]
     found = [command_of(pid) for pid in numbers() if pid != os.getpid()]
     return [line for line in found if any(word in line for word in words) and "sshd" not in line.split(" ")[0]]

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
-import re
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from workbench.certs import issue
 from workbench.deployment.plan import Deployment
-from workbench.deployment.shipment import LOCKS, certificates_of, locks, program, weights_of, wheel
+from workbench.deployment.shipment import certificates_of, program, weights_of, wheel
 from workbench.errors import WeightsError
 
 PLAN = '[pair]\ndataset = "digits"\ntarget = "resnet18"\nauxiliary = "mobilenet_v2"\n[edge]\nhost = "local"\n[cloud]\nhost = "local"\n'
@@ -60,46 +54,6 @@ def test_the_wheel_declares_what_a_stage_needs_and_no_more() -> None:
     assert any("uvicorn" in each for each in needs)
     assert not any("pytest" in each for each in needs)
     assert made.python == "3.11"
-
-
-@pytest.mark.parametrize("python", ["3.11.4", "3.11.9", "3.12.3"])
-def test_the_locks_pin_every_package_by_version_and_hash(python: str) -> None:
-    platform = {
-        "python_version": python[:4],
-        "python_full_version": python,
-        "sys_platform": "linux",
-        "platform_machine": "x86_64",
-    }
-    pinned: dict[str, Version] = {}
-    texts = {**locks(), "build": (LOCKS / "build.txt").read_bytes()}
-    for part, text in texts.items():
-        for line in re.sub(r" \\\n +", " ", text.decode()).splitlines():
-            if line.startswith("#"):
-                continue
-            requirement, *hashes = line.split(" --hash=")
-            assert hashes, line
-            assert all(re.fullmatch("sha256:[0-9a-f]{64}", each.strip()) for each in hashes), line
-            asked = Requirement(requirement)
-            (pin,) = asked.specifier
-            assert (pin.operator, asked.url) == ("==", None)
-            if part != "build" and (asked.marker is None or asked.marker.evaluate(platform)):
-                assert canonicalize_name(asked.name) not in pinned, "one version of each"
-                pinned[canonicalize_name(asked.name)] = Version(pin.version)
-    project = tomllib.loads((LOCKS.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for need in map(Requirement, project["dependencies"]):
-        if need.marker is None or need.marker.evaluate(platform):
-            assert pinned[canonicalize_name(need.name)] in need.specifier, "make lock"
-    assert {"triton", "nvidia-cudnn-cu13"} <= set(pinned)
-    assert not any(b"://" in text or b"--index" in text for text in texts.values())
-
-
-def test_what_is_installed_here_is_what_is_locked() -> None:
-    """So the tests are valid for the versions on hosts and in images."""
-    text = locks()["base"].decode()
-    for line in re.findall(r"^[a-z0-9].*", text, re.MULTILINE):
-        asked = Requirement(line.removesuffix("\\"))
-        if asked.name in {"starlette", "uvicorn", "httptools", "python-multipart", "cryptography", "compressai", "pillow"}:
-            assert importlib.metadata.version(asked.name) in asked.specifier, "make lock"
 
 
 def test_each_stage_is_sent_its_own_half_of_the_weights(plan: Deployment) -> None:

@@ -114,5 +114,4 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
 
 
 def is_valid_at(certificate: x509.Certificate, time: datetime) -> bool:
-    """Return whether a time lies in a certificate's validity period."""
     return certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc

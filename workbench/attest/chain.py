@@ -65,7 +65,6 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
 
 
 def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
-    """Return whether `leaf` has the report's firmware, and (VCEK) the report's processor or (VLEK) the policy's provider."""
     with contextlib.suppress(AttestationError):
         if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
             return False
@@ -76,7 +75,6 @@ def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKe
 
 
 def _issuer(certificate: x509.Certificate, name: str, known: Sequence[x509.Certificate]) -> x509.Certificate:
-    """Return the authority that issued a certificate. If several have the issuer's name, prefer the actual signer."""
     named = [candidate for candidate in known if candidate.subject == certificate.issuer]
     if not named:
         raise refusal(name, "AMD's certificate, in the evidence or in the policy's `chain`", "none")

@@ -35,12 +35,11 @@ class Verdict:
 
     @property
     def proves(self) -> bool:
-        """Whether the evidence proves anything. Sample evidence does not."""
         return self.kind != "sample"
 
     @property
     def summary(self) -> str:
-        """The platform's description in one line."""
+        """The product, firmware versions and processor's number, or the provider, in one line."""
         if not self.proves:
             return "sample evidence of a runtime for development: IT PROVES NOTHING"
         signer = f"; VLEK of {self.provider}" if self.provider else ""
@@ -48,7 +47,6 @@ class Verdict:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warning about a published attack on the platform, if there is one."""
         return (WARNINGS[self.product],) if self.product in WARNINGS else ()
 
     def __str__(self) -> str:

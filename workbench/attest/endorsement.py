@@ -59,7 +59,6 @@ def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
 
 
 def _is_small_integer(der: bytes) -> bool:
-    """Return whether bytes are a DER INTEGER from 0 to 255."""
     return (len(der) == 3 and der[:2] == b"\2\1" and der[2] < 0x80) or (
         len(der) == 4 and der[:3] == b"\2\2\0" and der[3] >= 0x80
     )
@@ -91,7 +90,6 @@ def provider_of(vlek: x509.Certificate) -> str:
 
 
 def _text(leaf: x509.Certificate, oid: x509.ObjectIdentifier, key: SigningKey) -> str:
-    """Return an extension's IA5String of at most 127 bytes, or "" for anything else. Unprintable characters become "?"."""
     with readable(key):
         value = extension(leaf, oid) or b""
     if len(value) < 2 or value[0] != 0x16 or value[1] != len(value) - 2 or value[1] >= 0x80:

@@ -121,7 +121,6 @@ class Policy:
                 raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
 
     def _check_required(self) -> None:
-        """Raise UsageError if `initdata` or `minimum_tcb`, which protect against a hostile host, is missing or invalid."""
         if not self.initdata:
             raise UsageError(
                 "a policy needs initdata: the measurement alone accepts every image and agent's policy that the host chooses. "
@@ -172,7 +171,6 @@ class Policy:
 
     @property
     def time(self) -> datetime:
-        """The time at which certificates must be valid."""
         return self.at or datetime.now(UTC)
 
     @staticmethod
@@ -202,10 +200,6 @@ def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[s
 
 
 def _value(path: Path, name: str, value: Any) -> Any:
-    """Convert the TOML value of a key to the type of the policy's field. Raises UsageError for a wrong type.
-
-    `path` is the policy's file. Names of certificate files are relative to the folder of this file.
-    """
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
         return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts
@@ -263,7 +257,6 @@ def _bytes(path: Path) -> bytes:
 
 
 def _certificates(path: Path) -> list[bytes]:
-    """Return the certificates (DER) in a PEM or DER file. Raises UsageError if no certificate or an invalid one is found."""
     content = _bytes(path)
     try:
         certificates = der_blocks(content) or [content]

@@ -66,7 +66,7 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return the error of a failed check, with the expected and the actual value, in one line of limited length."""
+    """Return the error of the failed `check`, as one line with the expected and the actual value, both shortened."""
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 
@@ -167,7 +167,7 @@ class Report:
 
 
 def _check_reserved(raw: bytes, version: int) -> None:
-    """Raise AttestationError if reserved bytes are not zero. No signature covers the bytes from `SIGNED` on."""
+    # no signature covers the bytes from `SIGNED` on
     ranges = [*_RESERVED, *(where for since, where in _NOT_YET.items() if version < since)]
     coordinates = [(start + 48, start + COORDINATE) for start in (SIGNED, SIGNED + COORDINATE)]  # P-384 has 48 bytes
     for start, end in (*ranges, *coordinates):

@@ -41,7 +41,7 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data for a nonce and a TLS key (from `key_of`): SHA-256 of their concatenation, as 64 hex digits."""
+    """Return the report_data that binds evidence to a nonce and a TLS key (DER): their SHA-256, as 64 hex digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
@@ -83,7 +83,6 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 
 def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
-    """Return the certificates (DER) in `cert_chain` of the agent's JSON. Raises AttestationError for another format."""
     entries = [] if cert_chain is None else cert_chain
     if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
         raise refusal("evidence", f"a list `cert_chain` of at most {MOST_CERTIFICATES}", type(entries).__name__)
@@ -97,7 +96,6 @@ def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
 
 
 def _sample(payload: Mapping[str, Any], expected: bytes) -> Verdict:
-    """Check report_data of sample evidence, which has no signature. Return a verdict that proves nothing."""
     checks = Checks()
     if "svn" not in payload or not isinstance(payload.get("report_data"), str):
         raise refusal("kind", "sample evidence, {svn, report_data}", "other evidence: give a policy of its kind")
@@ -133,7 +131,6 @@ def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: byt
 
 
 def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that key_info names the policy's kind of signing key, and sets no other bit than AUTHOR_KEY."""
     number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
     name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
     if rest & MASK_CHIP_KEY:
@@ -148,7 +145,6 @@ def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
-    """Record the ARK's pin, which `find_chain` checked. Check the three signatures, and the validity at the policy's time."""
     checks.that(True, "ARK pin", policy.pins[chain.product], fingerprint(chain.ark))
     for name, certificate, issuer_name, issuer in chain:
         signed = signed_by(certificate, issuer, name)
@@ -162,7 +158,6 @@ def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
 
 
 def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that product and firmware of report and certificate match, and that the firmware is not older than required."""
     key = chain.key
     with readable(key):
         issuer = common_name(chain.leaf.issuer)
@@ -184,7 +179,6 @@ def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks
 
 
 def _check_processor(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that report and VCEK have the same processor number. A number masked by the host passes if the policy allows it."""
     masked = policy.masked_chip_id and not any(report.chip)
     chip = chip_of(chain.leaf, chain.product)
     checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))
@@ -201,10 +195,6 @@ def _check_signature(chain: Chain, report: Report, checks: Checks) -> None:
 
 
 def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
-    """Check the guest's flags, privilege level, measurement and initdata against the policy.
-
-    The flags must forbid migration and, unless the policy allows it, debugging by the host.
-    """
     flags = report.policy
     checks.that(flags & SINGLE_REQUIRED != 0 and flags <= KNOWN_POLICY, "guest policy", "flags that are known", f"{flags:#x}")
     debug = bool(flags & DEBUG)
@@ -219,6 +209,5 @@ def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _hex(data: bytes, digits: int = 128) -> str:
-    """Return bytes as text if they are alphanumeric, like the agent's runtime_data, else up to `digits` hex digits."""
     text = data.rstrip(b"\0")
     return text.decode() if text and text.isalnum() else data.hex()[:digits]

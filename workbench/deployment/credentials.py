@@ -45,13 +45,11 @@ def issue_certificates(plan: Deployment) -> bool:
 
 
 def _names(plan: Deployment, which: Which) -> list[str]:
-    """Return the host names in a stage's certificate: that of its address in the plan or, without address, loopback names."""
     host = plan.stage(which).address.rpartition(":")[0].strip("[]")
     return [host] if host else ["127.0.0.1", "localhost"]
 
 
 def _valid_until(plan: Deployment) -> datetime:
-    """Return the earliest expiry of all certificates, or the epoch if a certificate is unreadable."""
     try:
         paths = [folder_of(plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
         return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)

@@ -120,10 +120,6 @@ class Deployed:
                 raise
 
     def _examine(self) -> None:
-        """Run the doctor's short checks on both machines, and report their findings.
-
-        Raises RemoteError for a finding with which no launch can succeed.
-        """
         for finding in Doctor(self.plan, self._host, self.close).quick():
             if finding.state == "wrong" and not finding.blocks:
                 self.report(f"doctor: {finding.sentence}")
@@ -150,7 +146,6 @@ class Deployed:
         return {which: self.url(which) for which in STAGES}
 
     def _check_policy(self) -> None:
-        """Read the plan's attestation policy, and report its warnings. Raises UsageError for an invalid or missing policy."""
         policy = self.policy()
         for warning in policy.warnings if policy is not None else ():
             self.report(f"WARNING: {warning}")
@@ -160,7 +155,6 @@ class Deployed:
             self.report("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
-        """Stop `fresh`, the stages that a failed launch started. Errors are ignored, because the user can call `stop` later."""
         for which in reversed(fresh):
             with contextlib.suppress(WorkbenchError):
                 if self.stage(which).stop():
@@ -182,7 +176,7 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Run the doctor's full checks of both machines, and return findings. `root` is as in `doctor.runner.Doctor`."""
+        """Check both machines for what could prevent a launch. `root`: where their sshd sees the host's file system."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
@@ -198,7 +192,7 @@ class Deployed:
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
         """Return the attestation policy for the edge: `given`, else the plan's, else None.
 
-        Raises UsageError for a confidential edge without a usable policy (see `credentials.required_policy`).
+        Raises UsageError for a confidential edge without a policy, or with one that its evidence can never meet.
         """
         return required_policy(self.plan, given)
 
@@ -208,7 +202,6 @@ class Deployed:
             return list(pool.map(self._row, STAGES))
 
     def logs(self, which: Which, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Yield the last `lines` of a stage's log and, with `follow`, new lines."""
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:
@@ -239,7 +232,7 @@ class Deployed:
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:
-        """Return one process stage for each distinct pair of host and folder, because `purge` removes the whole folder."""
+        # `purge` removes the whole folder, which both stages may share
         found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
@@ -297,7 +290,6 @@ class Deployed:
         return StageRow(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
-        """Return whether a stage reports that it is ready. Raises ServiceError if it is unreachable."""
         role: Role = "client" if which == "edge" else "edge"
         trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role, which))
         url = self.url(which)
@@ -313,10 +305,6 @@ class Deployed:
             raise ServiceError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__})") from None
 
     def _await_ready(self, which: Which, patience: float) -> None:
-        """Return once a stage is ready.
-
-        Raises RemoteError, with the stage's last log line, if the stage ends or is not ready after `patience` seconds.
-        """
         self.report(f"{which}: loading")
         deadline, reason = time.monotonic() + patience, "it is loading"
         while time.monotonic() < deadline:
@@ -339,7 +327,6 @@ class Deployed:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Hold the deployment's lock. Raises RemoteError if another launch or stop of this deployment holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder.with_name(f".{self.plan.name}.lock")
         with path.open("ab") as file:
@@ -356,5 +343,4 @@ class Deployed:
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a host's `value` as a time in seconds, or None if it is not a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

@@ -22,7 +22,6 @@ JOINED_S = 60.0  # limit until all tunnels are open
 
 
 def on_this_machine(plan: StagePlan) -> bool:
-    """Return whether a stage is a process on this machine."""
     return plan.local and plan.runtime == "process"
 
 
@@ -36,7 +35,6 @@ class Links:
         self.plan, self.config, self.folder, self._host = plan, config, plan.folder, host
 
     def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels that the stages started so far, which are the keys of `state`, need."""
         edge, cloud = self.plan.edge, self.plan.cloud
         config = str(self.config) if self.config else None
         wanted: list[Tunnel] = []
@@ -52,7 +50,6 @@ class Links:
         return wanted
 
     def _through_here(self) -> bool:
-        """Return whether the edge reaches the cloud through this machine."""
         edge, cloud = self.plan.edge, self.plan.cloud
         return not cloud.address and not edge.local and edge.host != cloud.host
 
@@ -87,7 +84,6 @@ class Links:
         }
 
     def stop(self) -> bool:
-        """Stop the process that keeps the tunnels open. Return whether the process ran."""
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
         here, name = self._agent(), self._keeper()["name"]

@@ -138,7 +138,6 @@ class StagePlan:
 
     @property
     def local(self) -> bool:
-        """Whether the stage's host is this machine."""
         return self.host == "local"
 
 
@@ -199,7 +198,6 @@ class Deployment:
         return self.edge if which == "edge" else self.cloud
 
     def _beside(self, name: str) -> str:
-        """Return the content of a file next to the plan, or "" for an empty name."""
         try:
             return (self.path.parent / name).read_text(encoding="ascii") if name else ""
         except (OSError, UnicodeDecodeError) as error:
@@ -212,12 +210,11 @@ class Deployment:
         return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
-        """Return the settings of a cloud's container with a GPU. Raises UsageError as `container` does."""
+        """Return the settings of a cloud's container with a GPU. Raises UsageError if a setting is invalid."""
         options = ("--device", "cuda", *self.cloud.options)
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 
     def _container_settings(self, which: Which, options: tuple[str, ...]) -> dict[str, Any]:
-        """Return the arguments common to `Container` and `CloudContainer`. Raises UsageError if the stage runs as a process."""
         stage, settings, pair = self.stage(which), self.stage(which).container, self.pair
         if stage.runtime == "process":
             raise UsageError(f"[{which}] runtime is 'process', which is no container")
@@ -279,8 +276,6 @@ class Deployment:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The tables of a plan's file."""
-
     edge: StagePlan
     cloud: StagePlan
     pair: PairPlan = PairPlan()
@@ -288,10 +283,6 @@ class _Plan:
 
 
 def _made(kind: type[Made], content: Mapping[str, Any], where: str) -> Made:
-    """Convert a TOML table to the dataclass `kind`. `where` is the table's name in errors.
-
-    Raises UsageError for an unknown or missing key, or a value of the wrong type.
-    """
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in fields]:

@@ -29,11 +29,11 @@ EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time: equal packages have equal bytes, 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package as a wheel: its file name, its content, and the minimum Python version."""
+    """The package as a wheel: its file name, its content, and the minimum version of `python`."""
 
     name: str
     content: bytes
-    python: str  # minimum version
+    python: str
 
 
 @cache
@@ -83,7 +83,6 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _metadata(needs: list[str]) -> bytes:
-    """Return the wheel's metadata. Of the requirements `needs`, those of optional extras are left out."""
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
 

@@ -102,7 +102,6 @@ class RemoteAgent:
         self._own = self._program = ""
 
     def _place(self) -> str:
-        """Return the folder's physical path. Raises RemoteError if other users could read or change its content."""
         if not self._own:
             self._own = own_folder(self.host, self.folder)
         return self._own
@@ -144,7 +143,6 @@ class ProcessStage:
         self._weights: dict[str, str] = {}
 
     def prepare(self) -> None:
-        """Probe the machine, send missing files, and make the environment."""
         weights = weights_of(self.deployment, self.which)
         package = wheel()
         size = sum(path.stat().st_size for path in weights.values())
@@ -223,7 +221,6 @@ class ContainerStage:
         self.report(f"host_data of its evidence: {initdata_digest(self.container)}")
 
     def start(self, cloud: str = "") -> tuple[str, int]:
-        """Apply the Kubernetes objects, wait until the container serves, and return its host and port."""
         certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
@@ -240,11 +237,9 @@ class ContainerStage:
         return {"running": ready, "waiting": not ready, "known": True, "last": last}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Yield the logs of the replicas. Raises UsageError if the guest's policy does not let the host read them."""
         return self.containers.logs(follow, lines)
 
     def stop(self) -> bool:
-        """Remove the container, and wait until all its objects are deleted. Return whether the container existed."""
         there = bool(self.status()["known"])
         self.containers.delete()
         return there

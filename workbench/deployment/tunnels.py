@@ -85,8 +85,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Keeper:
-    """Keeps the tunnels of all hosts open, with one thread for each host."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
@@ -97,7 +95,6 @@ class _Keeper:
         self._write()
 
     def keep(self, wanted: Sequence[Tunnel]) -> None:
-        """Have the hosts' threads open the wanted tunnels, and close all others."""
         for name in {each.host for each in wanted} | set(self._hosts):
             mine = [each for each in wanted if each.host == name]
             if name not in self._hosts:
@@ -106,11 +103,9 @@ class _Keeper:
             self._hosts[name].changed.set()
 
     def before(self, tunnel: Tunnel) -> int:
-        """Return the port on which a tunnel was last open, or 0 if the tunnel was never open."""
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:
-        """Record that a tunnel is open on a port."""
         with self._lock:
             self._ports[tunnel.name] = self._before[tunnel.name] = port
             self._errors.pop(tunnel.host, None)
@@ -118,7 +113,6 @@ class _Keeper:
         log.info("%s: %s %s: port %d for %d", tunnel.host, tunnel.kind, tunnel.name, port, tunnel.port)
 
     def down(self, host: str, names: Sequence[str], reason: str = "") -> None:
-        """Record that the tunnels `names` of a host are closed, and the reason, if any."""
         with self._lock:
             for name in names:
                 self._ports.pop(name, None)
@@ -138,8 +132,6 @@ class _Keeper:
 
 
 class _TunnelHost:
-    """A thread with the connection to one host, which keeps the host's tunnels open."""
-
     def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
         self.keeper, self.first = keeper, first
         self.wanted: list[Tunnel] = []
@@ -150,7 +142,6 @@ class _TunnelHost:
         self.thread.start()
 
     def end(self) -> None:
-        """Have the thread close the tunnels and the connection, and end."""
         self._ending = True
         self.changed.set()
 
@@ -178,7 +169,6 @@ class _TunnelHost:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _keep(self, host: Host) -> None:
-        """Open and close tunnels as wanted, and check the connection regularly. Raises RemoteError when it is lost."""
         try:
             while not self._ending:
                 self.changed.clear()

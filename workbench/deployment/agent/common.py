@@ -19,7 +19,7 @@ class AgentError(Exception):
 
 
 def say(**what: Any) -> None:
-    """Print the arguments as one JSON object on a line, for the caller on the other machine."""
+    """Print the arguments as one line of JSON, which the caller on the other machine reads over SSH."""
     print(json.dumps(what), flush=True)
 
 

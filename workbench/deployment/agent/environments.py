@@ -48,7 +48,6 @@ def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Unpack the package into `home`, for an interpreter that has the dependencies. Return the dict of `environment`."""
     made = {"python": asked["python"], "path": str(home / "site")}
     with zipfile.ZipFile(stored(folder, asked["wheel"])) as wheel:
         wheel.extractall(home / "site")
@@ -57,7 +56,6 @@ def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]
 
 
 def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Install the package and its dependencies into a new environment in `home`. Return the dict of `environment`."""
     wheel = home / asked["file"]
     shutil.copyfile(stored(folder, asked["wheel"]), wheel)
     made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
@@ -85,13 +83,12 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
 
 
 def _needs_cuda(made: dict[str, str]) -> bool:
-    """Return whether torch in the environment `made` is a CUDA build: version 2.9.0 or 2.9.0+cu128, but not 2.9.0+cpu."""
+    # CUDA builds have the version 2.9.0 or 2.9.0+cu128, others 2.9.0+cpu
     version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
     return "+" not in version or "+cu" in version
 
 
 def uv_path() -> str | None:
-    """Return the path of uv, or None if it is not installed."""
     return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / ".local" / "bin")]))
 
 
@@ -102,7 +99,6 @@ def _version(python: str) -> tuple[int, ...]:
 
 
 def _run_step(command: Sequence[str]) -> None:
-    """Run an installation step. Raises AgentError, with the last line of the step's output, if it fails."""
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except OSError as error:
@@ -113,7 +109,6 @@ def _run_step(command: Sequence[str]) -> None:
 
 
 def _checked(made: dict[str, str], program: str) -> str:
-    """Run the Python code `program` in the environment `made`, and return its output. Raises AgentError if it fails."""
     try:
         ended = subprocess.run(
             [made["python"], "-c", program],
@@ -138,6 +133,6 @@ def _has_gpu(made: dict[str, str], device: str) -> None:
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables for processes that run in the Python environment `made`."""
+    """Return the environment variables for a process of the Python environment `made`, a dict of `python` and `path`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

@@ -156,7 +156,7 @@ def snp(root: Path) -> dict[str, Any]:
 
 
 def _platform_status(device: Path) -> list[int] | None:
-    """Return the firmware's API version (major, minor), or None. `device` is opened read-only, so its state cannot change."""
+    # opened read-only, so that the processor's state cannot change
     status = ctypes.create_string_buffer(32)
     command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
     try:
@@ -168,7 +168,6 @@ def _platform_status(device: Path) -> list[int] | None:
 
 
 def _logged_firmware() -> list[int] | None:
-    """Return the firmware's API version (major, minor) from the kernel's boot log, or None."""
     for command in (["dmesg"], ["journalctl", "--dmesg", "--boot", "--no-pager", "--output=cat"]):
         for line in _output(command):
             if found := re.search(r"SEV-SNP API:(\d+)\.(\d+)", line):
@@ -207,7 +206,6 @@ def _listed(text: str, key: str) -> list[str] | None:
 
 
 def listening(root: Path) -> set[int]:
-    """Return the TCP ports on which a process listens."""
     lines = [line.split() for name in ("tcp", "tcp6") for line in _read(root, f"/proc/net/{name}").splitlines()[1:]]
     return {int(parts[1].rsplit(":", 1)[1], 16) for parts in lines if len(parts) > 3 and parts[3] == "0A"}
 
@@ -272,7 +270,6 @@ def image_answer(image: str) -> dict[str, Any]:
 
 
 def _registry(name: str) -> tuple[str, str]:
-    """Return the registry's host in an image name (default: Docker Hub's), and the image's repository."""
     first, _, rest = name.partition("/")
     last = rest.rpartition("/")[2]
     repository = rest.rpartition(":")[0] if ":" in last else rest
@@ -282,7 +279,6 @@ def _registry(name: str) -> tuple[str, str]:
 
 
 def _anonymous(challenge: str) -> str:
-    """Request the anonymous token of a WWW-Authenticate `challenge`. Return the token, or "" if the registry issues none."""
     parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     if not challenge.startswith("Bearer ") or not re.match("https?://", parts.get("realm", "")):
         return ""
@@ -329,7 +325,6 @@ def _text(path: Path) -> str:
 
 
 def _output(command: Sequence[str]) -> list[str]:
-    """Return the lines that a program prints, or [] if the program is missing, fails, or needs more than `CALL_S` seconds."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True

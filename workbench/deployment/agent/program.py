@@ -17,7 +17,7 @@ VERBS = {each.__name__: each for each in (probe, free, environment, start, statu
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the verb in `arguments` (FOLDER, VERB), and print its result or error as JSON for the caller. Return 0."""
+    """Run `arguments`, the agent's folder and a verb, and print the result or error as a line of JSON. Return 0."""
     folder, verb = Path(arguments[0]).expanduser(), arguments[1]
     if not folder.is_absolute():
         folder = Path.home() / folder

@@ -56,7 +56,6 @@ def _home(folder: Path, asked: dict[str, Any]) -> Path:
 
 
 def _port(home: Path, asked: dict[str, Any]) -> int:
-    """Return the requested port. If 0 (any port) is requested, return the stage's previous port if that is free, else 0."""
     wanted = int(asked["port"])
     with contextlib.suppress(OSError, ValueError):
         before = int((home / "port.before").read_text())
@@ -68,11 +67,7 @@ def _port(home: Path, asked: dict[str, Any]) -> int:
 
 
 def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]) -> None:
-    """Replace the files in `home`/given.
-
-    `files` maps a file name to the SHA-256 of its content in the agent's store, which is verified. `texts` maps a file name to
-    its content from the request. Texts may be keys, so they are stored nowhere else.
-    """
+    # `texts` may be keys, so they are stored nowhere but in `home`
     shutil.rmtree(home / "given", ignore_errors=True)
     for name in (*files, *texts):
         path = home / "given" / name
@@ -85,7 +80,6 @@ def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]
 
 
 def _launch(folder: Path, home: Path, name: str) -> None:
-    """Start the supervisor so that it outlives a logout: as a systemd unit if possible, else in its own session."""
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), str(folder), "supervise", str(home)]
     if lines(["systemctl", "--user", "show", "--property=Version"]):
         unit = ["systemd-run", "--user", "--quiet", "--collect", f"--unit=pmc2-{name}", "--property=KillMode=mixed"]
@@ -98,10 +92,6 @@ def _launch(folder: Path, home: Path, name: str) -> None:
 
 
 def _ported(home: Path) -> dict[str, Any]:
-    """Return a stage's state once it has a port.
-
-    Raises AgentError, with the last log line, if the stage ends first, or has no port after `START_S` seconds.
-    """
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
@@ -188,7 +178,6 @@ def purge(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _end(home: Path, patience: float) -> bool:
-    """Terminate a stage, kill it after `patience` seconds, and wait for its end. Return whether it ran."""
     if not _runs(home):
         return False
     group = int(_state(home).get("pid", 0))
@@ -207,7 +196,6 @@ def _end(home: Path, patience: float) -> bool:
 
 
 def _runs(home: Path) -> bool:
-    """Return whether the stage's supervisor runs, that is, whether a process holds the lock in `home`."""
     try:
         with (home / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

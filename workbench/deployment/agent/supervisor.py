@@ -56,7 +56,7 @@ def supervise(home: Path) -> int:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel terminate this process, the stage, when its supervisor dies, because then nothing else could stop it."""
+    # nothing else could stop the stage after the death of its supervisor
     with contextlib.suppress(Exception):
         import ctypes
 

@@ -29,7 +29,7 @@ def installing(container: Container, daemons: Sequence[Object]) -> str:
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images. Return findings."""
+    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -57,7 +57,6 @@ def _values(daemon: Object) -> dict[str, str]:
 
 
 def _set(chart: Object | None, value: str) -> str:
-    """Return the Helm command that sets `value`, NAME=VALUE, in the installed Kata chart (None: unknown, so assume CoCo's)."""
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
     whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
     labels = metadata.get("annotations", {})
@@ -73,7 +72,7 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Check that Kata on the nodes lets pods set the annotations that the edge needs. Return findings.
+    """Check that Kata on the nodes lets pods set the annotations that the edge needs.
 
     `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If there is no such
     list for the shim, Kata's default and the chart's values apply.
@@ -107,13 +106,13 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return the annotations that pods of a shim may set by default in Kata 3.31.0 to 4.1.0 (DEFENABLEANNOTATIONS_...)."""
+    # DEFENABLEANNOTATIONS of Kata 3.31.0 to 4.1.0
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Parse a chart's value to the annotations of a shim. In "qemu-snp:x,y z", x and y are for qemu-snp, z is for all."""
+    # in "qemu-snp:x,y z", x and y are for qemu-snp, z is for all shims
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

@@ -84,7 +84,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node whose boot ID is `boot`, that of the kubectl host, or None if this host is no node of the cluster."""
+    """Return the node with the boot ID `boot` of the host that runs kubectl, or None if that host is no node of the cluster."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 
@@ -104,7 +104,6 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the container's runtime class exists or the query failed. If it is missing, the chart is not checked."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -124,7 +123,6 @@ def _class(machine: str, container: Container, found: Sequence[Object], daemons:
 
 
 def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes: Sequence[Object]) -> list[Finding]:
-    """Check the nodes' labels, then their resources, then their software. Return findings."""
     chosen = next((each for each in classes if each["metadata"]["name"] == runtime_class(container)), {})
     wanted: Mapping[str, str] = chosen.get("scheduling", {}).get("nodeSelector", {}) or {}
     usable = [node for node in nodes if _is_ready(node)]
@@ -167,7 +165,6 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:
-    """Return a text on the first resource that is too small on a node for one pod, or "" if all are large enough."""
     have: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     extra: Mapping[str, str] = chosen.get("overhead", {}).get("podFixed", {}) or {}
     need = {"memory": container.memory, "cpu": container.cpu} | ({container.gpu: "1"} if container.gpu else {})

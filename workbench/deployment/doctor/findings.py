@@ -28,7 +28,6 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        """The finding as one line, with the machine as its subject."""
         return f"{self.machine} {self.advice}"
 
     @property
@@ -38,17 +37,14 @@ class Finding:
 
 
 def ok(machine: str, check: str, text: str) -> Finding:
-    """Return a finding without a fault."""
     return Finding(machine, check, "ok", text)
 
 
 def wrong(machine: str, check: str, text: str, mend: str, blocks: bool = False) -> Finding:
-    """Return a finding with a fault and its remedy."""
     return Finding(machine, check, "wrong", text, mend, blocks)
 
 
 def unknown(machine: str, check: str, text: str, mend: str = "") -> Finding:
-    """Return a finding for a check that could not be made."""
     return Finding(machine, check, "unknown", text, mend)
 
 

@@ -29,7 +29,7 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Check a node that runs guests, by the facts of `hosts.SHELL` and the inventory `found`, if available. Return findings."""
+    """Check a node by the `facts` of a shell script and by the inventory `found`, which is None without a Python."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]
@@ -48,7 +48,7 @@ def node_findings(
 
 
 def kernel_finding(machine: str, kernel: str) -> Finding:
-    """Check whether a kernel can start SEV-SNP guests of the supported Kata versions. Return the finding."""
+    """Check whether a kernel, such as 6.17.0-8-generic, can start SEV-SNP guests of the supported Kata versions."""
     least = ".".join(map(str, KERNEL))
     way = "install one (Ubuntu 26.04 has it; on 24.04 `sudo apt install linux-generic-hwe-24.04`), and reboot"
     if not version_of(kernel):

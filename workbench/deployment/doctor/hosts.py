@@ -1,4 +1,7 @@
-"""Check a machine that runs a stage as a process, by the facts of a shell script and by the inventory that Python prints."""
+"""Check a machine that runs a stage (edge or cloud) as a process, by facts from a shell script and an inventory from Python.
+
+The script reports facts as NAME=VALUE lines. The inventory is the JSON that `agent/inventory.py` prints there.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Check the inventory `found` of a stage's machine, and return findings. `name` is the agent's name of the stage."""
+    """Check a stage's machine by its inventory `found`. `name`, such as plan-edge, tells which open port is the stage's."""
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),

@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Return the findings on a machine's connections to cloud, key broker and registry, from its inventory, `found`."""
+    """Return the findings on a machine's connections to cloud, key broker and registry, as tried by its inventory `found`."""
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:
@@ -63,7 +63,7 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Check whether a machine's sshd forwards ports, and return the finding.
+    """Check whether a machine's sshd forwards ports.
 
     The check forwards a local port to the same sshd, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION
     on the machine. With `back`, forwarding from the machine to this one is tested, too.
@@ -73,7 +73,8 @@ def forwarding_finding(host: Host, connection: str, back: bool = False) -> Findi
     if len(parts) != 4 or not parts[3].isdigit():
         return unknown(host.name, "forwarding", "does not tell where its sshd listens", way)
     try:
-        with host_port(host, parts[2], int(parts[3])) as link:
+        forward = host.forward(int(parts[3]), parts[2])
+        with socket.create_connection(("127.0.0.1", forward.port), ANSWER_S) as link:
             greeting = link.recv(4)
         if back:
             host.reverse(("127.0.0.1", 9)).close()
@@ -84,16 +85,8 @@ def forwarding_finding(host: Host, connection: str, back: bool = False) -> Findi
     return ok(host.name, "forwarding", "forwards ports over SSH")
 
 
-def host_port(host: Host, address: str, port: int) -> socket.socket:
-    """Connect to `address`:`port` through SSH, as seen from `host`. Return the socket."""
-    forward = host.forward(port, address)
-    link = socket.create_connection(("127.0.0.1", forward.port), ANSWER_S)
-    link.settimeout(ANSWER_S)
-    return link
-
-
 def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
-    """Check whether this machine reaches a stage's address in the plan, and return the finding."""
+    """Check whether this machine reaches `address`, the HOST:PORT of a stage in the plan."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()

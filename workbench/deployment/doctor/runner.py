@@ -39,8 +39,6 @@ BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # raised
 
 @dataclass(frozen=True)
 class _Target:
-    """A machine, and a stage that is planned on it."""
-
     host: Host
     which: Which
     stage: StagePlan
@@ -121,7 +119,6 @@ class Doctor:
         return _without_doubles(findings)
 
     def _shell(self, target: _Target) -> tuple[dict[str, str], float | None]:
-        """Run the shell script on a machine. Return its facts, and how far its clock is ahead of ours (s, None if unknown)."""
         folder = target.stage.folder.removeprefix("~").removeprefix("/" if target.stage.folder[0] == "~" else "") or "."
         begun = time.time()
         result = target.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
@@ -134,7 +131,6 @@ class Doctor:
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
     def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
-        """Return a machine's inventory, or None if the machine has no suitable Python, or the output is no JSON."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
         program = Path(agent.__file__).with_name("inventory.py").read_bytes()
@@ -192,7 +188,6 @@ class Doctor:
         return findings
 
     def _of_ways(self, target: _Target, facts: Mapping[str, str], inventory: dict[str, Any] | None) -> list[Finding]:
-        """Check the connections between the machines. Return findings."""
         findings: list[Finding] = []
         with _guarded(target.machine, findings):
             if inventory is not None:
@@ -207,7 +202,6 @@ class Doctor:
 
 @contextlib.contextmanager
 def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
-    """Append a finding, instead of raising, if the block reads output of the machine that has an unexpected format."""
     try:
         yield
     except BROKEN as error:
@@ -215,6 +209,6 @@ def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    """Drop all findings on a machine's disk except for the last. The shell script and the inventory both check the disk."""
+    # the shell script and the inventory both check the disk
     last = {(each.machine, each.check): each for each in findings if each.check == "disk"}
     return [each for each in findings if each.check != "disk" or last[each.machine, each.check] is each]

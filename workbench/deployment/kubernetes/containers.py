@@ -42,6 +42,7 @@ SOMETIMES = {  # kinds of objects that only some containers have, and that are d
 LEFT = ("replicaset.apps", "pod")  # objects that the cluster derives from a Deployment
 CALL_S = 30.0  # time limit of a call to the cluster
 POD_POLL_S = 2.0  # between two polls of the pods
+PATIENCE_S = 20.0  # for a fault that a cluster often resolves, such as no room, or a volume that does not exist yet
 LAST, LAST_S = 5, 10.0  # log lines of a failed edge in the error, and the time limit for reading them
 SHOWN = 400  # characters of kubectl's output in an error
 ADVICE = (
@@ -75,8 +76,7 @@ class PodState:
 class Containers:
     """One container with its replicas on a cluster, managed by `kubectl` on a host.
 
-    `patience` is the time (s) for which `wait` tolerates a fault that a cluster often resolves, such as no room, or a volume
-    that does not exist yet. Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
+    Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -84,13 +84,12 @@ class Containers:
     kubectl: str = "kubectl"
     context: str = ""
     kubeconfig: str = ""
-    patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
         """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
 
-        `certificates` are as in `render`. Server-side apply reverts manual edits, leaves the number of replicas to the
-        autoscaler, and does not store the guest's configuration a second time in an annotation.
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents, for an edge without a key broker. Server-side apply
+        reverts manual edits, leaves the number of replicas to the autoscaler, and stores the guest's configuration only once.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
@@ -112,7 +111,7 @@ class Containers:
             state, troubles = self._look()
             for trouble in troubles:
                 begun = since.setdefault(trouble.reason, time.monotonic())
-                if trouble.final or time.monotonic() - begun > self.patience:
+                if trouble.final or time.monotonic() - begun > PATIENCE_S:
                     raise RemoteError(self._failed(trouble))
             since = {trouble.reason: since[trouble.reason] for trouble in troubles}
             line = f"{self.container.name}: {state.ready} of {state.wanted} ready" + (
@@ -196,13 +195,11 @@ class Containers:
         return PodState(spec.get("replicas", 1), ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
-        """Return the cluster's events about pods, or [] if kubectl may not read them."""
         with contextlib.suppress(RemoteError):
             return self._json("get", "event", "--field-selector=involvedObject.kind=Pod")
         return []
 
     def _rolled_out(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the roll-out, and return whether it is complete."""
         what = f"deployment.apps/{self.container.name}"
         result = self._run("rollout", "status", what, f"--timeout={max(0.1, seconds):.1f}s", timeout=seconds + CALL_S)
         if result.status and not re.search(rb"timed out|exceeded its progress deadline", result.err):
@@ -210,7 +207,6 @@ class Containers:
         return result.status == 0
 
     def _failed(self, trouble: Trouble) -> str:
-        """Return the error message for an edge that does not start, with its last log lines if they are readable."""
         line = f"{self._name} does not serve: {trouble.line}"
         if not trouble.ended:
             return line
@@ -220,7 +216,6 @@ class Containers:
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
 
     def _why(self, state: PodState) -> str:
-        """Return the probable reason why the container is not ready in time."""
         if any(pod.started and not pod.ready for pod in state.pods):
             cloud = self.container.cloud
             return f"{state.ready} of {state.wanted} are ready; an edge runs that is not: does it reach the cloud at {cloud}?"
@@ -229,7 +224,6 @@ class Containers:
         )
 
     def _last_lines(self, trouble: Trouble) -> list[str]:
-        """Return the last log lines of an edge that ended, or [] if they are unavailable."""
         previous = ("--previous",) if trouble.previous else ()
         with contextlib.suppress(RemoteError):
             result = self._run("logs", trouble.pod, f"--tail={LAST}", *previous, timeout=LAST_S)
@@ -248,7 +242,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        """Whether the container's objects may include a Secret. If not, kubectl needs no right to read Secrets."""
+        # without a Secret, kubectl needs no right to read Secrets
         return self.container.runtime == "development"
 
     @property
@@ -264,14 +258,12 @@ class Containers:
         return self.host.run(self._command(*arguments), input=input, timeout=timeout)
 
     def _call(self, *arguments: str, input: bytes = b"", timeout: float = CALL_S, patient: bool = False) -> bytes:
-        """Run kubectl, and return its output. Raises RemoteError if kubectl fails. With `patient`, a time-out is no failure."""
         result = self._run(*arguments, input=input, timeout=timeout)
         if result.status and not (patient and b"timed out" in result.err):
             raise self._refusal(result)
         return result.out
 
     def _json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run kubectl, and return the objects in its output. Raises RemoteError if the output is no JSON list."""
         try:
             found = json.loads(self._call(*arguments, "--output=json"))
             return list(found["items"])
@@ -279,7 +271,6 @@ class Containers:
             raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
 
     def _refusal(self, result: Result) -> RemoteError:
-        """Return the error for a failed kubectl: the last line of its output, and a remedy if it is known."""
         if result.status in (126, 127):
             return RemoteError(
                 f"there is no {self.kubectl!r} to run on {self.host.name}: install kubectl there, or name its path"
@@ -291,5 +282,4 @@ class Containers:
 
 
 def _text(output: bytes) -> str:
-    """Return output as text without control characters."""
     return printable(output.decode("utf-8", "replace"), keep="\n")

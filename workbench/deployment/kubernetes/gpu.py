@@ -15,7 +15,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """The settings of a cloud in a container. It may reach its key broker and the `egress` addresses. `cloud` is unused."""
+    """The settings of a cloud in a container. The field `cloud`, which names an edge's cloud, stays empty."""
 
     cloud: str = ""
     port: int = 8444

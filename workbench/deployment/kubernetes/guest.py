@@ -112,7 +112,6 @@ class Container:
 
     @property
     def selector(self) -> dict[str, str]:
-        """The labels that select exactly the container's objects."""
         return {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/managed-by": "pmc2-workbench"}
 
     @property
@@ -122,7 +121,7 @@ class Container:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The addresses, in the form of `egress`, that the pod may reach in addition to its key broker."""
+        """The addresses, IP:PORT or NETWORK/BITS:PORT, that the pod may reach in addition to its key broker."""
         return (self.cloud, *self.egress)
 
     @property
@@ -195,7 +194,6 @@ def initdata_digest(container: Container) -> str:
 
 
 def _policy(container: Container) -> str:
-    """Return the Kata agent's policy (Rego): the rules, followed by this container's data."""
     if container.policy is not None:
         return container.policy if container.policy.endswith("\n") else container.policy + "\n"
     about = {
@@ -213,7 +211,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target in the formats of all Kata agents: text since 3.29.0, a list of bytes before."""
+    # Kata's agents since 3.29.0 send text, those before a list of bytes
     return {"text": target, "bytes": list(target.encode())}
 
 
@@ -232,7 +230,6 @@ def peer_of(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, i
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -245,7 +242,7 @@ def _is_named(url: str) -> bool:
 
 
 def port_of(url: str) -> int | None:
-    """Return the port of a URL, by default 80 for http and 443 for https. Return None for another scheme or an invalid URL."""
+    """Return the port of a URL, by default 80 for http and 443 for https, or None for another scheme or an invalid URL."""
     try:
         parts = urlsplit(url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)

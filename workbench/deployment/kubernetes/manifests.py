@@ -55,7 +55,6 @@ def shim_name(container: Container) -> str:
 
 
 def runtime_class(container: Container) -> str:
-    """Return the name of the container's runtime class, for Kata's Go or Rust implementation."""
     name = GPU_CLASS if container.gpu else CLASSES[container.runtime]
     return f"{name}-runtime-rs" if container.shim == "rust" else name
 
@@ -89,7 +88,6 @@ def to_json(manifests: list[KubernetesObject]) -> bytes:
 
 
 def to_yaml(manifests: list[KubernetesObject]) -> str:
-    """Return objects as YAML, for readers and repositories."""
     return str(yaml.safe_dump_all(manifests, sort_keys=False, width=128))
 
 
@@ -103,7 +101,7 @@ def _labels(container: Container) -> dict[str, str]:
 
 
 def _namespace(container: Container) -> KubernetesObject:
-    """Return the namespace without the container's labels, so that `delete` keeps it and the other objects in it."""
+    # no labels of the container, so that `delete` keeps the namespace and the other objects in it
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": container.namespace}}
 
 
@@ -136,7 +134,6 @@ def _deployment(container: Container, certificates: Mapping[str, bytes] | None) 
 
 
 def _template(container: Container, certificates: Mapping[str, bytes] | None) -> KubernetesObject:
-    """Return the pod's template. Its label `revision` identifies the template and the certificates."""
     annotations = {INITDATA: _packed(initdata(container)), KERNEL: "agent.guest_components_rest_api=all"}
     spec = _pod(container)
     revision = hashlib.sha256(json.dumps([annotations, spec]).encode() + (certificates or {}).get("edge.pem", b"")).hexdigest()[
@@ -192,14 +189,8 @@ def _edge(container: Container) -> KubernetesObject:
 
 
 def _probes(container: Container) -> KubernetesObject:
-    """Return the probes, which request an edge's health over HTTPS, and connect to a cloud's port.
-
-    The kubelet has no certificate. An edge with `--probes` accepts connections without one, and serves them only health and
-    metadata. A TCP probe of an edge would prove little, since the edge opens its port before it has loaded its networks. The
-    guest's policy refuses exec probes. The startup probe succeeds when the edge responds, the readiness probe when it also
-    reaches its cloud. So an edge whose cloud is unavailable gets no requests, and is not restarted. A cloud requires a
-    certificate on every connection, so only its port can be probed.
-    """
+    # an edge opens its port before its networks are loaded, so a TCP probe would prove little. A cloud answers nobody without
+    # a certificate, and the kubelet has none. The policy of the guest refuses exec probes
     if container.role == "cloud":
         asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
         return {"startupProbe": asked | {"failureThreshold": START_S // 10}, "livenessProbe": asked | {"failureThreshold": 6}}
@@ -224,10 +215,6 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return the network policy. Clients may reach the pod's port.
-
-    The pod may reach `peers` and, if needed, its key broker and DNS.
-    """
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
@@ -280,7 +267,6 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest needs DNS for its registry or key broker. Without `egress`, hosts with names are unreachable."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)

@@ -37,12 +37,11 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod: its name, whether its container has started and is ready, its node, and the addresses of pod and node."""
+    """A pod: its name, whether its container has started and is ready, and the addresses of pod and node."""
 
     name: str
     started: bool
     ready: bool
-    node: str
     address: str
     node_address: str
 
@@ -64,7 +63,6 @@ class Trouble:
 
     @property
     def line(self) -> str:
-        """The reason and the message, as one line."""
         text = " ".join(self.message.split())[:SHOWN]
         return f"{self.reason}: {text}" if text else self.reason
 
@@ -82,7 +80,6 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
                 name=each["metadata"]["name"],
                 started=any("waiting" not in one.get("state", {"waiting": {}}) for one in inside),
                 ready=_condition(status, "Ready").get("status") == "True",
-                node=each["spec"].get("nodeName", ""),
                 address=status.get("podIP", ""),
                 node_address=status.get("hostIP", ""),
             )
