@@ -24,7 +24,8 @@ from workbench.system import Client, codec_for
 from workbench.weights import Pair
 
 
-def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer, digits: Dataset) -> None:
+def test_at_first_it_shows_the_first_picture_at_full_strength(fresh: Explorer, digits: Dataset) -> None:
+    explorer = fresh
     assert np.array_equal(pixels(explorer, "original"), digits.test.images[0].permute(1, 2, 0).numpy()), "pixel by pixel"
     frames, seen = explorer.stage.frames, meta(explorer)
     assert (frames["numbers"], frames["labels"]) == ([0], [int(digits.test.labels[0])])
@@ -218,9 +219,10 @@ def give(explorer: Explorer, variable: Neural) -> None:
     assert explorer.wait()
 
 
-def test_no_cell_waits_for_the_surface_over_the_rates(
-    explorer: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
+def test_a_compressor_of_several_rates_has_a_slider_and_a_surface(
+    fresh: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    explorer = fresh
     begun, gate = threading.Event(), threading.Event()
 
     def measure(*_: Any) -> list[dict[str, Any]]:
@@ -233,12 +235,8 @@ def test_no_cell_waits_for_the_surface_over_the_rates(
     explorer.tasks.refresh()
     assert explorer.rest(60)
     assert len(explorer.curve()) == 7
-    assert begun.wait(60)
+    assert begun.wait(60), "no cell waits for the surface"
     gate.set()
-
-
-def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
-    give(explorer, variable)
     assert explorer.stage.options["rates"] == list(variable.rates)
     few = meta(explorer)
     explorer.rate = 1.0
