@@ -97,15 +97,12 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
     ("name", "expected"),
     [
         ("", False),
-        *(pytest.param(*case, marks=pytest.mark.system) for case in (("no such.ipynb", False), (".", False))),
-        *(pytest.param(*case, marks=pytest.mark.system) for case in (("explore.ipynb", True), ("bandwidth.ipynb", False))),
+        *(pytest.param(name, False, marks=pytest.mark.system) for name in ("no such.ipynb", ".", f"{NOTEBOOKS}/bandwidth.ipynb")),
+        pytest.param(f"{NOTEBOOKS}/explore.ipynb", True, marks=pytest.mark.system),
     ],
 )
-def test_a_kernel_preloads_what_its_notebooks_panel_needs(
-    name: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No cell of the kernel imports it."""
-    monkeypatch.setenv("JPY_SESSION_NAME", str(NOTEBOOKS / name) if expected or name == "bandwidth.ipynb" else name)
+def test_a_kernel_preloads_what_its_notebooks_panel_needs(name: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", name)
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     code = "import sys, threading; from workbench.panels import jupyter_extension"
     waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
