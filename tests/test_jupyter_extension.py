@@ -97,7 +97,10 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
     ("name", "expected"),
     [
         ("", False),
-        *(pytest.param(name, False, marks=pytest.mark.system) for name in ("no such.ipynb", ".", f"{NOTEBOOKS}/bandwidth.ipynb")),
+        *(
+            pytest.param(name, False, marks=pytest.mark.system)
+            for name in ("no such.ipynb", ".", f"{NOTEBOOKS}/bandwidth.ipynb")
+        ),
         pytest.param(f"{NOTEBOOKS}/explore.ipynb", True, marks=pytest.mark.system),
     ],
 )

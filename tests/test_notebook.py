@@ -28,7 +28,6 @@ from workbench.weights import Pair
 
 @pytest.fixture(autouse=True)
 def memory_figures() -> Iterator[None]:
-    """Draw figures to memory, and restore matplotlib afterwards."""
     with plt.rc_context():
         plt.switch_backend("Agg")
         yield
@@ -173,7 +172,6 @@ CALL = (
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Any]:
-    """A separate IPython shell without history on disk."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -188,7 +186,6 @@ def shell(tmp_path: Path) -> Iterator[Any]:
 
 
 def run_cells(shell: Any, tmp_path: Path, injected: str) -> BaseException | None:
-    """Run a notebook's cells in papermill's form: the parameters, the injected ones, the Notebook."""
     shell.reset()
     for cell in (DECLARED, f"# Parameters\n{injected}\n"):
         shell.run_cell(cell, store_history=True).raise_error()

@@ -153,12 +153,10 @@ def check_parameters(declared: dict[str, Any]) -> None:
 
 
 def _shell() -> Any:
-    """Return IPython's shell in a notebook's kernel, else None."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def _injected() -> list[str]:
-    """Return the sources of the parameter cells that papermill injected and this kernel executed."""
     shell = _shell()
     return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell.startswith("# Parameters\n")]
 

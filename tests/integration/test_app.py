@@ -86,14 +86,12 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 
 
 def free_port() -> int:
-    """Return a free port, because Voilà treats 0 as its default port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page's URL, token included, for the tiny pair, and the process's log."""
     if importlib.util.find_spec("voila") is None:
         missing("WORKBENCH_REQUIRE_BROWSER", "no Voilà here: pip install -e '.[app]' in the checkout")
     folder = tmp_path_factory.mktemp("app")
@@ -117,7 +115,6 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def status(url: str) -> int:
-    """Return the HTTP status of a URL, after redirects."""
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return int(answer.status)
@@ -194,7 +191,6 @@ def test_a_kernel_ends_with_its_page(app: tuple[str, Path], page: Page) -> None:
 
 
 def kernels(name: str) -> list[str]:
-    """Return the processes of a kernel, by its id."""
     found = []
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         try:

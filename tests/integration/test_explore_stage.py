@@ -37,7 +37,6 @@ FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 
 
 def captured(n: int) -> Captured:
-    """Return random pictures at the edge, in integer levels."""
     levels = torch.randint(0, 256, (3, n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
     return Captured(levels[0], levels[1], levels[2], [900] * n, torch.eye(len(CLASSES))[:1] if n == 1 else None)
 
@@ -64,13 +63,11 @@ def seen(n: int, value: float, guess: bool = False) -> Seen:
 
 
 def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, Any], Captured]:
-    """Return the state of a stage with `n` pictures, and the pictures."""
     stage, pictures = stage_of(n, strength, guess)
     return state_of(stage), pictures
 
 
 def stage_of(n: int, strength: float = 1.0, guess: bool = False) -> tuple[Stage, Captured]:
-    """Return a stage with `n` pictures, and the pictures."""
     settings = Settings("digits", tuple(range(n)), strength, 0.0, "neural", 89, "resnet18-X-vgg13_bn")
     pictures = captured(n)
     stage = Stage(strength=strength, pair=settings.pair, source="digits", sheet=n)
@@ -357,7 +354,6 @@ def test_a_page_without_a_kernel_still_blends_and_says_so(empty: Page) -> None:
 
 
 def opened(page: Page, path: Path) -> list[str]:
-    """Open a saved page. Return the addresses that it requests."""
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())

@@ -53,7 +53,6 @@ def explorer(shared: Explorer, tiny_data: Path, tmp_path: Path) -> Explorer:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two pictures and a file that is none."""
     place = tmp_path / "my pictures"
     place.mkdir()
     (place / "a.png").write_bytes(png((200, 30, 40)))

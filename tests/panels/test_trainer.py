@@ -44,7 +44,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trainers() -> Iterator[Callable[..., Trainer]]:
-    """Yield a function that makes trainers of the small data set. All are closed afterwards."""
     made: list[Trainer] = []
 
     def make(folder: Path, **options: Any) -> Trainer:
@@ -65,7 +64,6 @@ def until(look: Callable[[], Any], trainer: Trainer, seconds: float = SECONDS) -
 
 
 def shas(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of all weights below a data folder, by name."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("runs/weights/*/*.json")]
     assert all(manifest["complete"] for manifest in found)
     return {manifest["name"]: manifest["sha256"] for manifest in found}
@@ -131,7 +129,6 @@ def family(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[str], Path]]:
-    """A trainer after a complete training, the lines of its status meanwhile, and its data folder."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(root))

@@ -163,7 +163,6 @@ def test_the_first_picture_comes_with_the_controls() -> None:
 
 
 def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return a list that receives the views sent in advance."""
     sent: list[dict[str, Any]] = []
 
     def keep(content: dict[str, Any], buffers: Any = None) -> None:
@@ -208,7 +207,6 @@ def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkey
 
 
 def give(explorer: Explorer, variable: Neural) -> None:
-    """Replace the compressor of a view by one of several rates."""
     assert explorer.rest()
     networks = explorer.pipeline
     networks.pair = replace(networks.pair, compressor=variable.compressor)

@@ -98,7 +98,6 @@ class BackgroundTasks:
     # --- prefetched views ----------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Prefetch views at other strengths and rates, the nearest strengths first, until the settings change."""
         self._pace()
         explorer, settings = self.explorer, self.explorer.settings()
         number, method = explorer.shown, explorer.method_of(settings)
@@ -142,7 +141,6 @@ class BackgroundTasks:
         return settings.pair, settings.variant, settings.codec, settings.graded, settings.rate
 
     def _measure(self) -> None:
-        """Measure the curves at the present settings unless they are cached, show them, and schedule the surface."""
         self._pace()
         explorer = self.explorer
         if not explorer.measurable:
@@ -158,7 +156,6 @@ class BackgroundTasks:
             self.refresh()
 
     def _measure_surface(self) -> None:
-        """Measure the surface at the present settings unless it is cached, and show it. `idle` does not wait for it."""
         self._pace()
         settings = self.explorer.settings()
         key, rates = self.key(settings), self.explorer.method_of(settings).rates(settings.codec)
@@ -170,10 +167,6 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return an evaluation of up to `limit` test images, which pauses while the user is active.
-
-        The evaluation raises Superseded if a task waits or the settings change.
-        """
         from .curves import Paced
 
         def pace() -> None:
@@ -325,7 +318,6 @@ class BackgroundTasks:
         self._offer(paths)
 
     def _offer(self, paths: list[Path]) -> None:
-        """Report written files. Send a single file to the browser as a download."""
         explorer = self.explorer
         where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
         explorer.report(f"written: {where}", kept=True)

@@ -230,7 +230,6 @@ class Controls(ViewBase):
         self.tasks.refresh()
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """Perform the action that `content["do"]` of a page's message names. `buffers` are the contents of uploaded files."""
         actions: dict[str, Callable[[], object]] = {
             "random": self.picture_source.random,
             "attack": lambda: self.tasks.later(self.tasks.attack),

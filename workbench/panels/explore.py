@@ -139,7 +139,6 @@ class Explorer(LiveView):
         }
 
     def _begin(self) -> None:
-        """Read and show the first picture, load the networks, then request the view. Runs in the worker's thread."""
         self.report("importing torch, reading the pictures…", busy=True)
         from .sources import named
 
@@ -169,7 +168,6 @@ class Explorer(LiveView):
         self.tasks.refresh()
 
     def _ensure(self) -> None:
-        """Train the pair's missing networks, if the data set has training images."""
         dataset = self.load()
         if dataset.family != dataset.name and dataset.name != "folder":
             return

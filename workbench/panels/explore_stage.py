@@ -151,7 +151,6 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
 
 
 def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
-    """Return for each row of probabilities the `count` most likely classes, as [class index, probability]."""
     values, order = shares.topk(min(count, shares.shape[1]), dim=1)
     return [
         [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]

@@ -155,7 +155,6 @@ class LiveView(Controls):
         return settings
 
     def _bring(self, settings: Settings, captured: Captured) -> None:
-        """Send the original and protected pictures to the page, unless the page already has them."""
         frames = (*self.key(settings), settings.pair, settings.variant, self._renewed)
         if frames == self._frames:
             return

@@ -182,7 +182,6 @@ class PictureSource:
             self._run_over(self._filtered())
 
     def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add the collection that `read` returns, choose it, and report the unreadable files."""
         try:
             source, wrong = read()
         except WorkbenchError as error:

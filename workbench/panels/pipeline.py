@@ -233,6 +233,5 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training records of a family's completely trained generators: {generator's name: record}."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

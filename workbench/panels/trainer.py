@@ -171,7 +171,6 @@ class Trainer:
         self._settle()
 
     def _settle(self) -> None:
-        """Wait up to `PATIENCE_S` for the training process to end, then kill it."""
         process = self._process
         if process is None:
             return
@@ -202,7 +201,6 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Set the state, show it with `text` in the status line, and enable the buttons that the state allows."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
@@ -222,7 +220,6 @@ class Trainer:
         self.progress_text.value = f'<span class="pmc2-text">step {step:,} of {total:,}, {left} left</span>'
 
     def _draw(self, now: bool = False) -> None:
-        """Draw the curves, at most once every `DRAW_S` seconds unless `now` is set."""
         self._stale = True
         if not now and time.monotonic() - self._drawn < DRAW_S:
             return
@@ -242,7 +239,6 @@ class Trainer:
         return buffer.getvalue()
 
     def _title(self, label: str) -> str:
-        """Return a column's title from a network's label "kind name": its role and, for a classifier, the architecture."""
         kinds, _, name = label.rpartition(" ")
         roles = {self._settings["auxiliary"]: "auxiliary", self._settings["target"]: "target"}
         if name in roles:
