@@ -291,12 +291,8 @@ def quantiles(values: list[float]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "n": len(values),
-        "median": round(statistics.median(values), 2),
-        "least": round(min(values), 2),
-        "most": round(max(values), 2),
-    }
+    spread = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {"n": len(values)} | {key: round(value, 2) for key, value in spread.items()}
 
 
 if __name__ == "__main__":

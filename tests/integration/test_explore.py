@@ -99,15 +99,9 @@ def run_again(page: Page) -> View:
 def kernel_of(page: Page, lab: str, name: str) -> psutil.Process:
     address = f"{lab}api/sessions?token={browsers.TOKEN}"
     (session,) = [each for each in page.request.get(address).json() if each["path"] == name]
-    (process,) = [each for each in psutil.process_iter() if session["kernel"]["id"] in " ".join(command(each))]
+    processes = psutil.process_iter(["cmdline"])
+    (process,) = [each for each in processes if session["kernel"]["id"] in " ".join(each.info["cmdline"] or [])]
     return process
-
-
-def command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from tests.support.explorers import DIGITS, opened
 from tests.support.uploads import png
 from workbench.panels import Explorer
 
-
 FIRST = {
     **{"source": DIGITS, "strength": 1.0, "rate": 0.0, "codec": "neural", "quality": 89},
     **{"show": "all", "sort": "number", "number": 0, "sheet": 1, "selection": []},

@@ -34,6 +34,9 @@ def test_at_first_it_shows_the_first_picture_at_full_strength(fresh: Explorer, d
     assert set(seen["spent"]) == {"client_compression", "generator", "compression", "decompression", "classifier"}
     assert explorer.stage.options["count"] == 12
     assert explorer.stage.options["classes"] == list(digits.classes)
+    assert explorer.stage.options["pairs"] == [PAIR]
+    assert [name for name, _ in explorer.stage.options["variants"]] == [""]
+    assert explorer.stage.options["codecs"] == ["neural", "compressai", "png", "jpeg", "webp"]
     assert not explorer.error
 
 

@@ -21,7 +21,7 @@ MOST_PINS = 12
 
 
 class Controls(ViewBase):
-    """The part of a live view with its settings as attributes, to read and to set. An invalid value raises UsageError."""
+    """The part of a view whose settings code reads and sets as attributes. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -49,7 +49,6 @@ class Controls(ViewBase):
 
     @property
     def codec(self) -> str:
-        """The name of the codec."""
         return str(self.stage.codec)
 
     @codec.setter
@@ -68,7 +67,7 @@ class Controls(ViewBase):
 
     @property
     def pair(self) -> str:
-        """The name of the pair of classifiers, `target-X-auxiliary`, or of the method in a comparison."""
+        """The name of the pair of classifiers, `target-X-auxiliary`, or of the user-defined method."""
         return str(self.stage.pair)
 
     @pair.setter
@@ -86,7 +85,6 @@ class Controls(ViewBase):
 
     @property
     def source(self) -> str:
-        """The name of the chosen collection of pictures."""
         return str(self.stage.source)
 
     @source.setter
@@ -113,7 +111,6 @@ class Controls(ViewBase):
 
     def select(self, numbers: Sequence[int]) -> None:
         """Show pictures of the chosen collection, by number, all at once. Raises UsageError for an unknown number."""
-        numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
@@ -124,9 +121,6 @@ class Controls(ViewBase):
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
             self.stage.observe(handler, name)
-
-    def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
 
     def apply(self, **settings: Any) -> None:
         """Set several of `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures` at once.
@@ -155,7 +149,7 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several of the settings in `SETTINGS` by name in one step, and show the result. The page's undo uses this."""
+        """Set several settings of the page by name (see `SETTINGS`) in one step, as its undo button does."""
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -213,7 +207,7 @@ class Controls(ViewBase):
     # --- the page's controls -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Subscribe to changes of the stage (the widget of the page) and to messages from the page."""
+        """Subscribe to changes of the widget's settings and to messages from the page."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
@@ -251,7 +245,7 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Pin the present view, to keep it for comparison. Of more than `MOST_PINS` pins, the oldest is dropped."""
+        """Keep the present view on the page for comparison (a pin). Beyond `MOST_PINS` pins, the oldest is dropped."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()
@@ -261,7 +255,6 @@ class Controls(ViewBase):
         self._show_pins()
 
     def show_again(self, at: int) -> None:
-        """Apply the settings of the pinned view number `at`."""
         settings = self.pinned[at].settings
         source = self.picture_source.sources.get(settings.source)
         if source is None or settings.index >= len(source.split):

@@ -101,35 +101,37 @@ class View:
     guess_psnr: float = 0.0
 
     @classmethod
-    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
-        """Return the view of picture `row` of several in one payload. Its S2 bytes are an equal share of the payload."""
-        alone = len(seen.which) == 1
-        which = int(seen.which[row])
+    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...]) -> View:
+        """Return the view of the first of the pictures in a payload. `s2_bytes` is an equal share of the payload.
+
+        `label` is the name of the picture's true class, `classes` are the names of all classes.
+        """
+        which = int(seen.which[0])
         return cls(
             settings=settings,
-            original=captured.original[row],
-            protected=captured.protected(settings.strength)[row],
+            original=captured.original[0],
+            protected=captured.protected(settings.strength)[0],
             cloud=seen.cloud[which],
             label=label,
-            ssim=float(seen.ssim[row]),
-            s1_bytes=captured.s1[row],
-            s2_bytes=seen.payload if alone else round(seen.payload / len(seen.which)),
+            ssim=float(seen.ssim[0]),
+            s1_bytes=captured.s1[0],
+            s2_bytes=round(seen.payload / len(seen.which)),
             codec=seen.codec,
-            target=top(seen.target, row, classes),
-            auxiliary=top(seen.auxiliary, row, classes),
-            on_original=top(captured.on_original, row, classes),
-            code_bits=seen.bits[row],
+            target=top(seen.target, classes),
+            auxiliary=top(seen.auxiliary, classes),
+            on_original=top(captured.on_original, classes),
+            code_bits=seen.bits[0],
             milliseconds=captured.milliseconds | seen.milliseconds,
             guess=None if seen.guess is None else seen.guess[which],
-            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[row]),
+            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[0]),
         )
 
 
-def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
-    """Return the `TOP` most likely classes of a row of probabilities, each as (name, probability)."""
+def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
+    """Return the `TOP` most likely classes of the first row of class probabilities (N x K), each as (name, probability)."""
     if shares is None:
         return []
-    values, order = shares[row].topk(min(TOP, shares.shape[1]))
+    values, order = shares[0].topk(min(TOP, shares.shape[1]))
     return [(classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
 
 
