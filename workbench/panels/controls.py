@@ -20,6 +20,18 @@ SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also c
 MOST_PINS = 12
 
 
+def _choice(name: str, doc: str | None = None) -> Any:
+    """Return a property for a setting of the stage with the values that the page offers."""
+
+    def choose(view: Controls, value: str) -> None:
+        offered = [each[0] if isinstance(each, list) else each for each in view.stage.options.get(f"{name}s", [""])]
+        if value not in offered:
+            raise unknown(name, value, offered)
+        setattr(view.stage, name, value)
+
+    return property(lambda view: str(getattr(view.stage, name)), choose, doc=doc)
+
+
 class Controls(ViewBase):
     """The part of a view whose settings code reads and sets as attributes. An invalid value raises UsageError."""
 
@@ -47,13 +59,9 @@ class Controls(ViewBase):
             raise UsageError(f"{self.stage.codec} has one rate, 0; got rate {value!r}: choose a codec with several rates")
         self.stage.rate = float(value)
 
-    @property
-    def codec(self) -> str:
-        return str(self.stage.codec)
-
-    @codec.setter
-    def codec(self, value: str) -> None:
-        self._choose("codec", value, self.stage.options["codecs"])
+    codec = _choice("codec")
+    pair = _choice("pair", "The name of the pair of classifiers, `target-X-auxiliary`, or of the user-defined method.")
+    variant = _choice("variant", "The name of another generator of the same pair. Empty selects the pair's own generator.")
 
     @property
     def quality(self) -> int:
@@ -64,24 +72,6 @@ class Controls(ViewBase):
     def quality(self, value: int) -> None:
         check(quality=value)
         self.stage.quality = value
-
-    @property
-    def pair(self) -> str:
-        """The name of the pair of classifiers, `target-X-auxiliary`, or of the user-defined method."""
-        return str(self.stage.pair)
-
-    @pair.setter
-    def pair(self, value: str) -> None:
-        self._choose("pair", value, self.stage.options["pairs"])
-
-    @property
-    def variant(self) -> str:
-        """The name of the variant, another generator of the same pair. Empty selects the pair's own generator."""
-        return str(self.stage.variant)
-
-    @variant.setter
-    def variant(self, value: str) -> None:
-        self._choose("variant", value, [name for name, _ in self.stage.options.get("variants", [["", ""]])])
 
     @property
     def source(self) -> str:
@@ -194,11 +184,6 @@ class Controls(ViewBase):
     def _require_shown(self) -> None:
         if self.view is None:
             raise UsageError("nothing is shown yet: call explorer.wait() first")
-
-    def _choose(self, name: str, value: str, offered: Sequence[str]) -> None:
-        if value not in offered:
-            raise unknown(name, value, offered)
-        setattr(self.stage, name, value)
 
     def _require_sources(self) -> None:
         if not self.picture_source.sources and not self.worker.wait(lambda: bool(self.picture_source.sources), 600.0):

@@ -54,12 +54,13 @@ class Captured:
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Seen:
-    """The cloud's result for N pictures in one payload.
+    """The cloud's result for N pictures that were sent in one payload.
 
-    `cloud` has the D distinct decoded pictures, `which` (N) has each picture's index in `cloud`. `ssim` (N) compares protected
-    and original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
-    and `auxiliary` are class probabilities N x K, None without that classifier. `guess` (D x 3 x H x W) has an attacker's
-    reconstructions, `psnr` (N) their PSNR (dB) to the originals: None if no attacker was trained. `codec` is a description.
+    - `cloud`: the D distinct decoded pictures, D x 3 x H x W; `which` (N): each picture's index in `cloud`
+    - `ssim` (N): between protected and original pictures
+    - `bits`: the information in each picture's code; `payload`: the size in bytes; `codec`: a description for people
+    - `target`, `auxiliary`: class probabilities N x K, or None without that classifier
+    - `guess` (D x 3 x H x W): an attacker's reconstructions, `psnr` (N): their PSNR (dB) to the originals, or None
     """
 
     cloud: Tensor
@@ -137,9 +138,9 @@ def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network. `guess` maps decoded pictures to reconstructions.
+    """A trained attacker: `guess` maps decoded pictures to reconstructions of the originals.
 
-    The network learnt from `pairs` pictures at `strength`. `passes` is the number of training images with repeats.
+    It was trained on `pairs` pictures at `strength`, for `passes` images in total, with repeats.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
@@ -189,10 +190,10 @@ class Method(ABC):
 
     @abstractmethod
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates of a codec, in [0, 1], or an empty tuple for a codec with a single rate."""
+        """Return the rates in [0, 1] that a codec offers, or an empty tuple if it has one rate only."""
 
     def attack_of(self, settings: Settings) -> Attack | None:
-        """Return the attacker that was trained at the settings' codec, quality and rate, or None."""
+        """Return the attacker that was trained with the settings' codec, quality and rate, or None."""
         return None
 
     @abstractmethod
