@@ -131,13 +131,11 @@ def main() -> None:
 
 
 def ready(page: Page) -> None:
-    """Wait for the view and its curves."""
     page.wait_for_function("() => document.querySelector('.pmc2-numbers')?.dataset.view", timeout=120_000)
     page.wait_for_function("() => document.querySelectorAll('.pmc2-chart').length >= 3", timeout=300_000)
 
 
 def kernel_of(page: Page, lab: str) -> psutil.Process:
-    """Return the process of the notebook's kernel."""
     (session,) = page.request.get(f"{lab}api/sessions?token={browsers.TOKEN}").json()
     (process,) = [
         each for each in psutil.process_iter(["cmdline"]) if session["kernel"]["id"] in " ".join(each.info["cmdline"] or [])
@@ -146,7 +144,6 @@ def kernel_of(page: Page, lab: str) -> psutil.Process:
 
 
 def pictures(place: Path, samples: Dataset) -> Path:
-    """Write the pictures of a sheet, and return their folder."""
     folder = place / "pictures"
     folder.mkdir()
     images = samples.test.images.permute(0, 2, 3, 1).numpy()
@@ -157,7 +154,6 @@ def pictures(place: Path, samples: Dataset) -> Path:
 
 
 def first_paint(page: Page) -> dict[str, float]:
-    """Run all cells, and return the seconds until the controls, the original, and the whole view were painted."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     item = page.get_by_role("menuitem", name="Run All Cells", exact=True)
     item.wait_for()
@@ -177,20 +173,17 @@ def first_paint(page: Page) -> dict[str, float]:
 
 
 def shut_down(page: Page, lab: str) -> None:
-    """End the notebook's kernel."""
     for session in page.request.get(f"{lab}api/sessions?token={browsers.TOKEN}").json():
         page.request.delete(f"{lab}api/sessions/{session['id']}?token={browsers.TOKEN}", headers=crossing(page))
 
 
 def crossing(page: Page) -> dict[str, str]:
-    """Return the XSRF header that JupyterLab requires of requests that change something."""
     cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     return {"X-XSRFToken": cookies.get("_xsrf", "")}
 
 
 @contextlib.contextmanager
 def running(chromium: str, profile: Path) -> Iterator[str]:
-    """Start a headless browser that outlives Playwright's connection, and yield its address."""
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
@@ -204,8 +197,6 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
 
 
 class Hand:
-    """Keys and a mouse for the page of JupyterLab in a running browser, over the browser's own protocol."""
-
     def __init__(self, address: str, lab: str) -> None:
         with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:
             (page,) = [each for each in json.load(answer) if each["type"] == "page" and each["url"].startswith(lab)]
@@ -219,7 +210,6 @@ class Hand:
         self._socket.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command, and return its result."""
         self._sent += 1
         self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
@@ -229,7 +219,6 @@ class Hand:
         return dict(answer["result"])
 
     def evaluate(self, function: str) -> Any:
-        """Return a function's result in the page."""
         answer = self.send("Runtime.evaluate", expression=f"({function})()", returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             sys.exit(f"the page failed: {answer['exceptionDetails']}")
@@ -246,7 +235,6 @@ class Hand:
 
 
 def show_sheet(hand: Hand, folder: Path) -> None:
-    """Show a folder's pictures as one sheet."""
     hand.evaluate(f"() => {{ {STAGE}.send({{do: 'folder', path: {json.dumps(str(folder))}}}) }}")
     until(hand, f"{STAGE}.options.count === {SHEET}")
     hand.evaluate(f"() => {{ {STAGE}.set('sheet', {SHEET}) }}")
@@ -255,12 +243,10 @@ def show_sheet(hand: Hand, folder: Path) -> None:
 
 
 def until(hand: Hand, condition: str) -> None:
-    """Wait for a condition in the page."""
     browsers.wait_for(lambda: hand.evaluate(f"() => Boolean({condition})"), 60, f"not true in the page: {condition}")
 
 
 def steps(hand: Hand, count: int) -> list[float]:
-    """Return the milliseconds from a key until the cloud's view is on the screen, one step at a time."""
     hand.evaluate("() => { document.querySelector('.pmc2-strength input[type=range]').focus({preventScroll: true}) }")
     hand.press("End", 35)
     time.sleep(1)
@@ -279,7 +265,6 @@ def steps(hand: Hand, count: int) -> list[float]:
 
 
 def dragged(hand: Hand, count: int, kernel: psutil.Process) -> dict[str, Any]:
-    """Drag over the slider and back while the kernel is stopped. Return the frames a second, each of another strength."""
     kernel.suspend()
     frames, passed, gaps = 0, 0.0, list[float]()
     try:
@@ -302,18 +287,12 @@ def dragged(hand: Hand, count: int, kernel: psutil.Process) -> dict[str, Any]:
 
 
 def quantiles(values: list[float]) -> dict[str, Any]:
-    """Return p50 and p95 of milliseconds with their intervals."""
     return {name: percentile(values, percent).as_dict() for name, percent in (("p50", 50), ("p95", 95))}
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return the middle and the ends of a few values."""
-    return {
-        "n": len(values),
-        "median": round(statistics.median(values), 2),
-        "least": round(min(values), 2),
-        "most": round(max(values), 2),
-    }
+    spread = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+    return {"n": len(values)} | {key: round(value, 2) for key, value in spread.items()}
 
 
 if __name__ == "__main__":

@@ -93,28 +93,27 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
     assert connection.connect is not ZMQChannelsWebsocketConnection.connect
 
 
-@pytest.mark.system
-@pytest.mark.parametrize(("source", "expected"), [("from workbench.panels import Explorer", True), ("import workbench", False)])
-def test_a_kernel_preloads_what_its_notebooks_panel_needs(source: str, expected: bool, tmp_path: Path) -> None:
-    notebook = tmp_path / "a.ipynb"
-    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [source]}]}))
-    assert computing({"JPY_SESSION_NAME": str(notebook)}) is expected
-
-
-@pytest.mark.parametrize("name", ["", *(pytest.param(name, marks=pytest.mark.system) for name in ("no such.ipynb", "."))])
-def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_path: Path) -> None:
-    assert computing({"JPY_SESSION_NAME": name}) is False
-
-
-def computing(environment: dict[str, str]) -> bool:
-    """Return whether a kernel learns the panels' settings for computing, although no cell requests them."""
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("", False),
+        *(
+            pytest.param(name, False, marks=pytest.mark.system)
+            for name in ("no such.ipynb", ".", f"{NOTEBOOKS}/bandwidth.ipynb")
+        ),
+        pytest.param(f"{NOTEBOOKS}/explore.ipynb", True, marks=pytest.mark.system),
+    ],
+)
+def test_a_kernel_preloads_what_its_notebooks_panel_needs(name: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", name)
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     code = "import sys, threading; from workbench.panels import jupyter_extension"
     waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
-    manager, client = start_new_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})
+    manager, client = start_new_kernel()
     try:
         said = f"{COMPUTING!r} in sys.modules"
         reply = client.execute_interactive(code, user_expressions={"w": waited, "said": said}, timeout=120)
-        return bool(reply["content"]["user_expressions"]["said"]["data"]["text/plain"] == "True")
+        assert reply["content"]["user_expressions"]["said"]["data"]["text/plain"] == str(expected)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

@@ -26,7 +26,6 @@ IMAGES = 512
 
 
 def worker(data_dir: Path) -> None:
-    """Serve a tree's pair, and send each load that a line of the standard input names."""
     import torch
 
     from workbench import pictures
@@ -59,14 +58,12 @@ def worker(data_dir: Path) -> None:
 
 
 def pids(site: Any) -> Iterator[int]:
-    """Return the processes of a tree: this one, the edge, the cloud."""
     yield os.getpid()
     yield site.edge.process.pid
     yield site.cloud.process.pid
 
 
 def cpu_s(site: Any) -> float:
-    """Return the processor time of a tree's processes (s): on a busy machine it says more than the wall clock."""
     total = 0.0
     for pid in pids(site):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -75,8 +72,6 @@ def cpu_s(site: Any) -> float:
 
 
 class Tree:
-    """A tree whose services run."""
-
     def __init__(self, path: Path, data_dir: Path) -> None:
         command = [sys.executable, str(HERE / "tests" / "turns.py"), "--worker", "--data-dir", str(data_dir)]
         self.process = subprocess.Popen(
@@ -94,7 +89,6 @@ class Tree:
         return json.loads(self.process.stdout.readline())
 
     def rates(self, load: str, seconds: float) -> dict[str, float]:
-        """Return one load's images a second, and images a second of processor time. Fail for a wrong answer."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([load, seconds]) + "\n")
         self.process.stdin.flush()
@@ -109,7 +103,6 @@ class Tree:
 
 
 def summary(ratios: list[float]) -> dict[str, float]:
-    """Return the median, the geometric mean and its 95 % interval."""
     logs = [math.log(ratio) for ratio in ratios]
     half = 1.96 * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else math.inf
     mean = statistics.fmean(logs)

@@ -33,24 +33,18 @@ _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool":
 
 
 class Notebook:
-    """A notebook's checked parameters and its results. `parameters` are all parameters of its parameters cell.
+    """A notebook's checked parameters and its results. `parameters` are the variables of its parameters cell, by name.
 
-    Raises UsageError for an injected parameter that is unknown or of another type. Results go to `output_dir`. If that is
-    empty, they go to papermill's working directory if it injected parameters, else to `data/runs/interactive`.
+    Results go to the folder `output_dir` (empty: see `default_output`). Raises UsageError if papermill set a parameter that
+    is unknown or has another type.
     """
 
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
         check_parameters({**parameters, "output_dir": output_dir})
         self.name, self.parameters = name, parameters
         self.output = expand_user(output_dir) if output_dir else default_output()
-        self._kept: dict[str, Any] = {
-            "format": FORMAT,
-            "notebook": name,
-            "parameters": parameters,
-            "results": [],
-            "tables": [],
-            "figures": [],
-        }
+        self._kept: dict[str, Any] = {"format": FORMAT, "notebook": name, "parameters": parameters}
+        self._kept |= {"results": [], "tables": [], "figures": []}
         self._write()
 
     def dataset(self) -> data.Dataset:
@@ -59,7 +53,10 @@ class Notebook:
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
-        """Return a pair's networks. Missing networks are first trained with the preset `quick`, which is reported."""
+        """Return a pair's networks: by default the pair that the parameters name.
+
+        Missing networks are first trained with the preset `quick`. Without `compressor` the pair needs none.
+        """
         from . import training, weights
         from .inference import prepare_pair
 
@@ -75,14 +72,14 @@ class Notebook:
         return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
 
     def result(self, name: str, values: Any, origin: dict[str, Any]) -> None:
-        """Save a result with its origin (see `Evaluation.origin`)."""
+        """Save a result with its origin: data, weights, versions, as `Evaluation.origin` returns them."""
         self._kept["results"].append({"name": name, "values": plain(values), **origin})
         self._write()
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "", main: bool = False
     ) -> Any:
-        """Save a table, and return it for display. `main` marks the table for the top of the report."""
+        """Save a table, and return it for display. `note` is a line below it, `main` moves it to the top of the report."""
         from IPython.display import HTML
 
         cells = [[format_cell(cell) for cell in row] for row in rows]
@@ -121,7 +118,7 @@ class Notebook:
 
 
 def loss_text(training: dict[str, Any]) -> str:
-    """Return a line that describes the loss in a manifest's `training`, with its weights."""
+    """Return the terms of a loss with their weights as text, from the training record of a weights file."""
     loss = training.get("loss", {})
     terms = loss.get("joint", {key: value for key, value in loss.items() if key not in ("start", "before")})
     text = ", ".join(f"{key} {value}" for key, value in terms.items())
@@ -129,9 +126,9 @@ def loss_text(training: dict[str, Any]) -> str:
 
 
 def check_parameters(declared: dict[str, Any]) -> None:
-    """Raise UsageError for an injected parameter that is not in `declared`, or has another type.
+    """Raise UsageError for a parameter that papermill set and that is not in `declared`, or that has another type.
 
-    papermill only warns of unknown parameters. The cell that it injects is among the inputs that this kernel executed.
+    papermill itself only warns of unknown parameters.
     """
     import ast
 
@@ -147,27 +144,23 @@ def check_parameters(declared: dict[str, Any]) -> None:
     for name, value in declared.items():
         hint = str(getattr(hints.get(name), "__name__", hints.get(name))).partition("[")[0]
         expected = _TYPES.get(hint, object)
-        wrong = not isinstance(value, expected) or (isinstance(value, bool) and hint in ("int", "float"))
-        if wrong:
+        if not isinstance(value, expected) or (isinstance(value, bool) and hint in ("int", "float")):
             raise UsageError(f"parameter {name!r} must be of type {hint}, got {value!r}")
 
 
 def _shell() -> Any:
-    """Return IPython's shell in a notebook's kernel, else None."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def _injected() -> list[str]:
-    """Return the sources of the parameter cells that papermill injected and this kernel executed."""
     shell = _shell()
     return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell.startswith("# Parameters\n")]
 
 
 def default_output() -> Path:
-    """Return the default folder of results: papermill's working directory if it injected parameters here.
+    """Return the default folder of results: papermill's working directory if it set parameters, else `data/runs/interactive`.
 
-    JupyterLab, `nbconvert --execute` and scripts write to `data/runs/interactive`. Environment variables cannot distinguish
-    these cases, because a papermill that was started in a notebook inherits that notebook's variables.
+    Environment variables cannot tell these apart, because a papermill that a notebook starts inherits the notebook's.
     """
     return Path.cwd() if _injected() else data_root() / "runs" / "interactive"
 
@@ -199,9 +192,9 @@ LONG = 20  # characters from which a cell may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return the kind of each of a table's `count` columns: "figure", "word" or "words". The first is never "figure".
+    """Return the alignment of each of a table's `count` columns: "figure" (right), "word" (left) or "words" (left, may wrap).
 
-    Figures are right-aligned, all else left-aligned. "words" may wrap.
+    The first column is never a "figure".
     """
     kinds = []
     for k in range(count):

@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
+import psutil
 import pytest
 
-from tests.support.browsers import ended
+from tests.support.browsers import ended, wait_for
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import missing
 from workbench.errors import RunError, UsageError
@@ -86,14 +86,12 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 
 
 def free_port() -> int:
-    """Return a free port, because Voilà treats 0 as its default port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The page's URL, token included, for the tiny pair, and the process's log."""
     if importlib.util.find_spec("voila") is None:
         missing("WORKBENCH_REQUIRE_BROWSER", "no Voilà here: pip install -e '.[app]' in the checkout")
     folder = tmp_path_factory.mktemp("app")
@@ -106,18 +104,17 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
         command = [sys.executable, "-m", "workbench.panels.app", "--no-browser", "--port", str(free_port()), *options]
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
-        deadline = time.monotonic() + 90
-        while (found := re.search(r"http://\S+token=\w+", log.read_text(errors="replace"))) is None:
+
+        def address() -> re.Match[str] | None:
             assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.05)
-        yield found.group(), log
+            return re.search(r"http://\S+token=\w+", log.read_text(errors="replace"))
+
+        yield wait_for(address, 90, "no address").group(), log
     finally:
         ended(process)
 
 
 def status(url: str) -> int:
-    """Return the HTTP status of a URL, after redirects."""
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return int(answer.status)
@@ -187,20 +184,9 @@ def test_a_kernel_ends_with_its_page(app: tuple[str, Path], page: Page) -> None:
     kernel = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
     assert kernels(kernel)
     page.goto("about:blank")
-    deadline = time.monotonic() + 30
-    while kernels(kernel):
-        assert time.monotonic() < deadline, "its kernel runs on"
-        time.sleep(0.1)
+    wait_for(lambda: not kernels(kernel), 30, "its kernel runs on")
 
 
-def kernels(name: str) -> list[str]:
-    """Return the processes of a kernel, by its id."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = each.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if f"kernel-{name}.json" in command:
-            found.append(command)
-    return found
+def kernels(name: str) -> list[psutil.Process]:
+    processes = psutil.process_iter(["cmdline"])
+    return [each for each in processes if f"kernel-{name}.json" in " ".join(each.info["cmdline"] or [])]

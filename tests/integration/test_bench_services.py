@@ -123,8 +123,6 @@ def test_arrangements_start_together_and_end_together(tiny_data: Path, digits: D
 
 
 class Recorded:
-    """A client that records its turns."""
-
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
 

@@ -58,7 +58,6 @@ Attempts = tuple[str, subprocess.Popen[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def attempts() -> Iterator[Attempts]:
-    """A process that tries to reach missing schedulers, which is slow, and the unused address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -71,7 +70,6 @@ def attempts() -> Iterator[Attempts]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """The scheduler's address of a cluster of two processes, each running one notebook at a time."""
     options = {"n_workers": 2, "processes": True, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.LocalCluster(**options, silence_logs=50) as cluster:
         yield cluster.scheduler_address

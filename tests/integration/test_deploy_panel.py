@@ -21,7 +21,6 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def stopped(tiny_data: Path) -> Iterator[None]:
-    """Stop a notebook's deployment at the end, and remove its files."""
     yield
     for plan in (tiny_data / "runs" / "interactive").glob("local-*.toml"):
         with Deployed(Deployment.read(plan)) as made:

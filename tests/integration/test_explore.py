@@ -41,33 +41,26 @@ def folder(lab_folder: Path) -> Path:
 
 
 class View:
-    """The view in a page, by its controls."""
-
     def __init__(self, page: Page) -> None:
         self.page = page
 
     def of(self, name: str, inner: str = "") -> Locator:
-        """Return a control by its name, or an element inside it."""
         return self.page.locator(f".pmc2-{name} {inner}".strip()).first
 
     def numbers(self, name: str) -> str:
-        """Return the settings to which the figures belong."""
         return self.of("numbers").get_attribute(f"data-{name}") or ""
 
     def pixels(self, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the displayed picture of a card."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return np.asarray(self.of(name, ".pmc2-over").evaluate(PIXELS)).reshape(-1, 4)[:, :3]
 
     def said(self) -> str:
-        """Return the status line."""
         return self.of("message").inner_text()
 
     def choose(self, name: str, label: str) -> None:
         self.of(name, "select").select_option(label=label)
 
     def until(self, **settings: Any) -> None:
-        """Wait until the figures belong to these settings."""
         for name, value in settings.items():
             wait_for(lambda: self.numbers(name) == str(value), 30, f"a view of {name} {value} did not come")  # noqa: B023
 
@@ -77,14 +70,12 @@ class View:
             self.page.keyboard.press(key)
 
     def after(self, act: Callable[[], Any]) -> None:
-        """Call `act`, and wait for another view."""
         before = self.numbers("view")
         act()
         wait_for(lambda: self.numbers("view") != before, 30, "another view did not come")
 
 
 def begin(page: Page, lab: str, folder: Path, name: str = "explore", more: str = "", mode: str = "lab") -> View:
-    """Open the notebook with the tiny pair, run it and wait for the view and its curves."""
     browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder / name}-output"\n{more}', name)
     open_notebook(page, lab, f"{name}.ipynb", mode)
     run_all(page)
@@ -92,7 +83,6 @@ def begin(page: Page, lab: str, folder: Path, name: str = "explore", more: str =
 
 
 def arrived(page: Page) -> View:
-    """Wait for the view and its curves."""
     view = View(page)
     page.wait_for_function("() => document.querySelector('.pmc2-numbers')?.dataset.view")
     page.wait_for_function("() => document.querySelectorAll('.pmc2-chart').length >= 3")
@@ -100,7 +90,6 @@ def arrived(page: Page) -> View:
 
 
 def run_again(page: Page) -> View:
-    """Run all cells again, and wait for the new view."""
     page.evaluate("() => document.querySelector('.pmc2-explore').classList.add('of-before')")
     run_all(page)
     page.locator(".of-before").wait_for(state="detached")
@@ -108,19 +97,11 @@ def run_again(page: Page) -> View:
 
 
 def kernel_of(page: Page, lab: str, name: str) -> psutil.Process:
-    """Return the process of a notebook's kernel."""
     address = f"{lab}api/sessions?token={browsers.TOKEN}"
     (session,) = [each for each in page.request.get(address).json() if each["path"] == name]
-    (process,) = [each for each in psutil.process_iter() if session["kernel"]["id"] in " ".join(command(each))]
+    processes = psutil.process_iter(["cmdline"])
+    (process,) = [each for each in processes if session["kernel"]["id"] in " ".join(each.info["cmdline"] or [])]
     return process
-
-
-def command(process: psutil.Process) -> list[str]:
-    """Return the command line of a process, or nothing after its end."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp_path: Path) -> None:
@@ -313,7 +294,6 @@ def test_it_survives_two_tabs_and_stopped_and_killed_kernels(lab: str, page: Pag
 
 
 def figures(path: Path) -> int:
-    """Return the number of figures that a notebook has saved."""
     try:
         return len(json.loads(path.read_text("utf-8"))["figures"])
     except (OSError, ValueError):
@@ -321,7 +301,6 @@ def figures(path: Path) -> int:
 
 
 def in_sight(page: Page) -> bool:
-    """Return whether the view is on the screen."""
     box = page.locator(".pmc2-shelf").bounding_box()
     return box is not None and 0 <= box["y"] < 1000
 

@@ -37,7 +37,6 @@ FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 
 
 def captured(n: int) -> Captured:
-    """Return random pictures at the edge, in integer levels."""
     levels = torch.randint(0, 256, (3, n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
     return Captured(levels[0], levels[1], levels[2], [900] * n, torch.eye(len(CLASSES))[:1] if n == 1 else None)
 
@@ -64,13 +63,11 @@ def seen(n: int, value: float, guess: bool = False) -> Seen:
 
 
 def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, Any], Captured]:
-    """Return the state of a stage with `n` pictures, and the pictures."""
     stage, pictures = stage_of(n, strength, guess)
     return state_of(stage), pictures
 
 
 def stage_of(n: int, strength: float = 1.0, guess: bool = False) -> tuple[Stage, Captured]:
-    """Return a stage with `n` pictures, and the pictures."""
     settings = Settings("digits", tuple(range(n)), strength, 0.0, "neural", 89, "resnet18-X-vgg13_bn")
     pictures = captured(n)
     stage = Stage(strength=strength, pair=settings.pair, source="digits", sheet=n)
@@ -208,16 +205,8 @@ def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(page: Page) -> No
     pull(page, "strength", 0.7)
     page.clock.fast_forward(500)
     assert page.locator(".pmc2-redo").is_disabled(), "a new step ends the steps ahead"
-
-
-def test_what_is_undone_at_once_can_be_redone(page: Page) -> None:
-    given, _ = made(1)
-    open_stage(page, given)
-    page.clock.install()
     pull(page, "strength", 0.5)
-    page.clock.fast_forward(500)
-    pull(page, "strength", 0.7)
-    for keys, strength in (("Control+z", 0.5), ("Control+Shift+z", 0.7)):
+    for keys, strength in (("Control+z", 0.7), ("Control+Shift+z", 0.5)):  # before the step has settled
         page.locator(".pmc2-strength input[type=range]").press(keys)
         assert state(page, "strength") == strength
 
@@ -328,18 +317,9 @@ def test_curves_show_the_present_point_and_a_press_sets_it(empty: Page) -> None:
 def test_a_group_of_the_map_becomes_the_sheet(empty: Page) -> None:
     given, _ = made(1)
     frames = pack_frames(1, captured(4), Settings("d", (0, 1, 2, 3), 1.0, 0.0, "png", 1, "p"), [0] * 4, [])
-    given["points"] = encoded(
-        {
-            **{
-                "points": [[0, 0], [0.1, 0.1], [0.9, 0.9], [1, 1]],
-                "labels": [0, 1, 2, 3],
-                "answers": [0, 1, 2, 0],
-                "psnr": None,
-            },
-            **{"which": [0, 1, 2, 3], "distinct": 4, "height": SIDE, "width": SIDE},
-            **{"original": frames["original"], "cloud": frames["full"]},
-        }
-    )
+    places = {"points": [[0, 0], [0.1, 0.1], [0.9, 0.9], [1, 1]], "labels": [0, 1, 2, 3], "answers": [0, 1, 2, 0], "psnr": None}
+    places |= {"which": [0, 1, 2, 3], "distinct": 4, "height": SIDE, "width": SIDE}
+    given["points"] = encoded({**places, "original": frames["original"], "cloud": frames["full"]})
     open_stage(empty, given)
     empty.locator(".pmc2-map summary").click()
     empty.wait_for_function("model.sent.length > 0")  # a details element reports that it is open later than the click
@@ -374,7 +354,6 @@ def test_a_page_without_a_kernel_still_blends_and_says_so(empty: Page) -> None:
 
 
 def opened(page: Page, path: Path) -> list[str]:
-    """Open a saved page. Return the addresses that it requests."""
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri())
@@ -435,18 +414,17 @@ def test_without_an_answer_the_page_names_its_views_settings(page: Page) -> None
     assert page.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
 
 
-@pytest.mark.parametrize(
-    ("program", "age", "moved"), [("jp-Notebook", 0, True), ("jp-Notebook", 3600, False), ("vscode", 0, False)]
-)
-def test_only_a_new_view_is_kept_in_sight(page: Page, program: str, age: int, moved: bool) -> None:
+def test_only_a_new_view_is_kept_in_sight(page: Page) -> None:
+    """A reopened notebook, and another program's page, stay as they are."""
     given, _ = made(1)
-    given["options"]["began"] = time.time() - age
     page.clock.install()
-    open_stage(page, given)
-    page.evaluate("(name) => { document.body.className = name; }", program)
-    page.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
-    page.clock.fast_forward(1000)
-    assert page.evaluate("scrollY > 1000") is moved, "a reopened notebook, and another program's page, stay as they are"
+    for program, age, moved in (("jp-Notebook", 3600, False), ("vscode", 0, False), ("jp-Notebook", 0, True)):
+        given["options"]["began"] = time.time() - age
+        open_stage(page, given)
+        page.evaluate("(name) => { document.body.className = name; }", program)
+        page.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
+        page.clock.fast_forward(1000)
+        assert page.evaluate("scrollY > 1000") is moved, (program, age)
 
 
 def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> None:
@@ -464,23 +442,12 @@ SIZES = {1440: 1000, 1024: 768, 360: 780}
 
 @pytest.mark.parametrize(
     ("n", "theme"),
-    [(1, "light"), (16, "dark"), *(pytest.param(*each, marks=pytest.mark.system) for each in ((1, "dark"), (16, "light")))],
+    [(1, "light"), *(pytest.param(*each, marks=pytest.mark.system) for each in ((1, "dark"), (16, "light"), (16, "dark")))],
 )
 def test_it_is_accessible_and_nothing_is_cut_off(empty: Page, theme: str, n: int, tmp_path: Path) -> None:
     given, _ = made(n, guess=True)
-    given["pins"] = encoded(
-        [
-            {
-                **{
-                    "text": "digits, 0: strength 1, neural",
-                    "system": "p",
-                    "figures": "SSIM 0.1",
-                    "answer": "cat, 90 %; is cat",
-                },
-                **{"height": SIDE, "width": SIDE, "images": [bytes(3 * SIDE * SIDE)] * 3},
-            }
-        ]
-    )
+    pin = {"text": "digits, 0: strength 1, neural", "system": "p", "figures": "SSIM 0.1", "answer": "cat, 90 %; is cat"}
+    given["pins"] = encoded([{**pin, "height": SIDE, "width": SIDE, "images": [bytes(3 * SIDE * SIDE)] * 3}])
     open_stage(empty, given, theme)
     empty.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
     for width, height in SIZES.items():
@@ -510,7 +477,7 @@ VSCODE["vscode-dark"] |= {"input-background": "#313131", "textLink-foreground": 
 VSCODE["vscode-light"] |= {"input-background": "#ffffff", "textLink-foreground": "#005fb8"}
 
 
-@pytest.mark.parametrize("theme", VSCODE)
+@pytest.mark.parametrize("theme", ["vscode-dark", pytest.param("vscode-light", marks=pytest.mark.system)])
 def test_it_has_the_colours_of_vs_code(empty: Page, theme: str) -> None:
     given, _ = made(1)
     open_stage(empty, given)

@@ -69,15 +69,12 @@ OPTIONS = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY, 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures as a phone sends them, and their right labels."""
-
     files: list[bytes] = field(repr=False)
     labels: list[int]
     system: System
 
 
 def save_networks(root: Path, digits: Dataset) -> None:
-    """Save a pair whose target is fitted to the cloud's decoded digits, so that labels differ clearly."""
     store = root / "runs" / "weights"
     torch.manual_seed(0)
     generator = PerturbationGenerator(width=4).eval()
@@ -103,7 +100,6 @@ def save_networks(root: Path, digits: Dataset) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Iterator[Pictures]:
-    """Digits with certain labels. Their networks are in `$WORKBENCH_DATA` of this process and its children."""
     root = tmp_path_factory.mktemp("fitted")
     save_networks(root, digits)
     with pytest.MonkeyPatch.context() as patch:
@@ -124,8 +120,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Itera
 
 
 class Relay(Link):
-    """A relay to a port of this machine, which can stop passing data without closing, and drop connections."""
-
     def __init__(self, port: int) -> None:
         super().__init__(f"https://127.0.0.1:{port}")
         self.heal()
@@ -140,7 +134,6 @@ class Relay(Link):
         self._flows.set()
 
     def drop(self) -> None:
-        """Close every connection. Later ones work."""
         before = self._flows
         self.heal()
         self.cut()
@@ -163,8 +156,6 @@ class Relay(Link):
 
 @dataclass(frozen=True)
 class Answered:
-    """A right response: its client, its start and its end."""
-
     client: int
     start: float
     end: float
@@ -210,22 +201,18 @@ class Load:
         assert [words for _, words in self.refusals if not (self.refusal and re.search(self.refusal, words))] == []
 
     def since(self, moment: float) -> list[Answered]:
-        """Return the right responses after a moment."""
         return [answer for answer in self.answers[:] if answer.end > moment]
 
     def everyone(self, moment: float, patience: float = DEADLINE_S) -> None:
-        """Return once each client has had a right response after a moment."""
         until(lambda: len({answer.client for answer in self.since(moment)}) == self.clients, patience)
 
     def refused(self) -> None:
-        """Return once each client is refused repeatedly. Fail if one still gets a response."""
         until(lambda: len({client for client, _ in self.refusals}) == self.clients)
         refused, before = time.monotonic(), len(self.refusals)
         until(lambda: len(self.refusals) >= before + 2 * self.clients)
         assert self.since(refused) == []
 
     def recovered(self, ready: float) -> None:
-        """Fail unless there is a right response soon after `ready`, and one for each client in time."""
         first = min(answer.end for answer in until(lambda: self.since(ready), DEADLINE_S)) - ready
         self.everyone(ready)
         each = [min(a.end for a in self.since(ready) if a.client == client) - ready for client in range(self.clients)]
@@ -261,8 +248,6 @@ class Load:
 
 @dataclass
 class Arranged:
-    """Running edge and cloud, the relays before them, and each one's certificates in a separate folder."""
-
     local: Local
     pictures: Pictures
     cloud: Running
@@ -272,20 +257,16 @@ class Arranged:
 
     @property
     def certs(self) -> Path:
-        """The valid certificates, which clients use."""
         return self.local.certs
 
     def load(self, **options: Any) -> Load:
-        """Yield clients of the relay `door`."""
         return Load(self.door.url, self.certs, self.pictures, **options)
 
     def kill(self, *services: Running) -> None:
-        """End processes abruptly, like a power cut."""
         for service in services:
             assert service.stop(signal.SIGKILL) == -signal.SIGKILL
 
     def restart(self, *services: Running) -> float:
-        """Start services on their ports again, in parallel. Return the moment at which all reported that they are ready."""
         with ThreadPoolExecutor(len(services)) as pool:
             list(pool.map(Running.restart, services))
         for service in services:
@@ -293,7 +274,6 @@ class Arranged:
         return time.monotonic()
 
     def metric(self, name: str, service: Running | None = None) -> float:
-        """Return the value of a service's metric (default: the edge's)."""
         service = service or self.edge
         context = client_context(self.certs, "edge" if service is self.cloud else "client")
         with urllib.request.urlopen(f"{service.url}/metrics", context=context, timeout=10) as answer:
@@ -301,7 +281,6 @@ class Arranged:
         return float(line.split()[1])
 
     def put(self, folder: Path, role: Role) -> None:
-        """Replace a service's certificate by that in a folder. Return once the service shows it."""
         own = self.local.folder / role
         for name in (f"{role}.key", f"{role}.pem"):
             shutil.copy(folder / role / name, own / f"{name}.new")
@@ -311,7 +290,6 @@ class Arranged:
         until(lambda: shown(service.port) == wanted)
 
     def mend(self) -> None:
-        """Restore everything after a test."""
         for service in (self.cloud, self.edge):
             if service.process.poll() is None:
                 service.process.send_signal(signal.SIGCONT)
@@ -327,7 +305,6 @@ class Arranged:
 
 
 def shown(port: int) -> bytes | None:
-    """Return the certificate (DER) that a service shows."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -358,14 +335,11 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
 
 @pytest.fixture
 def system(arranged: Arranged) -> Arranged:
-    """A working edge and cloud."""
     arranged.mend()
     return arranged
 
 
 def ask_once(url: str, certs: Path, bodies: list[bytes]) -> list[HttpAnswer]:
-    """Return the responses to pictures that are sent in parallel, once each."""
-
     async def all_of_them() -> list[HttpAnswer]:
         async with Connection(url, lambda: client_context(certs, "client"), attempt_s=DEADLINE_S) as connection:
             return await asyncio.gather(*(connection.call("POST", "/recognize", body) for body in bodies))
@@ -460,7 +434,6 @@ WRONG = {  # the fault of a certificate, and the error that it causes
 
 @pytest.fixture(scope="module")
 def wrong(arranged: Arranged, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of untrustworthy certificates, by their fault."""
     folders = {kind: tmp_path_factory.mktemp("wrong") for kind in WRONG}
     for kind in ("expired", "of another name"):
         copy_authority(arranged.certs, folders[kind])
@@ -542,8 +515,6 @@ def test_a_full_queue_refuses_with_a_time_and_serves_retries(system: Arranged) -
 
 
 async def ask_three_times(url: str, certs: Path, files: list[bytes], clients: int) -> list[list[int]]:
-    """Return the labels that parallel clients get for three pictures each, one after another."""
-
     async def one(number: int) -> list[int]:
         async with AsyncHttpsClient(url, certs=certs, deadline_s=DEADLINE_S) as client:
             return [int((await client.recognise_files([files[3 * number + turn]])).labels) for turn in range(3)]
@@ -552,7 +523,6 @@ async def ask_three_times(url: str, certs: Path, files: list[bytes], clients: in
 
 
 def label_of(answer: HttpAnswer) -> int:
-    """Return the class in a response of `/recognize`."""
     assert answer.status == 200
     (result,) = json.loads(answer.body)["results"]
     return int(result["class"])
@@ -562,19 +532,16 @@ def label_of(answer: HttpAnswer) -> int:
 
 
 def tcp(service: Running) -> socket.socket:
-    """Return a connection to a service on which nothing was sent yet."""
     plain = socket.create_connection(("127.0.0.1", service.port), 10)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return plain
 
 
 def connected(system: Arranged) -> ssl.SSLSocket:
-    """Return a client's connection to the edge."""
     return client_context(system.certs, "client").wrap_socket(tcp(system.edge), server_hostname="127.0.0.1")
 
 
 def head(length: int) -> bytes:
-    """Return the head of a request with a picture of `length` bytes."""
     return f"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
@@ -674,7 +641,6 @@ def test_a_cloud_that_ends_answers_what_it_accepted(system: Arranged) -> None:
 
 
 def listens(port: int) -> bool:
-    """Return whether a process accepts connections at a port."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
         return True
     return False

@@ -34,7 +34,6 @@ with socket.create_server((sys.argv[1], 0)) as listener:
 
 @pytest.fixture
 def far_away() -> Iterator[Network]:
-    """A namespace behind a link that the kernel limits to `RATE`. Skips without namespaces."""
     if not shutil.which("tc"):
         unavailable("there is no tc: install Debian's iproute2")
     with networks(("far",)) as made:
@@ -43,7 +42,6 @@ def far_away() -> Iterator[Network]:
 
 
 def seconds_to(address: tuple[str, int]) -> float:
-    """Return the seconds until the peer has received all data."""
     with socket.create_connection(address, timeout=20) as near:
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         start = time.perf_counter()
@@ -53,7 +51,6 @@ def seconds_to(address: tuple[str, int]) -> float:
 
 
 def least_to(address: tuple[str, int]) -> float:
-    """Return the least of three times, because other load only adds to each."""
     return min(seconds_to(address) for _ in range(3))
 
 

@@ -22,7 +22,6 @@ NETWORK = "resnet18"  # the network that trains fastest on a CPU
 
 
 def own(data: Path) -> str:
-    """Return the lines of a parameters cell that give a notebook a data folder of its own."""
     return f'import os\nos.environ["WORKBENCH_DATA"] = "{data}"\n'
 
 

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.timeout(300)  # a notebook may take 200 s
 
 
 def papermill(name: str, output: Path, data: Path, **parameters: Any) -> None:
-    """Run a notebook with papermill's own command. Leave its exit status and its output in files."""
     given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -69,7 +68,6 @@ class Executed(dict[str, tuple[Path, int, str]]):
 
 @pytest.fixture(scope="module")
 def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """The notebooks, executed on first access."""
     return Executed(tiny_root, tmp_path_factory)
 
 

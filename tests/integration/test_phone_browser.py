@@ -61,20 +61,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(networks: Pair, neural: Neural, digits: Dataset, folder: Path) -> Callable[..., AbstractContextManager[Both]]:
-    """Starts an edge with the given options, and its cloud."""
     return functools.partial(both_of, networks, neural, digits, folder)
 
 
 @pytest.fixture(scope="module")
 def both(served: Callable[..., AbstractContextManager[Both]]) -> Iterator[Both]:
-    """An edge that accepts a token, and its cloud."""
     with served(token=Token(SECRET.encode())) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: str, folder: Path) -> Iterator[Browser]:
-    """A browser with a camera that trusts the edge's key, and no other key without an authority."""
     certificate = x509.load_pem_x509_certificate((folder / "edge" / "edge.pem").read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     trusted = f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}"
@@ -105,7 +102,6 @@ def watched() -> Watched:
 
 @pytest.fixture
 def opened(browser: Browser, watched: Watched) -> Iterator[Open]:
-    """Opens a page at a URL, in a separate profile. At the end the test fails for errors, and for requests to other hosts."""
     urls: set[str] = set()
     with contextlib.ExitStack() as stack:
 
@@ -153,7 +149,6 @@ def start_camera(page: Page) -> None:
 
 
 def shoot(page: Page) -> None:
-    """Take a picture, and wait for its result."""
     before = page.locator("#label").inner_text(), page.locator("#sent").get_attribute("src")
     page.get_by_role("button", name="Take a picture").click()
     page.wait_for_function(
@@ -164,7 +159,6 @@ def shoot(page: Page) -> None:
 
 
 def pixels(page: Page, name: str) -> np.ndarray[Any, Any]:
-    """Return the pixels of a picture on the page, H x W x 3. Its policy forbids fetching its blobs, but allows drawing them."""
     drawn: dict[str, Any] = page.locator(name).evaluate(
         """async (image) => {
             await image.decode();
@@ -183,7 +177,6 @@ def opened_file(file: bytes) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def received(both: Both, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The received bodies at the edge."""
     bodies: list[bytes] = []
     answer = both.edge.service._direct["/recognize"]
 
@@ -196,7 +189,6 @@ def received(both: Both, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 def cards(files: list[bytes], folder: Path) -> list[str]:
-    """Write files, and return their paths."""
     paths = []
     for index, file in enumerate(files):
         (folder / f"{index}.jpg").write_bytes(file)

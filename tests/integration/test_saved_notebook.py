@@ -33,7 +33,6 @@ DRAWN = """([strength]) => {
 
 
 def stage_in(page: str) -> dict[str, Any]:
-    """Return the state of the stage in a page of nbconvert, in the form of `open_stage`."""
     match = STATE.search(page)
     assert match is not None
     models = json.loads(match[1])["state"].values()

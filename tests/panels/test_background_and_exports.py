@@ -37,8 +37,9 @@ def test_the_curves_are_measured_while_the_hand_rests(explorer: Explorer) -> Non
     assert explorer.stage.curves == first
 
 
-def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_tasks, "ATTACK", (64, 256))
+def test_an_attacker_learns_and_its_guess_follows(fresh: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    explorer = fresh
+    monkeypatch.setattr(background_tasks, "ATTACK", (64, 64))
     explorer.codec = "png"
     assert explorer.rest()
     assert meta(explorer)["psnr"] is None
@@ -46,7 +47,7 @@ def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatc
     press(explorer, "attack")
     assert explorer.rest()
     assert explorer.stage.frames["id"] > before, "the page forgets what it knew without a guess"
-    assert meta(explorer)["note"] == "learnt: 64 pairs, strength 1, 256 passes"
+    assert meta(explorer)["note"] == "learnt: 64 pairs, strength 1, 64 passes"
     assert meta(explorer)["psnr"][0] > 0
     first = pixels(explorer, "attacker").copy()
     explorer.stage.number = 3
@@ -64,11 +65,11 @@ def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatc
     assert meta(explorer)["psnr"] is None, "of what another codec leaves it knows nothing"
 
 
-def test_a_perfect_guess_has_a_finite_psnr(explorer: Explorer) -> None:
+def test_a_perfect_guess_has_a_finite_psnr(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(explorer.settings(), codec="png", strength=0.0)
     captured, _ = explorer.compute(settings)
     perfect = pipeline.Attack(lambda _: captured.original, 1, 1, 0.0)
-    explorer.pipeline.attacks[settings.codec, settings.graded, settings.rate] = perfect
+    monkeypatch.setitem(explorer.pipeline.attacks, (settings.codec, settings.graded, settings.rate), perfect)
     _, seen = explorer.compute(settings)
     assert seen.psnr is not None
     assert seen.psnr.tolist() == [pipeline.MOST_PSNR]

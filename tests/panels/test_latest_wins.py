@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.explorers import meta, opened, pixels, press, said
+from tests.support.waiting import until
 from workbench.panels import Explorer
 from workbench.panels.settings import Settings
 from workbench.pictures import to_uint8
@@ -30,7 +31,7 @@ def test_the_newest_setting_wins(explorer: Explorer) -> None:
     assert np.array_equal(pixels(explorer, "cloud"), expected)
 
 
-def test_setting_returns_at_once_and_settings_do_not_queue(explorer: Explorer) -> None:
+def test_setting_returns_at_once_and_settings_do_not_queue(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[float] = []
     real, gate = explorer.compute, threading.Event()
 
@@ -39,7 +40,7 @@ def test_setting_returns_at_once_and_settings_do_not_queue(explorer: Explorer) -
         assert gate.wait(20)
         return real(settings)
 
-    explorer.compute = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(explorer, "compute", slow)
     start = time.monotonic()
     for step in range(30):
         explorer.strength = step / 100
@@ -76,44 +77,37 @@ def test_a_view_that_is_overtaken_is_given_up_between_two_stages(explorer: Explo
     assert 0.123 not in [key[2] for key in keys], "its payload was never decoded"
 
 
-def test_a_failed_computation_is_reported_and_the_next_shown(explorer: Explorer, capsys: pytest.CaptureFixture[str]) -> None:
-    real = explorer.compute
-
+def test_a_failed_computation_is_reported_and_the_next_shown(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(settings: Settings) -> Any:
         raise ZeroDivisionError("<i>nothing</i>")
 
-    explorer.compute = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(explorer, "compute", fail)
     explorer.strength = 0.2
     assert explorer.wait()
     assert said(explorer) == "ZeroDivisionError: <i>nothing</i>"
     assert "ZeroDivisionError" in capsys.readouterr().err
-    explorer.compute = real  # type: ignore[method-assign]
+    monkeypatch.undo()
     explorer.strength = 0.3
     assert explorer.wait()
     assert meta(explorer)["strength"] == 0.3
     assert said(explorer) == "", "what is over is no longer said"
 
 
-def test_another_of_the_same_name_takes_its_place(explorer: Explorer, tmp_path: Path) -> None:
+def test_another_of_its_name_closes_a_view_which_frees_its_networks(fresh: Explorer, tmp_path: Path) -> None:
+    network = weakref.ref(fresh.pipeline.pair.generator)
+    assert fresh.rest()
+    assert [thread.is_alive() for thread in fresh.worker.threads] == [True, True]
     second = opened(tmp_path)
     try:
         assert second.wait(60)
-        assert not explorer.wait(1), "the first is closed"
-        explorer.strength = 0.1
-        press(explorer, "random")
-        assert explorer.view is not None
-        assert explorer.view.settings.strength == 1.0, "what was shown stays"
+        assert not fresh.wait(1), "the first is closed"
+        assert not any(thread.is_alive() for thread in fresh.worker.threads)
+        fresh.strength = 0.1
+        press(fresh, "random")
+        assert fresh.view is not None
+        assert fresh.view.settings.strength == 1.0, "what was shown stays"
+        until(lambda: gc.collect() >= 0 and network() is None, pause=0.02)
     finally:
         second.close()
-
-
-def test_a_view_that_is_closed_keeps_no_networks(explorer: Explorer) -> None:
-    network = weakref.ref(explorer.pipeline.pair.generator)
-    assert explorer.rest()
-    explorer.close()
-    deadline = time.monotonic() + 30
-    while network() is not None and time.monotonic() < deadline:
-        gc.collect()
-        time.sleep(0.02)
-    assert network() is None
-    assert explorer.view is not None, "what was shown stays"

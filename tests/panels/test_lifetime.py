@@ -50,20 +50,12 @@ assert left_open.wait(120)
 """
 
 
-def test_closing_joins_the_threads(tiny_data: Path, tmp_path: Path) -> None:
-    made = opened(tmp_path)
-    assert made.wait(60)
-    assert [thread.is_alive() for thread in made.worker.threads] == [True, True]
-    made.close()
-    assert not any(thread.is_alive() for thread in made.worker.threads)
-    made.close()
-
-
 def test_a_thread_may_close_its_own_explorer(tiny_data: Path, tmp_path: Path) -> None:
     made = opened(tmp_path)
     assert made.wait(60)
     made.tasks.later(made.close)
     assert threads.join(made.worker.threads, 60)
+    made.close()
 
 
 @pytest.mark.system

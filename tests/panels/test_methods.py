@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +132,19 @@ def same(images: Any) -> Any:
     [
         ({}, IMAGES, {}, "no method to compare"),
         ({"a": (same, same)}, IMAGES, {}, "method 'a' must be three callables"),
-        ({"a": (same, as_jpeg, from_jpeg)}, IMAGES[0], {}, r"expected images N x 3 x H x W, .* got (3, 32, 32)"),
+        (
+            {"a": (same, as_jpeg, from_jpeg)},
+            IMAGES[0],
+            {},
+            "expected images N x 3 x H x W, H and W at least 11, got (3, 32, 32)",
+        ),
         ({"a": (same, as_jpeg, from_jpeg)}, IMAGES + 2, {}, "floats in [0, 1], got torch.float32 from 2 to 2"),
         ({"a": (same, as_jpeg, from_jpeg)}, IMAGES, {"labels": [1]}, "expected 2 labels, got (1,)"),
         ({"a": (same, as_jpeg, from_jpeg)}, IMAGES, {"picture": 2}, "picture 2 is not there: 2 images were given"),
     ],
 )
 def test_wrong_methods_and_images_are_named(methods: Any, images: Any, more: dict[str, Any], message: str) -> None:
-    import re
-
-    pattern = message if message.startswith("expected images") else re.escape(message)
-    with pytest.raises(UsageError, match=pattern.replace("(3, 32, 32)", r"\(3, 32, 32\)")):
+    with pytest.raises(UsageError, match=re.escape(message)):
         Explorer.compare(methods, images, **more)
 
 

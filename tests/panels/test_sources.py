@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.explorers import DIGITS, PAIR, everything, meta, opened, pixels, press, said, upload
+from tests.support.explorers import DIGITS, everything, meta, opened, pixels, press, said, upload
 from tests.support.uploads import awkward, png
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError, WorkbenchError
@@ -167,12 +167,6 @@ def test_a_folder_is_shown_and_what_in_it_is_no_picture_is_said(explorer: Explor
     press(explorer, "folder", path=str(folder / "not there"))
     assert "does not exist" in said(explorer)
     assert explorer.source == "folder my pictures"
-
-
-def test_the_pairs_and_generators_that_are_there_are_offered(explorer: Explorer) -> None:
-    assert explorer.stage.options["pairs"] == [PAIR]
-    assert [name for name, _ in explorer.stage.options["variants"]] == [""]
-    assert explorer.stage.options["codecs"] == ["neural", "compressai", "png", "jpeg", "webp"]
 
 
 def test_a_variant_that_is_not_there_is_said(tiny_data: Path, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.support.trainings import few
+from tests.support.waiting import until
 from workbench import weights
 from workbench.data import load
 from workbench.errors import RunError
@@ -44,7 +45,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trainers() -> Iterator[Callable[..., Trainer]]:
-    """Yield a function that makes trainers of the small data set. All are closed afterwards."""
     made: list[Trainer] = []
 
     def make(folder: Path, **options: Any) -> Trainer:
@@ -57,15 +57,7 @@ def trainers() -> Iterator[Callable[..., Trainer]]:
         trainer.close()
 
 
-def until(look: Callable[[], Any], trainer: Trainer, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, f"{trainer.state}: {trainer.message.value}"
-        time.sleep(0.01)
-
-
 def shas(root: Path) -> dict[str, str]:
-    """Return the SHA-256 of all weights below a data folder, by name."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("runs/weights/*/*.json")]
     assert all(manifest["complete"] for manifest in found)
     return {manifest["name"]: manifest["sha256"] for manifest in found}
@@ -96,9 +88,9 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     trainer = trainers(folder, name="resumed")
     assert trainer.state == "training"
     assert (trainer.start_button.disabled, trainer.stop_button.disabled) == (True, False)
-    until(lambda: trainer.histories.get(f"classifier {TARGET}"), trainer)  # wait for the first epoch
+    until(lambda: trainer.histories.get(f"classifier {TARGET}"), SECONDS)  # wait for the first epoch
     trainer.stop_button.click()
-    until(lambda: trainer.state == "interrupted", trainer)
+    until(lambda: trainer.state == "interrupted", SECONDS)
     assert re.match(r"interrupted: stopped at step \d+ of \d+ of .*; Resume goes on from there", words(trainer))
     with pytest.raises(RunError, match="training was interrupted at step .*press Resume, then run this cell again"):
         trainer.wait()
@@ -131,7 +123,6 @@ def family(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[str], Path]]:
-    """A trainer after a complete training, the lines of its status meanwhile, and its data folder."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(root))
@@ -200,7 +191,7 @@ def test_another_of_its_name_takes_its_place_and_interrupts_it(
     folder: Path, own: Path, trainers: Callable[..., Trainer]
 ) -> None:
     first = trainers(folder, name="same")
-    until(lambda: first.totals, first)
+    until(lambda: first.totals, SECONDS)
     second = trainers(folder, name="same", begin=False)
     assert first.state == "interrupted"
     assert second.state == "idle"
@@ -212,7 +203,7 @@ def test_another_of_its_name_takes_its_place_and_interrupts_it(
 @pytest.mark.timeout(120)
 def test_a_killed_process_is_reported_and_resumed(folder: Path, own: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(folder, name="killed")
-    until(lambda: trainer.totals, trainer)
+    until(lambda: trainer.totals, SECONDS)
     assert trainer._process is not None
     trainer._process.kill()
     with pytest.raises(RunError, match="ended with -9"):
@@ -246,14 +237,11 @@ def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> Non
     )
     parent = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    learner = int(parent.stdout.readline())
+    learning = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 60
-    while alive(learner):
-        assert time.monotonic() < deadline, "it trains on for nobody"
-        time.sleep(0.05)
+    until(lambda: not alive(learning), 60, "it trains on for nobody")
 
 
 def alive(process: int) -> bool:
@@ -300,36 +288,31 @@ def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own
 # --- what the process says -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.system
-@pytest.mark.timeout(200)
-def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Path) -> None:
+@contextlib.contextmanager
+def learner(folder: Path) -> Iterator[Any]:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
     asked |= {"seed": 0, "compressor": False, "device": "cpu"}
     command = [sys.executable, "-m", "workbench.panels.learner"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdin is not None
-        assert process.stdout is not None
         process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
+        yield process
+
+
+@pytest.mark.system
+@pytest.mark.timeout(200)
+def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Path) -> None:
+    with learner(folder) as process:
         labels = []
         for line in process.stdout:
             message = json.loads(line)
             labels += [message["bar"]] if "bar" in message else []
             if len(message.get("epoch", ())) == 3:  # the fourth epoch is the last, with one step
                 process.stdin.write("stop\n")
-                process.stdin.flush()
         assert process.wait(60) == STOPPED
     assert set(labels) <= {f"classifier {TARGET}", f"classifier {AUXILIARY}"}
     found = weights.find(AUXILIARY, family(folder))
     assert found is None or not found.complete
-
-
-def told(*texts: str) -> list[dict[str, Any]]:
-    out = io.StringIO()
-    writer = Reporter(out)
-    for text in texts:
-        writer.write(text)
-    return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 def test_a_progress_bar_is_told_as_its_state_and_words_as_words() -> None:
@@ -349,32 +332,19 @@ def test_a_progress_bar_is_told_as_its_state_and_words_as_words() -> None:
 
 
 def test_lines_that_come_in_parts_are_told_once_they_are_whole() -> None:
-    assert told("one ", "line\ntwo\r", "\x1b[31mthree\x1b[0m\n", "\n") == [
-        {"line": "one line"},
-        {"line": "two"},
-        {"line": "three"},
-    ]
+    out = io.StringIO()
+    writer = Reporter(out)
+    for text in ("one ", "line\ntwo\r", "\x1b[31mthree\x1b[0m\n", "\n"):
+        writer.write(text)
+    assert [json.loads(line)["line"] for line in out.getvalue().splitlines()] == ["one line", "two", "three"]
 
 
 @pytest.mark.system
 def test_an_interrupt_stops_the_process_under_any_shell(folder: Path, own: Path) -> None:
-    asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
-    asked |= {"seed": 0, "compressor": False, "device": "cpu"}
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        command = [sys.executable, "-m", "workbench.panels.learner"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    finally:
+    with learner(folder) as process:
         signal.signal(signal.SIGINT, previous)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(asked) + "\n")
-    process.stdin.flush()
-    for line in process.stdout:
-        if "bar" in json.loads(line):
-            break
-    process.send_signal(signal.SIGINT)
-    process.stdout.read()
-    assert process.wait(60) == STOPPED
-    process.stdin.close()
-    process.stdout.close()
+        next(line for line in process.stdout if "bar" in json.loads(line))
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) == STOPPED

@@ -24,7 +24,8 @@ from workbench.system import Client, codec_for
 from workbench.weights import Pair
 
 
-def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer, digits: Dataset) -> None:
+def test_at_first_it_shows_the_first_picture_at_full_strength(fresh: Explorer, digits: Dataset) -> None:
+    explorer = fresh
     assert np.array_equal(pixels(explorer, "original"), digits.test.images[0].permute(1, 2, 0).numpy()), "pixel by pixel"
     frames, seen = explorer.stage.frames, meta(explorer)
     assert (frames["numbers"], frames["labels"]) == ([0], [int(digits.test.labels[0])])
@@ -33,6 +34,9 @@ def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer
     assert set(seen["spent"]) == {"client_compression", "generator", "compression", "decompression", "classifier"}
     assert explorer.stage.options["count"] == 12
     assert explorer.stage.options["classes"] == list(digits.classes)
+    assert explorer.stage.options["pairs"] == [PAIR]
+    assert [name for name, _ in explorer.stage.options["variants"]] == [""]
+    assert explorer.stage.options["codecs"] == ["neural", "compressai", "png", "jpeg", "webp"]
     assert not explorer.error
 
 
@@ -162,7 +166,6 @@ def test_the_first_picture_comes_with_the_controls() -> None:
 
 
 def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return a list that receives the views sent in advance."""
     sent: list[dict[str, Any]] = []
 
     def keep(content: dict[str, Any], buffers: Any = None) -> None:
@@ -207,7 +210,6 @@ def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkey
 
 
 def give(explorer: Explorer, variable: Neural) -> None:
-    """Replace the compressor of a view by one of several rates."""
     assert explorer.rest()
     networks = explorer.pipeline
     networks.pair = replace(networks.pair, compressor=variable.compressor)
@@ -218,9 +220,10 @@ def give(explorer: Explorer, variable: Neural) -> None:
     assert explorer.wait()
 
 
-def test_no_cell_waits_for_the_surface_over_the_rates(
-    explorer: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
+def test_a_compressor_of_several_rates_has_a_slider_and_a_surface(
+    fresh: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    explorer = fresh
     begun, gate = threading.Event(), threading.Event()
 
     def measure(*_: Any) -> list[dict[str, Any]]:
@@ -233,12 +236,8 @@ def test_no_cell_waits_for_the_surface_over_the_rates(
     explorer.tasks.refresh()
     assert explorer.rest(60)
     assert len(explorer.curve()) == 7
-    assert begun.wait(60)
+    assert begun.wait(60), "no cell waits for the surface"
     gate.set()
-
-
-def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
-    give(explorer, variable)
     assert explorer.stage.options["rates"] == list(variable.rates)
     few = meta(explorer)
     explorer.rate = 1.0

@@ -57,7 +57,6 @@ def chromium_path() -> str:
 
 @contextlib.contextmanager
 def launched(chromium: str, *flags: str) -> Iterator[Browser]:
-    """Start a headless browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -81,7 +80,6 @@ class Parked:
     @classmethod
     @contextlib.contextmanager
     def launched(cls, chromium: str) -> Iterator[Parked]:
-        """Start the browser, parked."""
         with launched(chromium) as browser:
             loop = asyncio.get_running_loop()  # Playwright leaves its loop set in this thread
             asyncio._set_running_loop(None)
@@ -92,7 +90,6 @@ class Parked:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Browser]:
-        """Yield the browser, which works until the context ends."""
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self.loop)
         try:
@@ -102,8 +99,6 @@ class Parked:
 
 
 def watched(page: Page, found: list[str]) -> Page:
-    """Record each error on the console and each request to another host."""
-
     def asked(request: Any) -> None:
         address = urlsplit(request.url)
         if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in ("127.0.0.1", "localhost"):
@@ -139,7 +134,6 @@ class Lab:
 
 @contextlib.contextmanager
 def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Start a JupyterLab on a folder, with its settings under `place` and without network access. Yield its URL."""
     names = (
         "JUPYTER_CONFIG_DIR",
         "JUPYTER_DATA_DIR",
@@ -182,7 +176,6 @@ def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = N
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
-    """Terminate a process and wait for it."""
     process.terminate()
     try:
         process.wait(timeout=20)
@@ -192,7 +185,6 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:
-    """Copy a notebook to a folder, with `more` after its parameters, and return the copy's path."""
     read = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     (cell,) = [cell for cell in read.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source += f"\n{more}"
@@ -202,13 +194,11 @@ def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:
 
 
 def open_notebook(page: Page, lab: str, name: str, mode: str = "lab") -> None:
-    """Open a notebook and wait for its kernel."""
     page.goto(f"{lab}{mode}/workspaces/{uuid.uuid4().hex}/tree/{name}?token={TOKEN}")
     page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
 
 
 def run_all(page: Page) -> None:
-    """Run all cells with the menu."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
@@ -224,7 +214,6 @@ def saved(page: Page, path: Path) -> Sequence[Any] | None:
 
 
 def accessible(page: Page, part: str) -> None:
-    """Check a part of a page with axe-core. Fail for a serious finding."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, part).response["violations"]

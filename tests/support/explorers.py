@@ -22,7 +22,6 @@ def opened(folder: Path, **parameters: Any) -> Explorer:
 
 
 def pixels(explorer: Explorer, name: str, k: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a picture in the page's form: of the frames, at the cloud, or an attacker's guess."""
     frames, seen = explorer.stage.frames, explorer.stage.seen
     shape = (-1, frames["height"], frames["width"], 3)
     if name in ("original", "received", "full"):
@@ -44,7 +43,6 @@ def said(explorer: Explorer) -> str:
 
 
 def press(explorer: Explorer, do: str, *buffers: bytes, **content: Any) -> None:
-    """Send a message like a button of the page."""
     explorer.stage._handle_custom_msg({"do": do, **content}, [memoryview(each) for each in buffers])
 
 

@@ -58,7 +58,6 @@ SCRIPT = """async ([state, module, css]) => {
 
 
 def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
-    """Show a stage with a state in an empty page."""
     page.set_content(
         f'<!doctype html><html lang="en" style="color-scheme: {theme}"><title>stage</title>'
         '<body style="background: light-dark(#fff, #111)"></body></html>'
@@ -68,7 +67,6 @@ def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
 
 
 def main() -> None:
-    """Draw the pictures of the documentation."""
     from tests.support import browsers
     from workbench.panels import Explorer
 

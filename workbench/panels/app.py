@@ -64,7 +64,6 @@ def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbfo
 
 
 def _names(source: str) -> list[str]:
-    """Return the names of the parameters that a cell declares."""
     return [line.partition(":")[0].strip() for line in source.splitlines() if ":" in line.partition("=")[0]]
 
 
@@ -139,7 +138,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a parameter's value from its text, parsed as YAML like in papermill. Raises UsageError if it is not YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -1,7 +1,10 @@
-"""The longer tasks of the view `explore`: curves, searches, attackers, the map, exports, and prefetched views.
+"""The longer tasks of the view `explore`, which run one after another in their own thread and pause while the user is active.
 
-The tasks run one after another in their own thread, and pause while the user moves a control. Curves are accuracy, SSIM and
-bytes over strength, the surface is accuracy and bytes over strength and rate. The map has a point for each picture.
+- curves: accuracy, SSIM and bytes of the test images over strength; the surface: accuracy and bytes over strength and rate
+- a search: labels, SSIM and an attacker's PSNR of a collection's first pictures, to filter and sort them
+- an attacker: a network that learns to reconstruct pictures from what the cloud decodes
+- the map: a point for each picture, from the target's features
+- prefetched views: the cloud's results at other strengths and rates, sent to the page before the user selects them
 """
 
 from __future__ import annotations
@@ -33,8 +36,7 @@ Key = tuple[str, str, str, int, float]
 class BackgroundTasks:
     """A thread with a queue of requested tasks. An idle thread measures the curves, then the surface, then prefetches views.
 
-    A prefetched view is the cloud's result at another strength or rate, sent to the page before the user selects it.
-    `self.curves`, `self.surfaces` and `self.scans` (the results of searches) cache the measurements by settings.
+    `curves`, `surfaces` and `scans` (the results of searches) cache the measurements by settings.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -61,13 +63,13 @@ class BackgroundTasks:
             self.explorer.worker.changed.notify_all()
 
     def refresh(self) -> None:
-        """Schedule the curves of the present settings, from the cache if they were measured."""
+        """Show the curves of the present settings, after measuring them if necessary."""
         with self.explorer.worker.changed:
             self._stale = True
             self.explorer.worker.changed.notify_all()
 
     def look_ahead(self) -> None:
-        """Schedule prefetching of views at other strengths and rates than the present ones."""
+        """Send views at other strengths and rates to the page in advance."""
         with self.explorer.worker.changed:
             self._ahead = True
             self.explorer.worker.changed.notify_all()
@@ -98,7 +100,6 @@ class BackgroundTasks:
     # --- prefetched views ----------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Prefetch views at other strengths and rates, the nearest strengths first, until the settings change."""
         self._pace()
         explorer, settings = self.explorer, self.explorer.settings()
         number, method = explorer.shown, explorer.method_of(settings)
@@ -119,7 +120,7 @@ class BackgroundTasks:
         self._around = around
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the cloud's results at all strengths and rates that are prefetched, packed for the page (see `pack_seen`)."""
+        """Return the cloud's results at all strengths and rates that are prefetched, each in the format of `pack_seen`."""
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
         captured = explorer.capture(method, settings)
@@ -138,11 +139,9 @@ class BackgroundTasks:
 
     @staticmethod
     def key(settings: Settings) -> Key:
-        """Return the cache key of a curve over strength: the settings that the curve depends on."""
         return settings.pair, settings.variant, settings.codec, settings.graded, settings.rate
 
     def _measure(self) -> None:
-        """Measure the curves at the present settings unless they are cached, show them, and schedule the surface."""
         self._pace()
         explorer = self.explorer
         if not explorer.measurable:
@@ -158,7 +157,6 @@ class BackgroundTasks:
             self.refresh()
 
     def _measure_surface(self) -> None:
-        """Measure the surface at the present settings unless it is cached, and show it. `idle` does not wait for it."""
         self._pace()
         settings = self.explorer.settings()
         key, rates = self.key(settings), self.explorer.method_of(settings).rates(settings.codec)
@@ -170,10 +168,6 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return an evaluation of up to `limit` test images, which pauses while the user is active.
-
-        The evaluation raises Superseded if a task waits or the settings change.
-        """
         from .curves import Paced
 
         def pace() -> None:
@@ -233,7 +227,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter or sort a collection's first `pipeline.SCANNED` pictures by the cloud's labels, SSIM or attacker's PSNR."""
+        """Filter or sort a collection's first `SCANNED` (512) pictures by the cloud's labels, SSIM or an attacker's PSNR."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -256,13 +250,12 @@ class BackgroundTasks:
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     def show_map(self, on: bool) -> None:
-        """Switch the map (see `draw_map`) and its updates on or off."""
         self.mapping = on
         if on:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Draw the map: the target's features of the collection's first `MAPPED` decoded pictures, projected to a plane."""
+        """Draw the map: a point for each of the first `MAPPED` decoded pictures, which projects the target's features of it."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -282,7 +275,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker (inversion network) at the present settings, and show its reconstructions from then on."""
+        """Train an attacker at the present settings, and show its reconstructions from then on."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -308,7 +301,7 @@ class BackgroundTasks:
     # --- exports -------------------------------------------------------------------------------------------------------------
 
     def export(self, kind: str) -> None:
-        """Write the present view as `kind` (of `exports.KINDS`) and report the files. A figure also shows the pinned views."""
+        """Write the present view as a file of `kind`, one of `exports.KINDS`. A figure also shows the pinned views."""
         explorer, view = self.explorer, self.explorer.view
         if view is None:
             return
@@ -325,7 +318,6 @@ class BackgroundTasks:
         self._offer(paths)
 
     def _offer(self, paths: list[Path]) -> None:
-        """Report written files. Send a single file to the browser as a download."""
         explorer = self.explorer
         where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
         explorer.report(f"written: {where}", kept=True)
@@ -336,8 +328,7 @@ class BackgroundTasks:
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
         """Return the parameters of the notebook `explore` that reproduce a view.
 
-        If the view shows uploaded pictures, the first is written below `folder`, so that the parameters can name this folder.
-        `gain` is passed to `write_pictures`.
+        An uploaded picture is first written below `folder`, because the notebook reads its pictures from a folder.
         """
         explorer = self.explorer
         settings: Settings = view.settings

@@ -25,13 +25,14 @@ STOPS = tuple(k / 10 for k in range(11))  # selectable values of a continuous ra
 
 
 class CallableMethod(Method):
-    """A method of three callables `protect`, `encode` and `decode`, and optionally `recognise`.
+    """A method of three functions `protect`, `encode` and `decode`, and optionally `recognise`.
 
-    Images are N x 3 x H x W in [0, 1]. The callables get numpy arrays if `numpy`, else torch tensors.
+    Images are N x 3 x H x W in [0, 1]: numpy arrays if `numpy`, else torch tensors.
 
-    `protect(images)` returns the images at full strength. `encode(images)` or `encode(images, rate)`, with a rate in [0, 1],
-    returns N byte strings, or one byte string for the whole batch. `decode(payload)` gets the result of `encode` and returns
-    the images. `recognise(images)` returns N x K scores (probabilities or logits).
+    - `protect(images)` returns the images protected at full strength.
+    - `encode(images)` or `encode(images, rate)`, with a rate in [0, 1], returns N byte strings, or one for the whole batch.
+    - `decode(payload)` takes the result of `encode` and returns images.
+    - `recognise(images)` returns class scores N x K, probabilities or logits.
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -44,11 +45,9 @@ class CallableMethod(Method):
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The method's name, as its only codec."""
         return (self.name,)
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates, 0 to 1, or an empty tuple if `encode` takes no rate."""
         return STOPS if self._rated else ()
 
     def _capture(self, original: Tensor) -> Captured:
@@ -105,7 +104,6 @@ class CallableMethod(Method):
 
 
 def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
-    """Return {name: method}. Raises UsageError if `methods` is empty, or if a value is not a tuple of three callables."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
     return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}
@@ -132,10 +130,5 @@ def _takes_rate(encode: Callable[..., Any]) -> bool:
         parameters = inspect.signature(encode).parameters.values()
     except (TypeError, ValueError):
         return False
-    return (
-        sum(
-            each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-            for each in parameters
-        )
-        == 2
-    )
+    required = [each for each in parameters if each.default is each.empty]
+    return sum(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in required) == 2

@@ -1,4 +1,4 @@
-"""The live view that compares user-defined methods (see `Explorer.compare`), without networks of the workbench."""
+"""The view of `Explorer.compare`: pictures on their way through user-defined methods instead of the workbench's networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A live view of user-defined methods (see `Explorer.compare`). The setting `pair` selects a method by its name."""
+    """A view of user-defined methods, with the parameters of `Explorer.compare`. Its setting `pair` is a method's name."""
 
     def __init__(
         self,
@@ -59,11 +59,10 @@ class Comparison(LiveView):
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data, versions, commit. The weights are "none": a callable has no weights file."""
         from ..evaluation import provenance
 
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return the Python call that restores the settings as `python`. `command` is empty: no notebook has the callables."""
+        """Return the Python call that restores the settings. There is no command, because no notebook has the functions."""
         return {"python": self.settings().python(), "command": ""}

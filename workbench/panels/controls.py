@@ -20,8 +20,20 @@ SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also c
 MOST_PINS = 12
 
 
+def _choice(name: str, doc: str | None = None) -> Any:
+    """Return a property for a setting of the stage with the values that the page offers."""
+
+    def choose(view: Controls, value: str) -> None:
+        offered = [each[0] if isinstance(each, list) else each for each in view.stage.options.get(f"{name}s", [""])]
+        if value not in offered:
+            raise unknown(name, value, offered)
+        setattr(view.stage, name, value)
+
+    return property(lambda view: str(getattr(view.stage, name)), choose, doc=doc)
+
+
 class Controls(ViewBase):
-    """The part of a live view with its settings as attributes, to read and to set. An invalid value raises UsageError."""
+    """The part of a view whose settings code reads and sets as attributes. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -47,14 +59,9 @@ class Controls(ViewBase):
             raise UsageError(f"{self.stage.codec} has one rate, 0; got rate {value!r}: choose a codec with several rates")
         self.stage.rate = float(value)
 
-    @property
-    def codec(self) -> str:
-        """The name of the codec."""
-        return str(self.stage.codec)
-
-    @codec.setter
-    def codec(self, value: str) -> None:
-        self._choose("codec", value, self.stage.options["codecs"])
+    codec = _choice("codec")
+    pair = _choice("pair", "The name of the pair of classifiers, `target-X-auxiliary`, or of the user-defined method.")
+    variant = _choice("variant", "The name of another generator of the same pair. Empty selects the pair's own generator.")
 
     @property
     def quality(self) -> int:
@@ -67,26 +74,7 @@ class Controls(ViewBase):
         self.stage.quality = value
 
     @property
-    def pair(self) -> str:
-        """The name of the pair of classifiers, `target-X-auxiliary`, or of the method in a comparison."""
-        return str(self.stage.pair)
-
-    @pair.setter
-    def pair(self, value: str) -> None:
-        self._choose("pair", value, self.stage.options["pairs"])
-
-    @property
-    def variant(self) -> str:
-        """The name of the variant, another generator of the same pair. Empty selects the pair's own generator."""
-        return str(self.stage.variant)
-
-    @variant.setter
-    def variant(self, value: str) -> None:
-        self._choose("variant", value, [name for name, _ in self.stage.options.get("variants", [["", ""]])])
-
-    @property
     def source(self) -> str:
-        """The name of the chosen collection of pictures."""
         return str(self.stage.source)
 
     @source.setter
@@ -113,7 +101,6 @@ class Controls(ViewBase):
 
     def select(self, numbers: Sequence[int]) -> None:
         """Show pictures of the chosen collection, by number, all at once. Raises UsageError for an unknown number."""
-        numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
@@ -124,9 +111,6 @@ class Controls(ViewBase):
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
             self.stage.observe(handler, name)
-
-    def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
 
     def apply(self, **settings: Any) -> None:
         """Set several of `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures` at once.
@@ -155,7 +139,7 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several of the settings in `SETTINGS` by name in one step, and show the result. The page's undo uses this."""
+        """Set several settings of the page by name (see `SETTINGS`) in one step, as its undo button does."""
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -201,11 +185,6 @@ class Controls(ViewBase):
         if self.view is None:
             raise UsageError("nothing is shown yet: call explorer.wait() first")
 
-    def _choose(self, name: str, value: str, offered: Sequence[str]) -> None:
-        if value not in offered:
-            raise unknown(name, value, offered)
-        setattr(self.stage, name, value)
-
     def _require_sources(self) -> None:
         if not self.picture_source.sources and not self.worker.wait(lambda: bool(self.picture_source.sources), 600.0):
             raise UsageError("the pictures are not read: see explorer.error")
@@ -213,7 +192,7 @@ class Controls(ViewBase):
     # --- the page's controls -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Subscribe to changes of the stage (the widget of the page) and to messages from the page."""
+        """Subscribe to changes of the widget's settings and to messages from the page."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
@@ -230,7 +209,6 @@ class Controls(ViewBase):
         self.tasks.refresh()
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """Perform the action that `content["do"]` of a page's message names. `buffers` are the contents of uploaded files."""
         actions: dict[str, Callable[[], object]] = {
             "random": self.picture_source.random,
             "attack": lambda: self.tasks.later(self.tasks.attack),
@@ -252,7 +230,7 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Pin the present view, to keep it for comparison. Of more than `MOST_PINS` pins, the oldest is dropped."""
+        """Keep the present view on the page for comparison (a pin). Beyond `MOST_PINS` pins, the oldest is dropped."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()
@@ -262,7 +240,6 @@ class Controls(ViewBase):
         self._show_pins()
 
     def show_again(self, at: int) -> None:
-        """Apply the settings of the pinned view number `at`."""
         settings = self.pinned[at].settings
         source = self.picture_source.sources.get(settings.source)
         if source is None or settings.index >= len(source.split):

@@ -112,15 +112,15 @@ function each(size, k, image, left, top, colour) {
   }
 }
 
-export function blended(x, full, strength) {
+function blended(x, full, strength) {
   return (i) => x[i] + strength * (full[i] - x[i]);
 }
 
-export function difference(original, protectedPicture, gain) {
+function difference(original, protectedPicture, gain) {
   return (i) => ((Math.round(protectedPicture(i)) - original[i]) * gain) / 2 + 127.5;
 }
 
-export const keyOf = (id, strength, rate, codec, quality) =>
+const keyOf = (id, strength, rate, codec, quality) =>
   [id, Math.round(1000 * strength), Math.round(1000 * rate), codec, GRADED.includes(codec) ? quality : 0].join("|");
 
 // --- the view -----------------------------------------------------------------------------------------------------------------
@@ -296,16 +296,13 @@ class View {
     this.announce();
   }
 
-  undo() { this.step(this.past, this.future); }
-  redo() { this.step(this.future, this.past); }
-
   keydown(event) {
     const key = event.key.toLowerCase();
     if ((event.ctrlKey || event.metaKey) && (key === "z" || key === "y") && event.target.type !== "text") {
       event.preventDefault();
       event.stopPropagation();
-      if (key === "y" || event.shiftKey) this.redo();
-      else this.undo();
+      if (key === "y" || event.shiftKey) this.step(this.future, this.past);
+      else this.step(this.past, this.future);
     }
     if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // keys in the view must not trigger the notebook's shortcuts
   }
@@ -383,9 +380,10 @@ class View {
       slide("gain", "residual times", 1, 16, 0.5, (value) => this.set("gain", value)),
       select("layer", "sheet shows", "what every picture of the sheet shows"),
       group(
-        this.undoButton = button("undo", "undo", "undo (Ctrl+Z)", () => this.undo()),
-        this.redoButton = button("redo", "redo", "redo (Ctrl+Shift+Z)", () => this.redo()),
-        button("full", "full screen", "the view on the whole screen; Escape leaves it", () => this.fullScreen()),
+        this.undoButton = button("undo", "undo", "undo (Ctrl+Z)", () => this.step(this.past, this.future)),
+        this.redoButton = button("redo", "redo", "redo (Ctrl+Shift+Z)", () => this.step(this.future, this.past)),
+        button("full", "full screen", "the view on the whole screen; Escape leaves it", () => (
+          this.isWhole ? document.exitFullscreen() : this.root.requestFullscreen?.())),
       ),
     );
     this.cards = {};
@@ -497,11 +495,6 @@ class View {
   stop(rate) {
     const stops = this.options.rates ?? [];
     return stops.reduce((best, each) => (Math.abs(each - rate) < Math.abs(best - rate) ? each : best), stops[0] ?? 0);
-  }
-
-  fullScreen() {
-    if (this.isWhole) document.exitFullscreen();
-    else this.root.requestFullscreen?.();
   }
 
   // --- sizes ------------------------------------------------------------------------------------------------------------------

@@ -28,12 +28,11 @@ KEPT = 3  # pairs whose networks stay loaded
 
 
 class Explorer(LiveView):
-    """The interactive view of pictures on their way through a pair's networks: display `explorer.widget`.
+    """The interactive view of pictures on their way from a phone to the cloud: display `explorer.widget`.
 
-    The parameters are those of the notebook `explore`. The controls appear at once. Networks are loaded in the background, and
-    missing ones are trained if the data set has training images. Code reads and sets the settings as attributes: `strength`,
-    `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`. A new explorer closes an open one of the same `name`.
-    Raises UsageError for an invalid parameter.
+    The controls appear at once. The networks are loaded in the background, and missing ones are trained if the data set has
+    training images. A new explorer closes an open one of the same `name`. The other parameters are those of the notebook
+    `explore`, which explains each. Raises UsageError for an invalid one.
     """
 
     def __init__(
@@ -77,11 +76,11 @@ class Explorer(LiveView):
         name: str = "compare",
         **parameters: Any,
     ) -> LiveView:
-        """Show user-defined methods on images N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
+        """Show user-defined methods on `images` N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
 
-        A method is a tuple `(protect, encode, decode)` (see `callables.CallableMethod`). `recognise` returns scores N x K,
-        `labels` are the true classes, `classes` their names. Further `parameters` are those of `Comparison`. Raises UsageError
-        for other shapes and values.
+        `methods` maps names to tuples of functions `(protect, encode, decode)`, which `callables.CallableMethod` describes.
+        `recognise(images)` returns class scores N x K. `labels` are the true class indices, `classes` the class names.
+        `parameters` set the first view: strength, rate, picture, sheet, output. Raises UsageError for invalid values.
         """
         from .comparison import Comparison
 
@@ -90,9 +89,9 @@ class Explorer(LiveView):
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
-        """Wait for the curves at the present settings, and return the rows over strength (see `Evaluation.curve`).
+        """Wait for the curves at the present settings, and return one row for each strength, as `Evaluation.curve` does.
 
-        Raises the error that prevented the measurement, or RunError if the curves were not measured in time.
+        Raises the error that prevented the measurement, or RunError if there are no curves after 20 minutes.
         """
         self.rest()
         rows = self.tasks.curves.get(self.tasks.key(self.settings()))
@@ -101,13 +100,12 @@ class Explorer(LiveView):
         return rows
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data, seed, weights, device, versions, commit."""
         from ..evaluation import origin
 
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return the rows and captions for `plots.gallery`: the first picture of each class, at increasing strength."""
+        """Return rows of pictures at increasing strength, one of each class, and the class names, for `plots.gallery`."""
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
@@ -131,7 +129,7 @@ class Explorer(LiveView):
                 if self._picture < len(files):
                     self._bring_original(np.asarray(open_picture(files[self._picture])))
 
-    def _bring_original(self, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    def _bring_original(self, picture: Any) -> None:
         height, width, _ = picture.shape
         self.stage.frames = {
             **{"id": 0, "numbers": [self._picture], "labels": [-1], "names": [], "height": height, "width": width},
@@ -139,11 +137,13 @@ class Explorer(LiveView):
         }
 
     def _begin(self) -> None:
-        """Read and show the first picture, load the networks, then request the view. Runs in the worker's thread."""
         self.report("importing torch, reading the pictures…", busy=True)
-        from .sources import named
+        from ..data import load
+        from .sources import Source
 
-        first, self.classes, self.title, self.family = named(self.dataset, self.limit, self.data_dir)
+        dataset = self.load()
+        self.classes, self.title, self.family = dataset.classes, dataset.title, dataset.family
+        first = Source(dataset.test.head(self.limit or None), self.dataset)
         if self._picture >= len(first.split) and not self.folder:
             raise UsageError(
                 f"picture {self._picture} is not there: {self.title} has {len(first.split)} test pictures, from 0 on"
@@ -157,7 +157,7 @@ class Explorer(LiveView):
 
         self._ensure()
         if self.family == "cifar10" and self.dataset != "samples":
-            self.picture_source.offer("CIFAR-10, pristine samples", named("samples")[0])
+            self.picture_source.offer("CIFAR-10, pristine samples", Source(load("samples").test, "samples"))
         there = pairs_there(self.family)
         self.offer(pairs=there if self.stage.pair in there else [self.stage.pair, *there])
         self.fill_variants()
@@ -169,7 +169,6 @@ class Explorer(LiveView):
         self.tasks.refresh()
 
     def _ensure(self) -> None:
-        """Train the pair's missing networks, if the data set has training images."""
         dataset = self.load()
         if dataset.family != dataset.name and dataset.name != "folder":
             return
@@ -193,15 +192,14 @@ class Explorer(LiveView):
         super()._release()
 
     def load(self) -> Dataset:
-        """Return the data set that the explorer was opened with."""
         from ..data import load
 
         return load(self.dataset, self.data_dir or None)
 
     def fill_variants(self) -> None:
-        """Update the list of the generator's variants. If the selected variant is missing, select the first one.
+        """Offer the pair's variants on the page, and select the first if the selected one is missing.
 
-        A missing variant that the caller requested stays selected, so that loading it reports the error.
+        A missing variant that the constructor was given stays selected, so that loading it reports the error.
         """
         from .pipeline import variants_there
 
@@ -214,7 +212,6 @@ class Explorer(LiveView):
         self.offer(variants=[[name, text] for name, text in variants.items()])
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the pipeline with the networks for the settings, from a cache of `KEPT` pipelines, or load it."""
         key = (settings.pair, settings.variant)
         with self._loading:  # the worker's thread and the tasks' thread both load
             if key not in self._pipelines:
@@ -237,7 +234,6 @@ class Explorer(LiveView):
 
     @property
     def attacked(self) -> bool:
-        """Whether an attacker was trained in this explorer for the present pair and variant."""
         made = self._pipelines.get((self.stage.pair, self.stage.variant))
         return made is not None and bool(made.attacks)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .methods import Captured, Seen
 
-__all__ = ["HERE", "LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen", "projections", "require_projection"]
+__all__ = ["HERE", "LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen", "projections"]
 
 HERE = Path(__file__).parent
 LAYERS = ("protected", "cloud", "residual", "original", "attacker")
@@ -82,28 +82,22 @@ class Stage(anywidget.AnyWidget):
 
     @traitlets.validate("projection")
     def _is_available(self, proposal: Any) -> Any:
-        require_projection(proposal["value"])
-        return proposal["value"]
+        name = proposal["value"]
+        if name == "UMAP" and name not in projections():
+            raise UsageError("the projection 'UMAP' needs umap-learn: pip install umap-learn, or choose 'PCA'")
+        if name not in projections():
+            raise unknown("projection", name, projections())
+        return name
 
 
 def projections() -> list[str]:
-    """Return the map's projections whose packages are installed."""
     return ["PCA", *(["UMAP"] if find_spec(UMAP) else [])]
 
 
-def require_projection(name: str) -> None:
-    """Raise UsageError for a projection that is unknown or whose package is missing."""
-    if name == "UMAP" and name not in projections():
-        raise UsageError("the projection 'UMAP' needs umap-learn: pip install umap-learn, or choose 'PCA'")
-    if name not in projections():
-        raise unknown("projection", name, projections())
-
-
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
-    """Return the value of the stage's trait `frames`, with `number` as its id.
+    """Return the value of the stage's trait `frames`: the pixels of the original, received and fully protected pictures.
 
-    The value has the pixels of the original, the received and the fully protected pictures. The page blends received and
-    protected pictures. `labels` are class indices (-1: unknown), `names` are the file names, if any.
+    `number` is its id, to which the cloud's results refer. `labels` are class indices (-1: unknown), `names` are file names.
     """
     original = captured.on_original
     return {
@@ -122,10 +116,10 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 
 
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
-    """Return the value of the stage's trait `seen`: the cloud's result for the pictures of the frames with id `number`.
+    """Return the value of the stage's trait `seen`: the cloud's result for the pictures of the `frames` with id `number`.
 
-    `meta` has classes, measurements, `spent` (milliseconds by step) and `note` (the attacker's training). `blob` has the pixels
-    of the distinct decoded pictures, then of the attacker's reconstructions, if an attacker was trained.
+    `spent` are milliseconds by step, `note` is a text on the attacker's training. Of the returned items, `meta` has classes and
+    measurements, and `blob` the pixels of the distinct decoded pictures, followed by those of an attacker's reconstructions.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())
@@ -151,7 +145,6 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
 
 
 def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
-    """Return for each row of probabilities the `count` most likely classes, as [class index, probability]."""
     values, order = shares.topk(min(count, shares.shape[1]), dim=1)
     return [
         [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]

@@ -37,7 +37,7 @@ def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 
 def system_text(settings: Settings) -> str:
-    """Return the networks' name: `target-X-auxiliary`, with `@variant` if there is one."""
+    """Return the name of the settings' networks: `target-X-auxiliary`, and `@variant` for another generator."""
     return f"{settings.pair}@{settings.variant}" if settings.variant else settings.pair
 
 
@@ -52,8 +52,8 @@ def export(
 ) -> list[Path]:
     """Write views to a folder as `kind` (one of `KINDS` except `PAGE`), and return the files.
 
-    A figure shows all `views`, any other kind only the last view, which `parameters` reproduce. `gain` amplifies the residual
-    (protected minus original). `origin` has data, weights and versions.
+    A figure shows all `views`, any other kind the last one. `parameters` are the notebook's parameters that reproduce it, and
+    `origin` its data, weights and versions. `gain` amplifies the residual (protected minus original).
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -73,8 +73,8 @@ def export(
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
     """Write a view's pictures as PNG files at their own resolution, and return the paths.
 
-    The files are original, protected, cloud (decoded), residual (amplified by `gain`) and, if an attacker was trained, attacker
-    (its reconstruction). `only` selects a file by name ("": all).
+    The files are named original, protected, cloud (the decoded picture), residual (amplified by `gain`) and attacker (the
+    reconstruction, if there is one). `only` is the name of a single file to write (empty: all).
     """
     from ..pictures import residual
 

@@ -44,7 +44,7 @@ def at_once(connection: type[Any]) -> type[Any]:
 
 
 def load_ipython_extension(shell: object) -> None:
-    """Import the libraries of the interactive views in a thread, if the kernel's notebook mentions `workbench.panels`."""
+    """Import torch in a thread when a kernel starts whose notebook uses `workbench.panels`."""
     notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by a Jupyter server, not by papermill
     with contextlib.suppress(OSError, UnicodeError):
         if "workbench.panels" in notebook.read_text("utf-8"):

@@ -24,10 +24,10 @@ class Superseded(Exception):  # noqa: N818 - not an error
 
 
 class LatestWinsWorker(Generic[Request]):
-    """A thread that calls `begin` once, then `handle` with the newest request, and `end` after `close`.
+    """A thread that calls `begin` once, then `handle` with each newest request, and `end` after `close`.
 
-    The callbacks must not raise. The condition `self.changed` is notified of every request, and of every change between idle,
-    busy and closed. The worker counts as busy from its construction until `begin` has returned.
+    These functions must not raise. The condition `changed` is notified of each request, and when the worker becomes idle, busy
+    or closed. A new worker is busy until `begin` returns.
     """
 
     def __init__(

@@ -109,7 +109,6 @@ def _train(
     compressor: bool,
     device: str,
 ) -> None:
-    """Train the missing networks of a pair. Report the state of all the pair's networks before and after."""
     from .. import data, training, weights
 
     if preset not in training.PRESETS:

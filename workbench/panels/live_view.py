@@ -1,4 +1,4 @@
-"""The part of `explore` that computes the page's data for the newest settings, for methods with and without networks.
+"""The part of `explore` that computes the page's data for the newest settings.
 
 ::
 
@@ -7,6 +7,8 @@
       v
     Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, without a queue
       `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, prefetching           while the user is idle
+
+The stage is the widget. A method is a pair of networks, or user-defined functions, that protects and encodes pictures.
 """
 
 from __future__ import annotations
@@ -68,16 +70,16 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """Request the threads' end, and wait for it at most `CLOSE_S` seconds. The last view stays on the page."""
+        """End the background threads, waiting at most `CLOSE_S` seconds. The last view stays on the page."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
     def _glance(self) -> None:
-        """Show pictures together with the controls, if that needs no slow import. Does nothing by default."""
+        """Show the first picture together with the controls, if that needs no slow import."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """Read the pictures, load the method, and request the first view. Runs in the worker's thread."""
+        """Read the pictures, load the networks if any, and request the first view. Runs in the worker's thread."""
 
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
@@ -99,7 +101,7 @@ class LiveView(Controls):
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure: a picture with its measurements, or a sheet's first pictures without measurements."""
+        """Return the view as a figure: one picture with its measurements, or the first of several pictures without."""
         from .. import plots
 
         captured, seen = self._last
@@ -115,7 +117,7 @@ class LiveView(Controls):
     # --- the worker ----------------------------------------------------------------------------------------------------------
 
     def request(self) -> None:
-        """Request the view of the present settings from the worker, except inside `programmatic_update`."""
+        """Compute and show the view of the present settings in the worker's thread, except inside `programmatic_update`."""
         if not self.by_program and self.picture_source.sources:
             self.worker.request(self.settings())
 
@@ -155,7 +157,6 @@ class LiveView(Controls):
         return settings
 
     def _bring(self, settings: Settings, captured: Captured) -> None:
-        """Send the original and protected pictures to the page, unless the page already has them."""
         frames = (*self.key(settings), settings.pair, settings.variant, self._renewed)
         if frames == self._frames:
             return

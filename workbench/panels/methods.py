@@ -54,12 +54,13 @@ class Captured:
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Seen:
-    """The cloud's result for N pictures in one payload.
+    """The cloud's result for N pictures that were sent in one payload.
 
-    `cloud` has the D distinct decoded pictures, `which` (N) has each picture's index in `cloud`. `ssim` (N) compares protected
-    and original pictures. `bits` has the information in each picture's code, `payload` the payload's size in bytes. `target`
-    and `auxiliary` are class probabilities N x K, None without that classifier. `guess` (D x 3 x H x W) has an attacker's
-    reconstructions, `psnr` (N) their PSNR (dB) to the originals: None if no attacker was trained. `codec` is a description.
+    - `cloud`: the D distinct decoded pictures, D x 3 x H x W; `which` (N): each picture's index in `cloud`
+    - `ssim` (N): between protected and original pictures
+    - `bits`: the information in each picture's code; `payload`: the size in bytes; `codec`: a description for people
+    - `target`, `auxiliary`: class probabilities N x K, or None without that classifier
+    - `guess` (D x 3 x H x W): an attacker's reconstructions, `psnr` (N): their PSNR (dB) to the originals, or None
     """
 
     cloud: Tensor
@@ -101,43 +102,45 @@ class View:
     guess_psnr: float = 0.0
 
     @classmethod
-    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
-        """Return the view of picture `row` of several in one payload. Its S2 bytes are an equal share of the payload."""
-        alone = len(seen.which) == 1
-        which = int(seen.which[row])
+    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...]) -> View:
+        """Return the view of the first of the pictures in a payload. `s2_bytes` is an equal share of the payload.
+
+        `label` is the name of the picture's true class, `classes` are the names of all classes.
+        """
+        which = int(seen.which[0])
         return cls(
             settings=settings,
-            original=captured.original[row],
-            protected=captured.protected(settings.strength)[row],
+            original=captured.original[0],
+            protected=captured.protected(settings.strength)[0],
             cloud=seen.cloud[which],
             label=label,
-            ssim=float(seen.ssim[row]),
-            s1_bytes=captured.s1[row],
-            s2_bytes=seen.payload if alone else round(seen.payload / len(seen.which)),
+            ssim=float(seen.ssim[0]),
+            s1_bytes=captured.s1[0],
+            s2_bytes=round(seen.payload / len(seen.which)),
             codec=seen.codec,
-            target=top(seen.target, row, classes),
-            auxiliary=top(seen.auxiliary, row, classes),
-            on_original=top(captured.on_original, row, classes),
-            code_bits=seen.bits[row],
+            target=top(seen.target, classes),
+            auxiliary=top(seen.auxiliary, classes),
+            on_original=top(captured.on_original, classes),
+            code_bits=seen.bits[0],
             milliseconds=captured.milliseconds | seen.milliseconds,
             guess=None if seen.guess is None else seen.guess[which],
-            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[row]),
+            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[0]),
         )
 
 
-def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
-    """Return the `TOP` most likely classes of a row of probabilities, each as (name, probability)."""
+def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
+    """Return the `TOP` most likely classes of the first row of class probabilities (N x K), each as (name, probability)."""
     if shares is None:
         return []
-    values, order = shares[row].topk(min(TOP, shares.shape[1]))
+    values, order = shares[0].topk(min(TOP, shares.shape[1]))
     return [(classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network. `guess` maps decoded pictures to reconstructions.
+    """A trained attacker: `guess` maps decoded pictures to reconstructions of the originals.
 
-    The network learnt from `pairs` pictures at `strength`. `passes` is the number of training images with repeats.
+    It was trained on `pairs` pictures at `strength`, for `passes` images in total, with repeats.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
@@ -187,10 +190,10 @@ class Method(ABC):
 
     @abstractmethod
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the selectable rates of a codec, in [0, 1], or an empty tuple for a codec with a single rate."""
+        """Return the rates in [0, 1] that a codec offers, or an empty tuple if it has one rate only."""
 
     def attack_of(self, settings: Settings) -> Attack | None:
-        """Return the attacker that was trained at the settings' codec, quality and rate, or None."""
+        """Return the attacker that was trained with the settings' codec, quality and rate, or None."""
         return None
 
     @abstractmethod

@@ -20,9 +20,9 @@ LIGHT = 0.5  # brightness above which a cell's text is black
 
 
 class PairGrid:
-    """A grid of buttons for `values`: {(target, auxiliary): target's accuracy on protected images}. Display `grid.widget`.
+    """A grid of buttons, each of which opens a pair of classifiers in an `Explorer`: display `grid.widget`.
 
-    Pairs without a value stay blank. Pressing a pair opens it in an `Explorer`, which gets the other parameters.
+    `values` maps (target, auxiliary) to the target's accuracy on protected images. The other parameters are the explorer's.
     """
 
     def __init__(
@@ -56,14 +56,18 @@ class PairGrid:
         return widgets.HTML(f'<div class="pmc2-text">{markup.escape(text)}</div>')
 
     def _cell(self, pair: tuple[str, str], value: Estimate | None) -> widgets.Widget:
+        from matplotlib import colormaps
+        from matplotlib.colors import to_hex
+
         if value is None:
             return self._word("")
-        colour, dark = shade(value.value)
+        red, green, blue, _ = colormaps["cividis"](value.value)  # as in `plots.heatmap`
+        dark = 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT
         interval = f"{100 * value.low:.1f} to {100 * value.high:.1f} %, n = {value.n:,}"
         cell = widgets.Button(
             description=f"{100 * value.value:.1f}",
             tooltip=f"open {pair[0]}-X-{pair[1]} in explore: {interval}",
-            style={"button_color": colour, "text_color": "#000000" if dark else "#ffffff"},
+            style={"button_color": to_hex((red, green, blue)), "text_color": "#000000" if dark else "#ffffff"},
             layout=widgets.Layout(width=f"{WIDTH}px"),
         )
         cell.on_click(lambda _: self.open(*pair))
@@ -76,12 +80,3 @@ class PairGrid:
 
         self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)
         self._opened.children = [self.explorer.widget]
-
-
-def shade(share: float) -> tuple[str, bool]:
-    """Return the cell colour for an accuracy in [0, 1], as in `plots.heatmap`, and whether text on it must be dark."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
-    red, green, blue, _ = colormaps["cividis"](share)
-    return to_hex((red, green, blue)), 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT

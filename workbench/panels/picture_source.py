@@ -24,7 +24,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 
 
 class PictureSource:
-    """The collections of pictures, and the filtered order of the chosen one. The screen shows a section of this order."""
+    """The collections of pictures, and the filtered and sorted order of the chosen one, of which the screen shows a section."""
 
     def __init__(self, explorer: ViewBase) -> None:
         self.explorer, self.stage = explorer, explorer.stage
@@ -44,7 +44,6 @@ class PictureSource:
         return len(self.sources[self.stage.source].split) if self._order is None else len(self._order)
 
     def offer(self, name: str, source: Source) -> None:
-        """Add a collection without choosing it."""
         self.sources[name] = source
         self.tell()
 
@@ -86,7 +85,6 @@ class PictureSource:
         self.explorer.request()
 
     def choose(self, name: str) -> None:
-        """Choose a collection by name. Raises UsageError for an unknown name."""
         if name not in self.sources:
             raise unknown("source", name, self.sources)
         self.stage.source = name
@@ -111,22 +109,21 @@ class PictureSource:
         self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
 
     def repeat_search(self) -> None:
-        """After a change of networks or codec, filter and sort again if filter or order depends on the cloud's results."""
+        """Filter and sort again, after a change of networks or codec, if that depends on the cloud's results."""
         if self._searched():
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply the filter and the order that a program set. The position stays unless the cloud's results are needed."""
+        """Apply a filter and an order that code set. The position stays unless they depend on the cloud's results."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
-        plain = self.stage.show == EVERY
-        self._order = None if plain else self._filtered()
+        self._order = None if self.stage.show == EVERY else self._filtered()
         self.go_to(self.stage.number)
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Filter and sort the collection as chosen, by its first pictures' measurements in `scan`."""
+        """Filter and sort the collection as chosen, by the measurements of its first pictures in `scan`."""
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT
@@ -182,7 +179,6 @@ class PictureSource:
             self._run_over(self._filtered())
 
     def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add the collection that `read` returns, choose it, and report the unreadable files."""
         try:
             source, wrong = read()
         except WorkbenchError as error:

@@ -1,6 +1,7 @@
 """Client, edge and cloud with the networks of one pair, in one process: up to 256 pictures at once, with the steps' times.
 
-A data set's family is the name of the data set whose weights are used.
+A pair is a target classifier, an auxiliary classifier, and a generator that protects pictures. A data set's family is the name
+of the data set whose weights are used.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Scan:
 
 
 class Pipeline(Method):
-    """The method of a pair's networks (`target-X-auxiliary`, generator `variant`). A missing network raises WeightsError."""
+    """The networks of `pair`, named `target-X-auxiliary`, with the generator named `variant` (empty: the pair's own).
+
+    Raises WeightsError if weights are missing in `family`. `classes` are the names of the classes.
+    """
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -76,7 +80,7 @@ class Pipeline(Method):
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the codec that the settings name, at the settings' rate, for images of `size` (H, W)."""
+        """Return the settings' codec at their rate, for images of `size` (H, W)."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -187,10 +191,11 @@ class Pipeline(Method):
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train an inversion network on `pairs` training pictures, decoded at the settings. Store and return the attacker.
+        """Train a network to reconstruct pictures from their decoded views, and return it as the settings' attacker.
 
-        `passes` is the number of training images with repeats. `tick` gets the number of images of each step. Raises DataError
-        if the data set has no training pictures, and UsageError unless the pictures are 32 x 32.
+        It sees `pairs` training pictures of `dataset` and their views, and `passes` images in total, with repeats. `tick` is
+        called with the number of images after each step. Raises DataError if the data set has no training pictures, and
+        UsageError unless they are 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -233,6 +238,5 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training records of a family's completely trained generators: {generator's name: record}."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

@@ -23,7 +23,6 @@ def project(features: Tensor, by: str = "PCA") -> Tensor:
 
 
 def _components(features: Tensor) -> Tensor:
-    """Return the first two principal components (N x 2). The largest loading of each is positive, which fixes its sign."""
     centred = features.double() - features.double().mean(0)
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] if len(axes) > 1 else torch.cat([axes, torch.zeros_like(axes)])

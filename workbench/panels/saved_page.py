@@ -23,7 +23,7 @@ def state_of(stage: Stage) -> dict[str, Any]:
 
 
 def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
-    """Write a stage's page to `path`, and return it. `ahead` are the cloud's results at other settings (see `pack_seen`)."""
+    """Write a stage's page to `path`, and return it. `ahead` are the cloud's results at other settings, as of `pack_seen`."""
     traits = state_of(stage)
     traits["options"] |= {"saved": True}
     traits["message"] = {}

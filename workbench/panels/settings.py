@@ -96,7 +96,6 @@ def parse(text: str, dataset: str) -> dict[str, Any]:
 
 
 def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """Convert parameters of the notebook `explore`, or settings, to arguments of `Explorer.apply`."""
     other = given.get("dataset", dataset)
     if other != dataset:
         raise UsageError(f"these settings are of the data set {other!r}, this view shows {dataset!r}: run the command instead")

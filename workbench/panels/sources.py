@@ -10,21 +10,22 @@ import numpy as np
 import torch
 
 from ..data import Split
-from ..errors import DataError, UsageError, WorkbenchError
+from ..errors import DataError, WorkbenchError
 from ..folders import SUFFIXES, find_pictures, passed_over
 from ..pictures import open_picture
 from ..storage import expand_user
 
-__all__ = ["Source", "from_files", "from_folder", "named"]
+__all__ = ["Source", "from_files", "from_folder"]
 
 MOST = 5000  # pictures that are read from a folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures. `dataset` is the name of its data set for `data.load`, `folder` is the path of its folder.
+    """A collection of pictures: a data set's test images, a folder's pictures, or uploads.
 
-    Uploads have neither a data set nor a folder. `names` are the file names, empty for a data set.
+    `dataset` is the data set's name and `folder` the folder's path, each empty for other collections. `names` are the file
+    names, empty for a data set.
     """
 
     split: Split
@@ -43,13 +44,8 @@ class Source:
         return numbers
 
 
-def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content) as squares of `side` pixels. Return the collection (None if all fail) and the errors."""
-    return _read(files, side)
-
-
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures, ordered by name, as `from_files` does. Raises DataError for a missing or empty folder."""
+    """Read a folder's pictures, ordered by name, as `from_files` does. Raises DataError if there is no picture."""
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
@@ -57,11 +53,15 @@ def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
     if not pictures:
         raise DataError(f"no pictures in {path!r}: {', '.join(SUFFIXES)} are looked for")
     others[f"pictures beyond the first {MOST:,}"] = max(0, len(pictures) - MOST)
-    source, wrong = _read([(each.name, each) for each in pictures[:MOST]], side, str(folder))
+    source, wrong = from_files([(each.name, each) for each in pictures[:MOST]], side, str(folder))
     return source, [*wrong, *filter(None, [passed_over(folder, +others)])]
 
 
-def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:
+def from_files(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:
+    """Read picture files, given as (name, content or path), and crop and scale each to `side` x `side` pixels.
+
+    Return the collection (None if no file can be read), and a line for each file that cannot be read.
+    """
     images, names, wrong = [], [], []
     for name, content in files:
         try:
@@ -73,16 +73,3 @@ def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = ""
         return None, wrong
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
     return Source(Split(pixels, torch.full((len(images),), -1)), "", folder, tuple(names)), wrong
-
-
-def named(name: str, limit: int = 0, data_dir: str = "") -> tuple[Source, tuple[str, ...], str, str]:
-    """Return a data set's test pictures, class names, title and family. `limit` is the number of pictures (0: all).
-
-    The family is the name of the data set whose weights are used.
-    """
-    from ..data import load
-
-    dataset = load(name, data_dir or None)
-    if limit < 0:
-        raise UsageError(f"limit must be 0 (all) or more, got {limit}")
-    return Source(dataset.test.head(limit or None), name), dataset.classes, dataset.title, dataset.family

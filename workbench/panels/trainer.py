@@ -75,10 +75,8 @@ class Trainer:
         name: str = "train",
     ) -> None:
         replace_view("train", name, self)
-        self._settings = {
-            **{"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary},
-            **{"preset": preset, "seed": seed, "compressor": compressor, "device": device},
-        }
+        self._settings: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary}
+        self._settings |= {"preset": preset, "seed": seed, "compressor": compressor, "device": device}
         self.histories: dict[str, list[dict[str, Any]]] = {}
         self.totals: dict[str, int] = {}
         self.title, self.state, self.error = dataset, IDLE, ""
@@ -100,7 +98,6 @@ class Trainer:
                 return
             self._set(TRAINING, "starting…")
             self._label = ""
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.learner"],
             stdin=subprocess.PIPE,
@@ -108,7 +105,7 @@ class Trainer:
             stderr=subprocess.DEVNULL,  # the learner sends its standard error as messages on standard output
             text=True,
             encoding="utf-8",
-            env=environment,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which sends "stop"
         )
         assert self._process.stdin is not None
@@ -138,8 +135,7 @@ class Trainer:
             with self._changed:
                 done = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), timeout)
         except KeyboardInterrupt:
-            self.interrupt()
-            self._settle()
+            self.close()
             raise
         if not done:
             raise RunError(f"not trained in {timeout:g} s: wait again, or press Interrupt")
@@ -150,12 +146,8 @@ class Trainer:
         try:
             while self.state in (TRAINING, STOPPING):
                 await asyncio.sleep(LOOK_S)
-        except (
-            KeyboardInterrupt,
-            asyncio.CancelledError,
-        ):  # the notebook's stop button raises either, depending on the kernel's version
-            self.interrupt()
-            self._settle()
+        except (KeyboardInterrupt, asyncio.CancelledError):  # the stop button raises either, by the kernel's version
+            self.close()
             raise
         self._require_done()
 
@@ -166,19 +158,12 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt the training and wait for its checkpoint. The curves stay on the page."""
+        """Interrupt the training, and wait up to `PATIENCE_S` seconds for its checkpoint. The curves stay on the page."""
         self.interrupt()
-        self._settle()
-
-    def _settle(self) -> None:
-        """Wait up to `PATIENCE_S` for the training process to end, then kill it."""
-        process = self._process
-        if process is None:
-            return
         with self._changed:
             ended = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), PATIENCE_S)
-        if not ended:
-            process.kill()
+        if not ended and self._process is not None:
+            self._process.kill()
 
     # --- display -------------------------------------------------------------------------------------------------------------
 
@@ -202,7 +187,6 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Set the state, show it with `text` in the status line, and enable the buttons that the state allows."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
@@ -222,27 +206,21 @@ class Trainer:
         self.progress_text.value = f'<span class="pmc2-text">step {step:,} of {total:,}, {left} left</span>'
 
     def _draw(self, now: bool = False) -> None:
-        """Draw the curves, at most once every `DRAW_S` seconds unless `now` is set."""
         self._stale = True
         if not now and time.monotonic() - self._drawn < DRAW_S:
             return
-        self.curves.value = self.drawn()
-        self.curves.layout.display = ""
-        self._drawn, self._stale = time.monotonic(), False
-
-    def drawn(self) -> bytes:
-        """Return the curves as a transparent PNG. The page inverts it on a dark background."""
         from .. import plots
 
         histories = {self._title(label): history for label, history in self.histories.items()}
         totals = {self._title(label): total for label, total in self.totals.items()}
         figure = plots.learning_curves(histories, totals, self._paper(), f"{self.title}, preset {self._settings['preset']}")
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
-        return buffer.getvalue()
+        figure.savefig(buffer, format="png", dpi=DPI, transparent=True)  # the page inverts it on a dark background
+        self.curves.value = buffer.getvalue()
+        self.curves.layout.display = ""
+        self._drawn, self._stale = time.monotonic(), False
 
     def _title(self, label: str) -> str:
-        """Return a column's title from a network's label "kind name": its role and, for a classifier, the architecture."""
         kinds, _, name = label.rpartition(" ")
         roles = {self._settings["auxiliary"]: "auxiliary", self._settings["target"]: "target"}
         if name in roles:

@@ -1,4 +1,8 @@
-"""The state and the status line of a live view, and the interface for its parts (controls, tasks, choice of pictures)."""
+"""The base of the view `explore`: its state, its status line, and what its parts use of each other.
+
+The parts are the controls, the background tasks and the choice of pictures. The stage is the widget, whose traits the page
+shows. A method is what protects, encodes and decodes the pictures: a pair of networks or user-defined functions.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ __all__ = ["ViewBase"]
 
 
 class ViewBase(ABC):
-    """The state of a live view, and the interface for its controls, its background tasks and its picture source."""
+    """The state of a view, and the interface for its parts."""
 
     stage: Stage
     worker: LatestWinsWorker[Settings]
@@ -55,12 +59,11 @@ class ViewBase(ABC):
         return Settings(stage.source, self.picture_source.pictures, *system)
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a cache key of the settings' pictures. It includes a hash of their pixels, because uploads may reuse names."""
+        """Return a cache key of the settings' pictures, with a hash of their pixels, because uploads may reuse names."""
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
 
     def capture(self, method: Method, settings: Settings) -> Captured:
-        """Return the settings' pictures as the edge receives and protects them with a method."""
         split = self.picture_source.sources[settings.source].split
         return method.capture(self.key(settings), split.images[list(settings.pictures)])
 
@@ -69,7 +72,7 @@ class ViewBase(ABC):
         self._renewed += 1
 
     def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
-        """Return `seen`, the cloud's result, packed for the page. `number` is the id of the sent `frames` (see `pack_seen`)."""
+        """Return the cloud's result in the page's format, with the id `number` of the pictures on the page."""
         count = len(seen.which)
         spent = {stage: round(statistics.median(times), 3) for (stage, n), times in self._spent.items() if n == count}
         return pack_seen(number, settings, seen, spent, self.note_of(settings))
@@ -77,23 +80,20 @@ class ViewBase(ABC):
     # --- interface of the kinds of view ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def request(self) -> None:
-        """Request the view of the present settings."""
+    def request(self) -> None: ...
 
     @abstractmethod
-    def save(self, path: str | Path) -> Path:
-        """Write the view as one HTML file, and return its path."""
+    def save(self, path: str | Path) -> Path: ...
 
     @abstractmethod
-    def method_of(self, settings: Settings) -> Method:
-        """Return the method that protects, encodes and decodes at these settings."""
+    def method_of(self, settings: Settings) -> Method: ...
 
     @abstractmethod
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data, seed, weights, device, versions, commit."""
+        """Return the origin of a figure: data, weights, versions, commit; for networks also seed and device."""
 
     def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
-        """Update the list of the generator's variants. Does nothing by default."""
+        """Offer the generator's variants (other generators of the same pair) on the page."""
 
     @property
     def measurable(self) -> bool:
@@ -102,29 +102,28 @@ class ViewBase(ABC):
 
     @property
     def attacked(self) -> bool:
-        """Whether an attacker was trained for the present networks."""
+        """Whether an attacker, a network that reconstructs pictures, was trained for the present networks."""
         return False
 
     def load(self) -> Dataset:
-        """Return the view's data set. Raises RunError if the view has no data set."""
+        """Return the view's data set. Raises RunError for user-defined methods."""
         raise self._not_a_pair()
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the pipeline with the networks for the settings. Raises RunError if the view has no networks."""
+        """Return the networks for the settings, from a cache or loaded. Raises RunError for user-defined methods."""
         raise self._not_a_pair()
 
     def _not_a_pair(self) -> RunError:
         return RunError(f"{self.stage.pair!r} is not a pair of the workbench: this needs its networks and data set")
 
     def note_of(self, settings: Settings) -> str:
-        """Return the training conditions of the attacker whose guess is shown, or an empty string."""
+        """Return a text on the training of the attacker whose reconstruction is shown, or an empty string."""
         return ""
 
     # --- updates by code -----------------------------------------------------------------------------------------------------
 
     @property
     def by_program(self) -> bool:
-        """Whether this thread is inside `programmatic_update`, so that changes of controls request no view."""
         return getattr(self._program, "depth", 0) > 0
 
     @contextmanager
