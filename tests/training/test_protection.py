@@ -28,8 +28,6 @@ from workbench.training.protection import EncoderObjective, GeneratorObjective, 
 
 
 class Inverter(PerturbationGenerator):
-    """A generator that inverts contrast, so that SSIM is negative."""
-
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
         return super().forward(images, strength).lerp(1 - images, 0.8)
 

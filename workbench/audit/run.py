@@ -135,8 +135,6 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can run on each view. Raises UsageError if no attacker can run."""
-
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]
             return view in attacker.views and (self.source == "same" or attacker.guesses != "class")
@@ -173,5 +171,4 @@ class Audit(Attempts):
 
 
 def _draws(name: str, view: str) -> bool:
-    """Return whether an attacker reconstructs pictures from a view."""
     return ATTACKERS[name].guesses == "picture" and view in ATTACKERS[name].views
