@@ -6,6 +6,8 @@ The attackers, by the kind of their guess::
     class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
     which      replay    sends every known picture through the edge, several times, and compares the mean views
+
+A pair is one of the attacker's own pictures with its observation, a send one pass of a picture through client and edge.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ class Replay(Attacker):
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Store the mean view of each known picture over `self.sends` sends."""
+        """Store the mean view of each known picture over all its sends."""
         for _ in self.sending(pairs):
             pass
 

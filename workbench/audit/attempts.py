@@ -228,7 +228,6 @@ class Attempts:
 
     @cached_property
     def judge(self) -> Judge:
-        """The classifier that judges reconstructions, trained on first access."""
         return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick, self.effort.reader)
 
     @cached_property
@@ -274,7 +273,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar, if enabled, over `passes` training images, plus those of an untrained judge."""
+        """A context with a progress bar, if enabled, over `passes` training images plus the judge's, if it is not trained yet."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,

@@ -1,4 +1,8 @@
-"""The networks of the attackers and of the judge, and their training loop."""
+"""The networks of the attackers and of the judge (the classifier that scores guesses), and their training loop.
+
+Attackers learn from pairs: own pictures, the observation `seen` of each picture, and `answers`, the labels that
+the cloud returned.
+"""
 
 from __future__ import annotations
 

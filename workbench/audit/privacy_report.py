@@ -53,15 +53,15 @@ CONTROLS = {"class mean": "the average picture of its class", "training image": 
 
 
 def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
-    """Write the report to `path`, self-contained and atomically. The arguments are those of `render`."""
+    """Write the report on an audit's `result`, and on `variants` (see `render`), to one self-contained HTML file."""
     write_text(path, render(result, variants))
 
 
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are results of other generators, {name: result}. Each result has the verdict on its perturbed view
-    (`over`, `allowed`, `holds`) and the target's accuracy on that view (`answered`).
+    `variants` are results of other generators, {name: result}. Each has the verdict on the protected image itself (`over`,
+    `allowed`, `holds`) and the target's accuracy on it (`answered`).
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -164,7 +164,7 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return `further(n)`, plus the training images of the inversion network if no base was given."""
+        """Return the number of images that are processed for `n` observations, without the training of a given base."""
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod

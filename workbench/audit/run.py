@@ -46,7 +46,7 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attacker gains less than `gain` dB on every view. Return the curve over effort.
+        """Double pairs, passes and steps until the best attacker gains less than `gain` dB on every view. Return the curve.
 
         Each row of the curve is a view's best attacker at one effort. The last effort replaces `self.effort`, so that table,
         verdict and Pareto front use it. `self.converged` is False if `doublings` did not suffice. All figures are then lower
@@ -148,7 +148,6 @@ class Audit(Attempts):
         return plan
 
     def answered(self) -> dict[str, Estimate]:
-        """Return the cloud's accuracy by view, which shows the cost of the protection."""
         return {
             view: across([(self.observed(view).answers == self.labels).float()], share=True)
             for view in ("perturbed", "decoded")

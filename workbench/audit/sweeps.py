@@ -1,4 +1,9 @@
-"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture."""
+"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture.
+
+Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures with its
+observation, a send one pass of a picture through the edge. `undo` attacks by least squares, `invert` with a trained network. A
+row is a dict with the figures of one attack.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +35,9 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better of `undo` and `invert` on the perturbed view, one row for each strength in `points`.
+    """Return the better of `undo` and `invert` on the protected images, one row for each strength in `points`.
 
-    `answered` is the target's accuracy on that view.
+    `answered` is the target's accuracy on these images.
     """
     observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
@@ -103,7 +108,7 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the best attack on the perturbed view as {source of the pairs: rows}, one row for each number of pairs.
+    """Return the best attack on the protected images as {source of the pairs: rows}, one row for each number in `counts`.
 
     Numbers of pairs of the source `same` are limited to the size of the training split.
     """

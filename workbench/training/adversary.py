@@ -53,7 +53,7 @@ def class_means(split: Split, classes: int) -> Tensor:
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net with one further input channel for each class, for the label (see `with_labels`)."""
+    """Return a U-Net for images with one-hot labels as further channels: 3 + `classes` input channels, 3 output channels."""
     unet = UNet(width)
     first = unet.inc.f[0]
     assert isinstance(first, nn.Conv2d)

@@ -66,7 +66,10 @@ class Feed:
 
 
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
-    """Return the images' side in pixels after the share `progress` of the steps (see `Feed`), or None for the original size."""
+    """Return the images' side in pixels after the share `progress` of the steps, or None for the original size.
+
+    `sizes` are pairs: a share of the steps, and the side from there on.
+    """
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
 

@@ -53,7 +53,7 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """The paper's loss `rate-distortion`, on images that the frozen generator protects. The base class of the other losses."""
+    """The paper's loss: bits per pixel + weight * squared error, on images that the frozen generator protects."""
 
     def __init__(
         self,

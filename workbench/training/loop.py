@@ -140,8 +140,6 @@ class Trainer:
 
 
 class _Run:
-    """One run of a training, from its checkpoint to the end: steps, reports, validations and checkpoints."""
-
     def __init__(
         self,
         trainer: Trainer,

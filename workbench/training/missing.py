@@ -32,8 +32,6 @@ PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
 
 
 class _Wanted:
-    """A collection of a pair's networks, trained against each other. `need` trains a missing network."""
-
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
         self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
         self.present: dict[str, Manifest] = {}
@@ -115,8 +113,9 @@ def train_all(
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    A repeated call continues an interrupted one with the remaining time. `shipped` and `options` are those of `ensure`. Raises
-    UsageError if both `minutes` and several devices are given.
+    A repeated call continues an interrupted one with the remaining time. With `shipped` False, weights that ship with the
+    workbench count as missing. `options` go to `ensure`, such as seed and losses. Raises UsageError if both `minutes` and
+    several devices are given.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")

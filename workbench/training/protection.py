@@ -144,8 +144,8 @@ class GeneratorObjective(Objective):
     """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
     If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). All terms except the leakage
-    use `strength`, the generator's strength in later use. It is 1 in the papers. Raises UsageError for any other strength with
-    a loss for `every_strength`.
+    use `strength`, the share of the perturbation that is applied in later use. It is 1 in the papers. Raises UsageError for any
+    other strength with a loss for `every_strength`.
     """
 
     network: PerturbationGenerator

@@ -101,7 +101,10 @@ def steps(n: int, settings: TrainingSettings) -> int:
 
 
 def learning_rate_share(progress: float, warmup: float) -> float:
-    """Return the learning rate as a share of its peak: linear from 0 to 1 over `warmup`, then cosine to 0."""
+    """Return the learning rate as a share of its peak, after the share `progress` of the steps.
+
+    It rises linearly from 0 to 1 over the share `warmup` of the steps, then falls to 0 as a cosine.
+    """
     if progress < warmup:
         return max(progress, 1e-3) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

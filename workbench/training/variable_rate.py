@@ -154,7 +154,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Compute the coder's integer tables of every stop (rate), and those of stop 0, which sends the label only."""
+        """Compute the coder's integer tables for every stop, and the patterns of latents from which stop 0 chooses one."""
         bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
         parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
         y = torch.cat(parts)
