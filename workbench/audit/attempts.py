@@ -273,7 +273,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar, if enabled, over `passes` training images plus the judge's, if it is not trained yet."""
+        """A context with a progress bar, if enabled, over `passes` images, plus the judge's images if it is not trained yet."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
