@@ -33,7 +33,7 @@ from workbench.pictures import to_float
 from workbench.weights import Pair
 
 N = 16
-EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
+EFFORT = Effort(pairs=40, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +205,7 @@ def test_effort_doubles_until_the_gain_is_below_a_tenth_decibel(
 
 
 def test_the_number_where_effort_stopped_is_reported_everywhere(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    effort = replace(EFFORT, pairs=40)
-    made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
+    made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=EFFORT, judge=judge)
     curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
     result = made.result(("perturbed",), ("undo", "invert"))
     assert result["converged"]
@@ -234,6 +233,7 @@ def test_two_captures_are_linked_but_not_by_their_labels(networks: Pair, digits:
     assert made.linkage.linked("label").value < 0.8
 
 
+@pytest.mark.system
 def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
     second = made.observer.show(made.linkage._second_protected, "perturbed").seen
@@ -440,7 +440,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
+    assert kept["effort"] == {"pairs": 40, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}
@@ -480,7 +480,7 @@ def test_an_interrupted_audit_continues_with_equal_figures(
     networks: Pair, digits: Dataset, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def audit(folder: Path | None) -> Audit:
-        return Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge, folder=folder)
+        return Audit(networks, digits, codec="png", n=6, seeds=1, effort=EFFORT, judge=judge, folder=folder)
 
     views, attackers = ("perturbed",), ("undo", "invert", "read")
     whole = audit(None).result(views, attackers)["rows"]

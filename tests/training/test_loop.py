@@ -17,6 +17,8 @@ from workbench.training import TrainingSettings
 from workbench.training.batches import Feed, crop_and_flip
 from workbench.training.schedules import learning_rate_share, steps
 
+KINDS = [pytest.param(kind, marks=[pytest.mark.system] if kind == "joint" else []) for kind in OBJECTIVES]
+
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
 def test_objectives_compute_in_mixed_precision(kind: str, few: Dataset) -> None:
@@ -28,7 +30,7 @@ def test_objectives_compute_in_mixed_precision(kind: str, few: Dataset) -> None:
     loss.backward()
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_determines_the_networks(kind: str, few: Dataset, tmp_path: Path) -> None:
     left = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -39,9 +41,7 @@ def test_the_seed_determines_the_networks(kind: str, few: Dataset, tmp_path: Pat
     assert differences(left[0], left[2])
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.system] if kind == "joint" else []) for kind in OBJECTIVES]
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset, tmp_path: Path) -> None:
     objective = seeded(OBJECTIVES[kind])
     same = Dataset("digits", "", "digits", few.classes, False, lambda _: few.train)

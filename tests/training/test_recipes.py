@@ -230,6 +230,7 @@ def test_nothing_is_trained_where_all_is_present(digits: Dataset, tiny_data: Pat
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.system
 def test_weights_trained_against_replaced_ones_are_retrained(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
