@@ -14,7 +14,6 @@ from workbench.metrics import ssim
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Sixteen smooth random pictures."""
     coarse = torch.rand(16, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, 32, mode="bicubic", align_corners=True).clamp(0, 1)
 
@@ -24,13 +23,11 @@ def luma(images: Tensor) -> Tensor:
 
 
 def opposite_colours(images: Tensor) -> Tensor:
-    """Return the picture as opposite changes of red and green, which cancel in luma."""
     grey = luma(images)
     return torch.stack([0.5 + 0.6 * (grey - 0.5), 0.5 - 0.6 * 0.299 / 0.587 * (grey - 0.5), torch.full_like(grey, 0.5)], 1)
 
 
 def checkerboard(images: Tensor) -> Tensor:
-    """Return the picture under a checkerboard of full contrast."""
     board = (torch.arange(32)[:, None] + torch.arange(32)) % 2
     return (0.5 * luma(images) + 0.5 * board)[:, None].expand_as(images)
 

@@ -50,13 +50,6 @@ def test_a_proportion_lies_in_its_interval_within_0_and_1(counts: tuple[int, int
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_failures_have_the_mirrored_interval_of_successes(counts: tuple[int, int]) -> None:
-    successes, n = counts
-    one, other = wilson(successes, n), wilson(n - successes, n)
-    assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low), abs=1e-12)
-
-
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_the_bounds_are_those_of_a_score_test_at_95_percent(counts: tuple[int, int]) -> None:
     successes, n = counts
     estimate = wilson(successes, n)
@@ -130,35 +123,6 @@ def test_accuracy_refuses_shapes_that_do_not_match(digits: Dataset) -> None:
 # --- similarity ------------------------------------------------------------------------------------------------------------
 
 
-def direct_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2004, implemented independently: an 11 x 11 Gaussian window of sigma 1.5, no padding, the mean over channels."""
-    axis = np.arange(11) - 5
-    line = np.exp(-(axis**2) / (2 * 1.5**2))
-    window = np.outer(line, line) / line.sum() ** 2
-
-    def blur(image: np.ndarray) -> np.ndarray:
-        patches = np.lib.stride_tricks.sliding_window_view(image, (11, 11), axis=(1, 2))
-        return np.einsum("chwij,ij->chw", patches, window)
-
-    mu_x, mu_y = blur(x), blur(y)
-    var_x, var_y, cov = blur(x * x) - mu_x**2, blur(y * y) - mu_y**2, blur(x * y) - mu_x * mu_y
-    c1, c2 = 0.01**2, 0.03**2
-    return float(np.mean((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))))
-
-
-@pytest.mark.parametrize("change", ["noise", "other image", "inverted", "darker"])
-def test_ssim_is_the_formula_of_the_paper(images: torch.Tensor, change: str) -> None:
-    x = images[0]
-    y = {
-        "noise": (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1),
-        "other image": images[1],
-        "inverted": 1 - x,
-        "darker": x * 0.5,
-    }[change]
-    expected = direct_ssim(x.double().numpy(), y.double().numpy())
-    assert ssim(x[None], y[None]).tolist() == pytest.approx([expected], abs=1e-4)
-
-
 @pytest.mark.parametrize("shape", [(5, 3, 32, 32), (2, 1, 11, 40), (1, 3, 96, 64)])
 def test_ssim_and_its_gradient_equal_a_librarys(shape: tuple[int, ...]) -> None:
     from pytorch_msssim import ssim as reference
@@ -193,28 +157,6 @@ def test_ssim_keeps_its_precision_under_bfloat16(images: torch.Tensor) -> None:
         rough = ssim(images, y)
     assert rough.dtype == torch.float32
     torch.testing.assert_close(rough, ssim(images, y))
-
-
-def test_ssim_with_itself_is_1_and_with_its_negative_below_0(images: torch.Tensor) -> None:
-    assert ssim(images, images).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
-    assert (ssim(images, 1 - images) < 0).all()
-
-
-def test_ssim_is_symmetric_and_judges_each_pair_alone(images: torch.Tensor) -> None:
-    others = images.roll(1, 0)
-    together = ssim(images, others)
-    assert together.shape == (4,)
-    assert torch.allclose(together, ssim(others, images), atol=1e-6)
-    alone = torch.cat([ssim(x[None], y[None]) for x, y in zip(images, others, strict=True)])
-    assert torch.allclose(together, alone, atol=1e-6)
-    assert together.unique().numel() == 4
-
-
-def test_ssim_can_be_differentiated(images: torch.Tensor) -> None:
-    y = images.roll(1, 0).requires_grad_()
-    ssim(images, y).sum().backward()
-    assert y.grad is not None
-    assert y.grad.abs().sum() > 0
 
 
 def test_ssim_takes_images_of_11_pixels_and_refuses_smaller_ones(images: torch.Tensor) -> None:

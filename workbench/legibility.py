@@ -75,7 +75,6 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _views(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return luma, red, green and blue, N x 4 x H x W, and the Sobel magnitude of luma, N x 1 x (H - 2) x (W - 2)."""
     luma = _luma(images)
     kernel = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     gradient = F.conv2d(luma, torch.stack([kernel, kernel.mT])[:, None])
@@ -83,7 +82,6 @@ def _views(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _normalise(pictures: Tensor) -> Tensor:
-    """Return pictures as vectors of mean 0 and length 1: N x C x (H W)."""
     flat = pictures.flatten(2)
     flat = flat - flat.mean(2, keepdim=True)
     length: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)

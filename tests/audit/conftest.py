@@ -18,29 +18,24 @@ from workbench.weights import Pair
 
 @pytest.fixture(scope="session")
 def lively(networks: Pair, neural: Neural) -> Pair:
-    """The tiny pair with a compressor whose codes differ from picture to picture."""
     return replace(networks, compressor=neural.compressor)
 
 
 @pytest.fixture(scope="session")
 def observer(networks: Pair) -> Observer:
-    """An observer of a codec with few distinct codes."""
     return Observer(networks)
 
 
 @pytest.fixture(scope="session")
 def open_observer(networks: Pair) -> Observer:
-    """An observer of unprotected pictures."""
     return Observer(networks, "png", strength=0.0)
 
 
 @pytest.fixture(scope="session")
 def images(digits: Dataset) -> Tensor:
-    """40 test digits, float 40 x 3 x 32 x 32."""
     return to_float(digits.test.images[:40])
 
 
 @pytest.fixture(scope="session")
 def judge(digits: Dataset) -> Judge:
-    """A narrow judge, trained with 320 passes."""
     return Judge(digits, 320, torch.device("cpu"), width=8)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from tests.support.audits import TINY, noisy
 from workbench import metrics
 from workbench.audit import ATTACKERS, VIEWS, Attacker, Effort, Observed, Observer, Pairs
-from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
+from workbench.audit.attackers import Read, Replay, Retrain
 from workbench.audit.networks import MeanPictures, learn
-from workbench.audit.reconstruct import observation_error
+from workbench.audit.reconstruct import FEW, Inversion, Optimise, Prior, Undo, observation_error
 from workbench.audit.scores import identified
 from workbench.audit.views import pairs_of
 from workbench.data import Dataset
@@ -25,7 +25,6 @@ from workbench.weights import Pair
 
 
 def colours(n: int, seed: int = 0) -> Tensor:
-    """Smooth pictures whose channels differ."""
     coarse = torch.rand(n, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(coarse, size=32, mode="bilinear", align_corners=True)
 
@@ -39,7 +38,6 @@ def made(name: str, observer: Observer, seed: int = 0, effort: Effort = TINY) ->
 
 
 def as_trained(attacker: Attacker) -> None:
-    """Make an attacker use its trained result, even if the closed form is better."""
     if isinstance(attacker, Prior | Inversion) and attacker.network is not None:
         attacker.network.share = 1.0
 
@@ -53,13 +51,11 @@ def decibels(guess: Tensor, images: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def lively_observer(lively: Pair) -> Observer:
-    """An observer of a codec with many distinct codes."""
     return Observer(lively)
 
 
 @pytest.fixture(scope="module")
 def learnt(lively_observer: Observer, digits: Dataset, images: Tensor) -> dict[str, tuple[Pairs, Observed]]:
-    """24 pairs to learn from and 6 observations, by view."""
     return {view: (pairs_of(lively_observer, digits, view, 24), lively_observer.observe(images[:6], view)) for view in VIEWS}
 
 
@@ -104,12 +100,12 @@ def test_another_seed_is_another_attacker(name: str, open_observer: Observer, di
     assert not torch.equal(*guesses)
 
 
-@pytest.mark.parametrize(("passes", "n"), [(64, 64), (65, 64), (70, 30), (5, 30), (1, 3)])
-def test_a_training_tells_how_many_of_its_passes_are_done(passes: int, n: int) -> None:
-    network, ticks = torch.nn.Linear(2, 1), list[int]()
-    learn(network, lambda x: network(x).square().mean(), [torch.ones(n, 2)], passes, tick=ticks.append)
-    assert sum(ticks) == passes
-    assert not network.training
+def test_a_training_tells_how_many_of_its_passes_are_done() -> None:
+    for passes, n in ((64, 64), (65, 64), (70, 30), (5, 30), (1, 3)):
+        network, ticks = torch.nn.Linear(2, 1), list[int]()
+        learn(network, lambda x, network=network: network(x).square().mean(), [torch.ones(n, 2)], passes, tick=ticks.append)
+        assert sum(ticks) == passes, n
+        assert not network.training
 
 
 def test_a_training_looks_at_every_row_before_it_looks_again() -> None:
@@ -154,16 +150,15 @@ def test_equal_views_are_undone_like_single_ones(observer: Observer, digits: Dat
 
 
 def photographs(n: int, seed: int = 0) -> Tensor:
-    """Return colour pictures like photographs: the lightness varies strongly, the colours a tenth as much."""
     random = torch.Generator().manual_seed(seed)
     light = F.interpolate(torch.rand(n, 1, 8, 8, generator=random), size=32, mode="bilinear", align_corners=True)
     colour = F.interpolate(torch.rand(n, 3, 5, 5, generator=random), size=32, mode="bilinear", align_corners=True)
     return 0.05 + 0.8 * light + 0.1 * colour
 
 
-def test_undo_keeps_the_colours_of_two_thousand_pictures(observer: Observer) -> None:
+def test_undo_keeps_the_colours_of_many_pictures(observer: Observer) -> None:
     """float32's default cut-off would drop every direction below a quarter of the largest, and with them the colours."""
-    images, unseen = photographs(2000), photographs(20, seed=1)
+    images, unseen = photographs(Undo.learns_from), photographs(20, seed=1)
     attacker = Undo(observer, TINY)
     attacker.fit(Pairs(seen_as("perturbed", images), images, None))
     assert decibels(attacker.guess(seen_as("perturbed", unseen)), unseen) > 60
@@ -251,7 +246,7 @@ def test_inversion_listens_to_the_label(observer: Observer) -> None:
     labels = torch.arange(60) % 2
     images = torch.stack([torch.full((3, 32, 32), 0.2), torch.full((3, 32, 32), 0.8)])[labels]
     noise = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    attacker = Inversion(observer, replace(TINY, passes=1200))
+    attacker = Inversion(observer, replace(TINY, passes=600))
     attacker.fit(Pairs(seen_as("perturbed", noise, labels), images, None))
     fresh = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     dark, light = attacker.guess(seen_as("perturbed", fresh, torch.tensor([0, 1]))).mean((1, 2, 3)).tolist()
@@ -290,7 +285,6 @@ def test_a_prior_draws_from_codes_that_an_inversion_looked_up(observer: Observer
 
 
 def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
-    """Return a white box that starts at grey for every observation."""
     base = Inversion(observer, TINY)
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     base.fit(Pairs(seen_as(view, torch.zeros(2 * FEW, *shape)), torch.full((2 * FEW, 3, 32, 32), 0.5), None))
@@ -298,7 +292,6 @@ def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
 
 
 def errors(attacker: Optimise, observed: Observed) -> list[float]:
-    """Return the white box's loss at its start and at its end."""
     assert attacker.base is not None
     guesses = (attacker.base.guess(observed), attacker.guess(observed))
     with torch.no_grad():
@@ -308,7 +301,7 @@ def errors(attacker: Optimise, observed: Observed) -> list[float]:
 @pytest.mark.parametrize(("view", "codec"), [("perturbed", "png"), ("payload", "compressai"), ("payload", "neural")])
 def test_a_white_box_lowers_its_own_error(view: str, codec: str, lively: Pair, images: Tensor) -> None:
     observer = Observer(lively, codec)
-    start, end = errors(from_grey(observer, view, 30), observer.observe(images[:6], view))
+    start, end = errors(from_grey(observer, view, 30), observer.observe(images[:3], view))
     assert end < 0.9 * start
 
 
@@ -342,13 +335,12 @@ def test_a_white_box_finds_a_picture_among_known_patterns(lively: Pair, images: 
     assert end < 0.95 * start
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.3])
-def test_a_white_box_recovers_a_picture_through_the_generator(strength: float, networks: Pair, images: Tensor) -> None:
-    observer = Observer(networks, "png", strength=strength)
-    attacker, observed = from_grey(observer, "perturbed", 60), observer.observe(images[:6], "perturbed")
+def test_a_white_box_recovers_a_picture_through_the_generator(networks: Pair, images: Tensor) -> None:
+    observer = Observer(networks, "png", strength=0.3)
+    attacker, observed = from_grey(observer, "perturbed", 60), observer.observe(images[:3], "perturbed")
     assert attacker.base is not None
-    found = decibels(attacker.guess(observed), images[:6])
-    assert found > decibels(attacker.base.guess(observed), images[:6]) + 6
+    found = decibels(attacker.guess(observed), images[:3])
+    assert found > decibels(attacker.base.guess(observed), images[:3]) + 6
     assert found > 25
 
 

@@ -24,7 +24,6 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Torch on two threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -32,8 +31,6 @@ def two_threads() -> Iterator[None]:
 
 
 class Watched(Audit):
-    """An audit that records the threads on which its attackers learn."""
-
     def tick(self, images: int) -> None:
         self.threads.add((threading.current_thread().name, torch.get_num_threads()))
         super().tick(images)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from tests.support.audits import TINY
 from workbench.audit import Observed, Observer, Pairs
-from workbench.audit.attackers import FEW, Inversion
 from workbench.audit.priors import DiffusionPrior, LatentPrior, WithPrior
+from workbench.audit.reconstruct import FEW, Inversion
 from workbench.weights import Pair
 
 PRIORS = (LatentPrior, DiffusionPrior)
@@ -20,7 +20,6 @@ EFFORT = replace(TINY, passes=1500, width=8, steps=12)
 
 
 def blobs(n: int, seed: int) -> Tensor:
-    """Return simple pictures with few parameters, n x 3 x 32 x 32: a coloured bump in one of four corners."""
     random = torch.Generator().manual_seed(seed)
     y, x = (8 + 16 * torch.randint(2, (n, 1, 1, 1), generator=random) for _ in range(2))
     rows = torch.arange(32.0).view(1, 1, 32, 1)
@@ -33,7 +32,6 @@ def pairs_at(observer: Observer, images: Tensor) -> Pairs:
 
 
 def at_mean(observer: Observer, images: Tensor) -> Inversion:
-    """Return an inversion that guesses the mean picture for every observation. Some of its pairs are held out."""
     base = Inversion(observer, EFFORT)
     pairs = pairs_at(observer, images)
     constant = Observed("perturbed", torch.zeros_like(images), torch.zeros(len(images), dtype=torch.int64))

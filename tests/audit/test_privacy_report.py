@@ -31,7 +31,6 @@ def row(view: str, attacker: str, **figures: float) -> dict[str, Any]:
 
 
 def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neural") -> dict[str, Any]:
-    """Return an audit whose class mean image has 13.19 dB and an SSIM of 0.147, and identifies 1.23 % of the pictures."""
     control = row("control", "class mean", psnr=13.19, ssim=0.147, identified=0.0123)
     controls = [control, row("control", "training image", psnr=10.57, ssim=0.071, identified=0.0119)]
     rows = [
@@ -89,19 +88,16 @@ def test_a_figure_below_the_control_is_a_failed_attack() -> None:
 
 
 def words(text: str) -> str:
-    """Return the visible text: no tags, no style, one space between words."""
     body = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>", " ", body))).split())
 
 
 def summary(text: str) -> dict[str, str]:
-    """Return the lines of the summary, by the observer."""
     lines = re.findall(r"<li>(.*?)</li>", text.partition('class="summary"')[2].partition("</ul>")[0], re.DOTALL)
     return {title: words(line) for line in lines for title, _ in privacy_report.VIEWS.values() if title in words(line)}
 
 
 def numbers(value: Any) -> set[str]:
-    """Return every number of a result, in each form that the page may use, and the numbers in its texts."""
     if isinstance(value, dict):
         return set().union(*(numbers(each) for each in value.values()))
     if isinstance(value, list):
@@ -189,10 +185,6 @@ def test_the_page_is_one_file_that_asks_for_nothing_else(tmp_path: Path) -> None
     text = (tmp_path / "privacy.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
     assert not re.search(r"https?:|src=|url\(|@import|<link", text)
-    inner = privacy_report.fragment(result())
-    assert inner.strip().startswith("<style>")
-    assert not re.search(r"<html|<body|<head", inner)
-    assert words(inner) == words(text)
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
     with pytest.raises(StorageError, match="taken"):
         privacy_report.write(result(), tmp_path / "taken" / "privacy.html")
@@ -206,17 +198,17 @@ def test_every_attacker_view_and_source_has_its_words() -> None:
 
 @pytest.mark.parametrize(
     ("views", "attackers", "codec"),
-    [(VIEWS, ("undo", "invert", "replay"), "neural"), (("perturbed",), ("read",), "neural"), (("decoded",), ("undo",), "png")],
+    [(VIEWS, ("undo", "replay"), "neural"), (("perturbed",), ("read",), "neural"), (("decoded",), ("undo",), "png")],
     ids=["all views", "no verdict", "png"],
 )
 def test_a_real_audit_whole_or_in_part_becomes_a_page(
     views: tuple[str, ...], attackers: tuple[str, ...], codec: str, networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
     effort = Effort(pairs=48, passes=64, width=4, steps=2, reader=8)
-    audit = Audit(networks, digits, codec=codec, n=24, seeds=1, effort=effort, judge=judge)
+    audit = Audit(networks, digits, codec=codec, n=12, seeds=1, effort=effort, judge=judge)
     made = plain(audit.result(views, attackers))
     text = words(privacy_report.render(made))
-    assert f"on 24 test pictures of {digits.title}" in text
+    assert f"on 12 test pictures of {digits.title}" in text
     for view in views:
         title = privacy_report.VIEWS[view][0]
         found = made["verdict"].get(view)

@@ -25,20 +25,19 @@ from workbench.audit.scores import FIGURES, Judge
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
 from workbench.audit.views import Observed
 from workbench.data import Dataset
-from workbench.errors import DataError, UsageError, WeightsError
+from workbench.errors import DataError, UsageError
 from workbench.evaluation import provenance
 from workbench.metrics import Estimate
 from workbench.notebook import plain
 from workbench.pictures import to_float
 from workbench.weights import Pair
 
-N = 24
-EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
+N = 16
+EFFORT = Effort(pairs=40, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset, judge: Judge) -> tuple[Counted, dict[str, Any]]:
-    """The complete audit of the tiny pair, and its result."""
     made = Counted(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
     return made, made.result()
 
@@ -109,11 +108,9 @@ def test_who_knows_the_label_names_one_of_its_class_by_lot(audited: tuple[Counte
         assert found == pytest.approx(sum(expected) / N)
 
 
-def test_on_the_label_alone_nothing_beats_the_class_mean(
-    audited: tuple[Counted, dict[str, Any]],
-) -> None:
-    _, result = audited
-    bound = len(set(audited[0].observed("label").answers.tolist()))
+def test_on_the_label_alone_nothing_beats_the_class_mean(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, result = audited
+    bound = len(set(made.observed("label").answers.tolist()))
     assert row_of(result, "label", "replay")["identified"].value <= bound / N + 1e-6
 
 
@@ -151,8 +148,9 @@ def test_attackers_that_search_for_each_picture_take_the_first(
     best = row_of(result, "perturbed", "optimise")
     assert best["identified"].value == pytest.approx(float((nearest == torch.arange(6)).float().mean())), "among all known"
     control = metrics.psnr(few, made.means[made.labels[:6]])
-    paired = (metrics.psnr(few, guess) - control).mean()
-    assert best["over_control"]["psnr"].value == pytest.approx(float(paired), abs=1e-4)
+    paired = metrics.mean(metrics.psnr(few, guess) - control)
+    gain = best["over_control"]["psnr"]
+    assert (gain.value, gain.low, gain.high) == pytest.approx((paired.value, paired.low, paired.high), abs=1e-4)
 
 
 def test_the_best_attacker_gains_most_over_its_control() -> None:
@@ -176,8 +174,6 @@ def test_the_unprotected_picture_is_found_out_by_the_same_code(networks: Pair, d
 
 
 class Scripted(Audit):
-    """An audit whose best attacker returns scripted figures, one for each effort."""
-
     script: tuple[float, ...] = ()
 
     def best(self, attempts: Any) -> list[dict[str, Any]]:
@@ -209,8 +205,7 @@ def test_effort_doubles_until_the_gain_is_below_a_tenth_decibel(
 
 
 def test_the_number_where_effort_stopped_is_reported_everywhere(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    effort = replace(EFFORT, pairs=40)
-    made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
+    made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=EFFORT, judge=judge)
     curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
     result = made.result(("perturbed",), ("undo", "invert"))
     assert result["converged"]
@@ -238,13 +233,16 @@ def test_two_captures_are_linked_but_not_by_their_labels(networks: Pair, digits:
     assert made.linkage.linked("label").value < 0.8
 
 
+@pytest.mark.system
 def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
     second = made.observer.show(made.linkage._second_protected, "perturbed").seen
     by_pixel = made.linkage._linked(made.observed("perturbed").seen, second, made.labels, 1).value
     assert made.linkage.pooled("perturbed") > 1
     assert made.linkage.linked("perturbed").value > by_pixel + 0.05
-    assert made.result(("perturbed",), ("undo",))["linking_by_pixel"]["perturbed"].value == by_pixel
+    result = made.result(("perturbed",), ("undo",))
+    assert result["noise"] == 1.0
+    assert result["linking_by_pixel"]["perturbed"].value == by_pixel
     assert made.linkage.pooled("label") == 1, "a label has no pixels"
 
 
@@ -339,18 +337,6 @@ def test_few_codes_bound_what_few_pictures_leave_open(view: str, holds: bool) ->
     assert found["interval"]["identified"][1] == pytest.approx(1.0 if holds else 1.8)
 
 
-def test_the_gain_over_the_control_is_paired_by_picture(audited: tuple[Counted, dict[str, Any]]) -> None:
-    made, result = audited
-    best = row_of(result, "perturbed", "undo")
-    guess = made.guesses["perturbed", "undo"]
-    differences = metrics.psnr(made.images, guess) - metrics.psnr(made.images, made.means[made.labels])
-    assert made.seeds == 2
-    paired = best["over_control"]["psnr"]
-    assert paired.value == pytest.approx(best["psnr"].value - result["controls"][0]["psnr"].value, abs=1e-4)
-    assert paired.high - paired.low != pytest.approx(best["psnr"].high - best["psnr"].low)
-    assert differences.std() > 0
-
-
 def test_each_figure_has_its_own_best_attacker() -> None:
     rows = [
         row("decoded", "a", psnr=13.0, ssim=0.2, identified=0.01),
@@ -378,29 +364,13 @@ def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Count
     assert made.counted == made.total > 0
 
 
-@pytest.mark.parametrize(
-    ("views", "attackers", "judged"),
-    [
-        (("perturbed",), ("invert",), False),
-        (("perturbed", "label"), ("prior", "optimise", "retrain"), True),
-    ],
-)
-def test_the_bar_ends_at_its_end_whatever_is_asked_for(
-    views: tuple[str, ...], attackers: tuple[str, ...], judged: bool, networks: Pair, digits: Dataset, judge: Judge
+def test_the_bar_counts_the_judge_and_is_on_standard_error(
+    networks: Pair, digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     effort = Effort(pairs=50, passes=90, width=4, steps=2, reader=8)
-    made = Counted(networks, digits, n=6, seeds=1, effort=effort, judge=judge if judged else None)
-    made.result(views, attackers)
-    assert made.counted == made.total > 0
-
-
-def test_the_progress_bar_is_on_standard_error_on_request(
-    networks: Pair, digits: Dataset, judge: Judge, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = Audit(
-        networks, digits, codec="png", n=4, seeds=1, effort=replace(TINY, passes=64), pairs=20, judge=judge, progress=True
-    )
+    made = Counted(networks, digits, codec="png", n=6, seeds=1, effort=effort, progress=True)
     made.result(("perturbed",), ("invert",))
+    assert made.counted == made.total > 0
     out, err = capsys.readouterr()
     assert out == ""
     assert "audit: 100%" in err.replace("\r", "\n").splitlines()[-1]
@@ -416,8 +386,6 @@ def test_the_progress_bar_is_on_standard_error_on_request(
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
         ({"pairs": 698}, DataError, "698 pairs were requested, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
-        ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
-        ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),
     ],
 )
 def test_an_impossible_audit_is_refused_before_any_training(
@@ -425,13 +393,6 @@ def test_an_impossible_audit_is_refused_before_any_training(
 ) -> None:
     with pytest.raises(kind, match=message):
         Audit(networks, digits, **how)
-
-
-def test_a_pair_without_its_compressor_has_no_neural_codec(networks: Pair, digits: Dataset) -> None:
-    bare = replace(networks, compressor=None)
-    with pytest.raises(WeightsError, match="was loaded without its compressor: load it with compressor=True"):
-        Audit(bare, digits)
-    assert len(Audit(bare, digits, codec="png", n=5).images) == 5
 
 
 def test_weights_of_other_classes_are_refused(networks: Pair, digits: Dataset) -> None:
@@ -479,16 +440,11 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
+    assert kept["effort"] == {"pairs": 40, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}
     assert kept["controls"][0]["psnr"]["n"] == N
-
-
-def test_a_random_component_is_part_of_the_result(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    made = Audit(noisy(networks, 0.25), digits, codec="png", n=4, seeds=1, effort=TINY, judge=judge)
-    assert made.result(("perturbed",), ("undo",))["noise"] == 0.25
 
 
 @pytest.mark.system
@@ -507,7 +463,7 @@ def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:
     made, _ = audited
-    pairs = [images for images, _, _ in made.observer.quick.kept]
+    pairs = [each.result()[0] for each in made.observer.quick.kept._made.values()]
     assert pairs
     assert not any(near(each, made.images) for each in pairs)
 
@@ -524,7 +480,7 @@ def test_an_interrupted_audit_continues_with_equal_figures(
     networks: Pair, digits: Dataset, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def audit(folder: Path | None) -> Audit:
-        return Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=judge, folder=folder)
+        return Audit(networks, digits, codec="png", n=6, seeds=1, effort=EFFORT, judge=judge, folder=folder)
 
     views, attackers = ("perturbed",), ("undo", "invert", "read")
     whole = audit(None).result(views, attackers)["rows"]

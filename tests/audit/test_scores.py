@@ -21,9 +21,12 @@ from workbench.pictures import to_float
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 
+def distance(judge: Judge, x: Tensor, y: Tensor) -> Tensor:
+    return judge.compare(x, y, torch.zeros(len(x), dtype=torch.int64))[0]
+
+
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A narrow judge, trained with 1,600 passes."""
     return Judge(digits, 1600, torch.device("cpu"), width=8)
 
 
@@ -63,24 +66,22 @@ def test_the_judge_sees_the_class_in_originals_and_not_in_noise(judge: Judge, di
 
 def test_the_judges_distance_is_a_distance_that_grows(judge: Judge, images: Tensor) -> None:
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    means = [float(judge.distance(images, (images + much * noise).clamp(0, 1)).mean()) for much in (0.0, 0.02, 0.1, 0.5)]
+    means = [float(distance(judge, images, (images + much * noise).clamp(0, 1)).mean()) for much in (0.0, 0.02, 0.1, 0.5)]
     assert means == sorted(means)
     assert means[0] == pytest.approx(0, abs=1e-5)
     assert means[1] > 1e-4
     other = images.flip(0)
-    torch.testing.assert_close(judge.distance(images, other), judge.distance(other, images), rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(distance(judge, images, other), distance(judge, other, images), rtol=1e-2, atol=1e-3)
 
 
-def test_one_pass_over_the_guesses_gives_the_figures_of_two(judge: Judge, images: Tensor, digits: Dataset) -> None:
+def test_one_pass_over_the_guesses_also_judges_them(judge: Judge, images: Tensor, digits: Dataset) -> None:
     guesses, labels = images.flip(0), digits.test.labels[:40]
-    distance, judged = judge.compare(images, guesses, labels)
-    torch.testing.assert_close(distance, judge.distance(images, guesses))
-    assert torch.equal(judged, judge.right(guesses, labels))
+    assert torch.equal(judge.compare(images, guesses, labels)[1], judge.right(guesses, labels))
 
 
 def test_a_judge_is_the_same_each_time(digits: Dataset, images: Tensor) -> None:
     first, second = (Judge(digits, 64, torch.device("cpu"), width=8) for _ in range(2))
-    assert torch.equal(first.distance(images, images.flip(0)), second.distance(images, images.flip(0)))
+    assert torch.equal(distance(first, images, images.flip(0)), distance(second, images, images.flip(0)))
 
 
 # --- identification --------------------------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, dig
     assert other["psnr"] != own["psnr"]
 
 
+@pytest.mark.system
 def test_no_curve_runs_an_attacker_that_has_run_already(
     networks: Pair, digits: Dataset, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,22 +142,13 @@ def test_a_curve_leaves_the_audits_seeds_and_sources_unchanged(audit: Audit) -> 
 @pytest.mark.parametrize(
     ("curve", "title", "attacked"),
     [
-        pytest.param(
-            lambda audit: of_strength(audit, (0.0, 0.5, 1.0), seeds=2),
-            "attack over strength",
-            3 * 2 * 64,
-            marks=pytest.mark.system,
-        ),
+        (lambda audit: of_strength(audit, (0.0, 0.5, 1.0), seeds=2), "attack over strength", 3 * 2 * 64),
         (lambda audit: of_rate(audit, ("neural", "PNG")), "attack over bits", 2 * 64),
-        pytest.param(
-            lambda audit: of_pairs(audit, (20, 100), ("same", "noise")),
-            "attack over pairs",
-            2 * (64 + 100),
-            marks=pytest.mark.system,
-        ),
+        (lambda audit: of_pairs(audit, (20, 100), ("same", "noise")), "attack over pairs", 2 * (64 + 100)),
     ],
 )
-@pytest.mark.parametrize("judged", [True, pytest.param(False, marks=pytest.mark.system)])
+@pytest.mark.parametrize("judged", [True, False])
+@pytest.mark.system
 def test_a_curve_shows_a_bar_that_ends_at_its_end(
     curve: Callable[[Audit], object],
     title: str,

@@ -168,7 +168,6 @@ def test_as_many_kinds_are_seen_as_codes_cross(lively: Pair, images: Tensor) -> 
 
 
 def rows_in(images: Tensor, others: Tensor) -> Tensor:
-    """Return for each of N images whether it is among `others` (N)."""
     return torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1).values == 0
 
 
@@ -188,7 +187,7 @@ def test_pairs_of_the_same_data_are_never_test_images(open_observer: Observer, d
 def test_pairs_follow_from_their_seed(source: str, open_observer: Observer, digits: Dataset) -> None:
     made = []
     for seed in (3, 3, 4):
-        open_observer.quick.kept.clear()
+        open_observer.quick.kept._made.clear()
         made.append(pairs_of(open_observer, digits, "perturbed", 10, source, seed))
     assert torch.equal(made[0].images, made[1].images)
     assert torch.equal(made[0].observed.seen, made[1].observed.seen)
@@ -221,7 +220,7 @@ def test_the_views_of_an_observer_share_the_pictures(networks: Pair, digits: Dat
     assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once for all observers"
     for seed in range(KEPT + 2):
         pairs_of(observer, digits, "label", 4, seed=seed)
-    assert len(observer.quick.kept) == KEPT
+    assert len(observer.quick.kept._made) == KEPT
 
 
 def test_pairs_that_there_are_not_are_refused(observer: Observer, digits: Dataset) -> None:

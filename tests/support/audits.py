@@ -13,8 +13,6 @@ TINY = Effort(pairs=120, passes=240, width=4, steps=2, reader=8)
 
 
 class Counted(Audit):
-    """An audit that records the updates of its progress bar."""
-
     counted = 0
     total: float = 0
 
@@ -25,13 +23,11 @@ class Counted(Audit):
 
 
 def with_train(dataset: Dataset, train: Split) -> Dataset:
-    """Return the same data set with another training split."""
     parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
     return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 
 
 def noisy(pair: Pair, noise: float) -> Pair:
-    """Return the same pair with a random component in its generator."""
     generator = copy.deepcopy(pair.generator)
     generator.noise = noise
     return replace(pair, generator=generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,6 @@ QUICKLY: dict[str, Any] = {"device": "cpu", "compressor_loss": CompressorLoss("r
 
 
 class Small(Classifier):
-    """A minimal classifier with batch norm, which keeps statistics while it trains."""
-
     def __init__(self, name: str = "small", logits: float = 1.0) -> None:
         nn.Module.__init__(self)
         self.name, self.num_classes, self.head, self.logits = name, 10, "public", logits
@@ -60,16 +58,16 @@ def generator_objective(
     )
 
 
-def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
+def compressor_objective() -> CompressorObjective:
     compressor = NeuralCompressor(N=4, M=6)
     compressor.g_a[-1].weight.data.mul_(100)  # latents that do not all round to zero
-    return CompressorObjective(compressor, PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(kind))
+    return CompressorObjective(compressor, PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss())
 
 
-def variable_objective(only: int | None = None, noise: float = 0.0) -> VariableRateObjective:
+def variable_objective(only: int | None = None, noise: float = 0.0, auxiliary: str = "other") -> VariableRateObjective:
     compressor, generator = NeuralCompressor(N=4, M=6, stops=4), PerturbationGenerator(width=2, noise=noise).eval()
     objective = VariableRateObjective(
-        compressor, generator, Small().eval(), CompressorLoss("rate-accuracy", 0.4), Small("other", logits=20).eval(), only
+        compressor, generator, Small().eval(), CompressorLoss("rate-accuracy", 0.4), Small(auxiliary, logits=20).eval(), only
     )
     objective.initialise(torch.rand(8, 3, 32, 32))
     return objective
@@ -96,7 +94,6 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "generator": generator_objective,
     "generator, hidden": lambda: generator_objective(HIDDEN, noise=0.1),
     "compressor": compressor_objective,
-    "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
     "compressor, variable rate": variable_objective,
     "joint": joint_objective,
 }
@@ -130,18 +127,20 @@ def tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that are not identical, bit by bit."""
     assert first.keys() == second.keys()
     return [key for key in first if not torch.equal(first[key], second[key])]
 
 
 class Interrupted(Objective):
-    """An objective that calls a function in its `step`-th training step, before or after the network has seen the batch."""
-
     def __init__(self, inner: Objective, step: int, happen: Callable[[], Any], after: bool) -> None:
         super().__init__()
         self.inner, self.network, self.adversarial = inner, inner.network, inner.adversarial
         self.step, self.happen, self.after, self.calls = step, happen, after, 0
+
+    def train(self, mode: bool = True) -> Self:
+        self.training = mode
+        self.inner.train(mode)
+        return self
 
     def groups(self) -> list[dict[str, Any]]:
         return self.inner.groups()
@@ -164,5 +163,4 @@ class Interrupted(Objective):
 
 
 def stop() -> None:
-    """Send SIGINT to this process, like Ctrl-C."""
     signal.raise_signal(signal.SIGINT)

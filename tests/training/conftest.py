@@ -11,9 +11,8 @@ from workbench.data import Dataset
 from workbench.training import TrainingSettings, presets
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def few(digits: Dataset) -> Dataset:
-    """48 training images, 16 validation images and 16 test images."""
     sizes = {"train": 48, "validation": 16, "test": 16}
     return Dataset(
         "digits", "few digits", "digits", digits.classes, False, lambda name: getattr(digits, name).head(sizes[name])
@@ -22,7 +21,6 @@ def few(digits: Dataset) -> Dataset:
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
-    """Presets of three steps, an epoch after the second, of the narrowest generator."""
     settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4, noise=0.1)
     for name, kinds in presets.PRESETS.items():
         monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
@@ -31,7 +29,6 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"

@@ -10,20 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.support.objectives import Interrupted, adversarial_objective, differences, seeded, stop, tensors, train_here
+from tests.support.objectives import adversarial_objective, differences, seeded, tensors, train_here
 from tests.support.pair import AUXILIARY, TARGET
 from workbench import metrics, training, weights
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError
 from workbench.models import PerturbationGenerator
 from workbench.pictures import to_float
-from workbench.training import GeneratorLoss, Outcome, TrainingSettings, presets
-from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
+from workbench.training import GeneratorLoss, TrainingSettings, presets
+from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence
 
 
 class Draws(nn.Module):
-    """An inversion network whose residual over the class means gives a chosen picture."""
-
     def __init__(self, draw: Callable[[Tensor], Tensor], means: Tensor) -> None:
         super().__init__()
         self.draw, self.means, self.scale = draw, means, nn.Parameter(torch.ones(()))
@@ -34,7 +32,6 @@ class Draws(nn.Module):
 
 
 def graded(objective: AdversarialObjective) -> tuple[bool, bool]:
-    """Return whether the generator and the inversion network have a gradient that is not zero."""
     parts = (objective.contest.generator, objective.contest.inverter)
     first, second = (any(p.grad is not None and bool((p.grad != 0).any()) for p in part.parameters()) for part in parts)
     return first, second
@@ -113,22 +110,6 @@ def test_the_inversion_network_learns_to_recover(few: Dataset) -> None:
     assert recovered[-1] > recovered[0] + 0.3
 
 
-def test_the_adversary_recovers_nothing_without_a_residual(few: Dataset) -> None:
-    objective = adversarial_objective().eval()
-    images, labels = to_float(few.train.images), few.train.labels
-    seen: list[Tensor] = []
-
-    class Nothing(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append(x)
-            return torch.zeros_like(x[:, :3])
-
-    objective.contest.inverter = Nothing()
-    assert objective.recovered(images, images, labels).item() == pytest.approx(0.0, abs=1e-6), "the class mean is free"
-    assert torch.equal(seen[0][:, 3:].mean((2, 3)).argmax(1), labels)
-    assert adversarial_objective().contest.inverter.inc.f[0].in_channels == 3 + 10
-
-
 def test_the_inversion_network_learns_faster_and_is_not_kept() -> None:
     objective = adversarial_objective()
     scales = {id(p): group["scale"] for group in objective.groups() for p in group["params"]}
@@ -150,8 +131,6 @@ def test_a_generator_learns_at_the_strength_that_it_is_used_at(few: Dataset) -> 
 
 
 class Stronger(AdversarialObjective):
-    """An objective whose adversary seems stronger at each validation, so that the loss grows."""
-
     grown = 0.0
 
     def before_validation(self, images: Tensor) -> None:
@@ -174,33 +153,6 @@ def test_against_inversion_the_last_network_is_kept(few: Dataset, tmp_path: Path
     assert differences(tensors(objective), kept[0])
 
 
-@pytest.mark.parametrize(  # in a turn of each network, and in the second epoch
-    "step", [3, *(pytest.param(step, marks=pytest.mark.system) for step in (2, 5))]
-)
-def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset, tmp_path: Path) -> None:
-    make = lambda: adversarial_objective(noise=0.2)  # noqa: E731
-
-    def interrupt() -> Outcome:
-        return train_here(Interrupted(seeded(make), step, stop, after=False), few, tmp_path / "parts")
-
-    resumed_equals_uninterrupted_but_for_noise(make, few, tmp_path, interrupt)
-
-
-def resumed_equals_uninterrupted_but_for_noise(
-    make: Callable[[], AdversarialObjective], data: Dataset, folder: Path, interrupt: Callable[[], Outcome]
-) -> None:
-    """Compare a resumed training with an uninterrupted one, except for validation.
-
-    Validation draws from the operating system's generator, so its figures differ in any case.
-    """
-    whole = seeded(make)
-    train_here(whole, data, folder / "whole")
-    assert not interrupt().complete
-    resumed = seeded(make)
-    assert train_here(resumed, data, folder / "parts").complete
-    assert differences(tensors(resumed), tensors(whole)) == []
-
-
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -214,14 +166,6 @@ def resumed_equals_uninterrupted_but_for_noise(
 def test_a_defence_that_there_is_not_is_refused(how: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Defence(**how)  # type: ignore[arg-type]
-
-
-def test_class_means_are_the_mean_training_image_of_each_class(few: Dataset) -> None:
-    means = class_means(few.train, 10)
-    assert means.shape == (10, 3, 32, 32)
-    for label in range(10):
-        rows = [to_float(few.train.images[i : i + 1])[0] for i in range(48) if few.train.labels[i] == label]
-        torch.testing.assert_close(means[label], sum(rows[1:], rows[0]) / len(rows))
 
 
 def test_a_generator_keeps_its_defence_and_its_start(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
@@ -257,7 +201,9 @@ def test_a_generator_starts_from_the_very_weights_that_are_named(
 
 
 def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
-    manifest = training.train_generator(few, TARGET, AUXILIARY, variant="noisy", defence=Defence(noise=0.1), device="cpu")
+    manifest = training.train_generator(
+        few, TARGET, AUXILIARY, "paper", variant="noisy", defence=Defence(noise=0.1), device="cpu"
+    )
     assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert "recovered" not in manifest.metrics
 

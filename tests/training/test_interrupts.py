@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.objectives import (
     OBJECTIVES,
     SETTINGS,
     Interrupted,
+    adversarial_objective,
     classifier_objective,
     differences,
     generator_objective,
@@ -50,30 +52,30 @@ def resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"),  # in the first epoch, in the second, and while the compressor's latents are coarsened
+    ("kind", "step", "after"),  # in the first epoch or in the second, before or after the network has seen the batch
     [
-        *(("classifier", 2), ("generator", 5), ("compressor", 5), ("compressor, rate-distortion", 5)),
-        pytest.param("compressor", 2, marks=pytest.mark.system),
+        *(("classifier", 2, False), ("classifier", 5, True), ("generator", 5, False), ("joint", 5, False)),
+        ("adversarial", 3, False),  # in a turn of the generator; 2 and 5: of the adversary
+        pytest.param("adversarial", 2, False, marks=pytest.mark.system),
+        pytest.param("adversarial", 5, False, marks=pytest.mark.system),
+        pytest.param("joint", 2, False, marks=pytest.mark.system),
+        pytest.param("compressor", 5, False, marks=pytest.mark.system),
     ],
 )
-def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step: int, few: Dataset, tmp_path: Path) -> None:
-    def interrupt() -> Outcome:
-        return train_here(Interrupted(seeded(OBJECTIVES[kind]), step, stop, after=False), few, tmp_path / "parts")
+def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(
+    kind: str, step: int, after: bool, few: Dataset, tmp_path: Path
+) -> None:
+    make = {**OBJECTIVES, "adversarial": lambda: adversarial_objective(noise=0.2)}[kind]
 
-    resumed_equals_uninterrupted(OBJECTIVES[kind], few, tmp_path, interrupt)
+    def interrupt() -> Outcome:
+        return train_here(Interrupted(seeded(make), step, stop, after), few, tmp_path / "parts")
+
+    resumed_equals_uninterrupted(make, few, tmp_path, interrupt)
 
 
 def test_resumed_after_an_epoch_it_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
         return train_here(seeded(classifier_objective), few, tmp_path / "parts", on_epoch=lambda _: stop())
-
-    resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
-
-
-def test_ctrl_c_after_a_batch_was_seen_counts_it_once(few: Dataset, tmp_path: Path) -> None:
-    def interrupt() -> Outcome:
-        ctrl_c = Interrupted(seeded(classifier_objective), 5, stop, after=True)
-        return train_here(ctrl_c, few, tmp_path / "parts")
 
     resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
 
@@ -102,9 +104,9 @@ def test_ctrl_c_after_an_optimizer_step_does_not_repeat_it(few: Dataset, tmp_pat
 def test_a_run_interrupted_again_and_again_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
     whole = seeded(generator_objective)
     train_here(whole, few, tmp_path / "whole")
-    for _ in range(5):
+    for _ in range(3):
         objective = seeded(generator_objective)
-        outcome = train_here(Interrupted(objective, 3, stop, after=False), few, tmp_path / "parts")
+        outcome = train_here(Interrupted(objective, 2, stop, after=False), few, tmp_path / "parts")
     assert outcome.complete
     assert differences(tensors(objective), tensors(whole)) == []
 
@@ -166,60 +168,63 @@ def test_resumed_after_sigkill_it_ends_bit_identical(tmp_path: Path, capsys: pyt
     assert differences(*finals) == []
 
 
-def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS) -> Path:
-    outcome = train_here(Interrupted(seeded(classifier_objective), 5, stop, after=False), data, folder, settings)
+def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS, seed: int = 0) -> Path:
+    outcome = train_here(Interrupted(seeded(classifier_objective), 5, stop, after=False), data, folder, settings, seed)
     assert not outcome.complete
     return folder / "test.pt"
 
 
-def starts_again(data: Dataset, folder: Path, **options: Any) -> None:
-    """Fail unless a training ignores the checkpoint in `folder`/parts and repeats an uninterrupted training."""
-    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
-    train_here(again, data, folder / "parts", **options)
-    train_here(fresh, data, folder / "whole", **options)
-    assert differences(tensors(again), tensors(fresh)) == []
-
-
-@pytest.mark.parametrize(("length", "what"), [(0.5, "truncated"), (0.0, "empty")])
-def test_a_damaged_checkpoint_restarts_the_training(
-    length: float, what: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
+def truncate(checkpoint: Path, length: float) -> None:
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: int(length * len(content))])
-    capsys.readouterr()
-    starts_again(few, tmp_path)
-    said = capsys.readouterr().err
-    assert "test.pt: unreadable checkpoint" in said, what
-    assert "starting again" in said
 
 
-@pytest.mark.parametrize("part", ["network", "optimizer"])
-def test_a_checkpoint_that_another_version_wrote_is_not_used(
-    part: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
+def change(checkpoint: Path, part: str) -> None:
     state = torch.load(checkpoint, weights_only=True)
     if part == "network":
         state["network"].popitem()
     else:
         state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
     torch.save(state, checkpoint)
+
+
+@pytest.fixture(scope="module")
+def fresh(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    objective = seeded(classifier_objective)
+    train_here(objective, few, tmp_path_factory.mktemp("fresh"))
+    return tensors(objective)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "seed", "message"),
+    [
+        (lambda path: truncate(path, 0.5), SETTINGS, 0, "test.pt: unreadable checkpoint"),
+        (lambda path: truncate(path, 0.0), SETTINGS, 0, "test.pt: unreadable checkpoint"),
+        (lambda path: change(path, "network"), SETTINGS, 0, "a checkpoint of another version of this training"),
+        (lambda path: change(path, "optimizer"), SETTINGS, 0, "a checkpoint of another version of this training"),
+        (lambda _: None, replace(SETTINGS, learning_rate=2e-2), 0, "a checkpoint of other settings lies there"),
+        (lambda _: None, SETTINGS, 1, "a checkpoint of other settings lies there"),
+    ],
+    ids=["truncated", "empty", "other network", "other optimizer", "other settings", "other seed"],
+)
+def test_an_unusable_checkpoint_restarts_the_training(
+    spoil: Callable[[Path], None],
+    settings: TrainingSettings,
+    seed: int,
+    message: str,
+    few: Dataset,
+    fresh: dict[str, Tensor],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(interrupted_checkpoint(few, tmp_path, settings, seed))
     capsys.readouterr()
-    starts_again(few, tmp_path)
-    assert "a checkpoint of another version of this training; starting again" in capsys.readouterr().err
-
-
-def test_a_checkpoint_of_other_settings_is_not_used(few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    interrupted_checkpoint(few, tmp_path / "parts", replace(SETTINGS, learning_rate=2e-2))
-    capsys.readouterr()
-    starts_again(few, tmp_path)
-    assert "a checkpoint of other settings lies there" in capsys.readouterr().err
-
-
-def test_a_checkpoint_of_another_seed_is_not_used(few: Dataset, tmp_path: Path) -> None:
-    interrupted_checkpoint(few, tmp_path / "parts")
-    starts_again(few, tmp_path, seed=1)
+    again = seeded(classifier_objective)
+    train_here(again, few, tmp_path)
+    said = capsys.readouterr().err
+    assert message in said
+    assert "starting again" in said
+    assert differences(tensors(again), fresh) == []
 
 
 def test_ctrl_c_keeps_the_best_and_leaves_no_partial_file(

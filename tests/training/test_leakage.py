@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench.classifiers import Classifier
+from tests.support.objectives import Small, generator_objective
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.models import PerturbationGenerator
@@ -24,8 +24,7 @@ HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=4.0, leakage_weigh
 
 def objective(loss: GeneratorLoss = HIDDEN, noise: float = 0.1) -> GeneratorObjective:
     torch.manual_seed(0)
-    classifiers = (Classifier("resnet18", width=8).eval(), Classifier("mobilenet_v2", width=8).eval())
-    return GeneratorObjective(PerturbationGenerator(2, noise), *classifiers, loss)
+    return generator_objective(loss, noise=noise)
 
 
 @pytest.fixture
@@ -34,9 +33,8 @@ def batch(digits: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def test_a_loss_for_every_strength_has_no_other_strength() -> None:
-    classifiers = Classifier("resnet18", width=8), Classifier("mobilenet_v2", width=8)
     with pytest.raises(UsageError, match=r"trained at strength 1, got 0\.5"):
-        GeneratorObjective(PerturbationGenerator(2, 0.1), *classifiers, HIDDEN, strength=0.5)
+        GeneratorObjective(PerturbationGenerator(2, 0.1), Small(), Small("other"), HIDDEN, strength=0.5)
 
 
 # --- the bound ---------------------------------------------------------------------------------------------------------------

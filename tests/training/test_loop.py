@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective, differences, seeded, tensors, train_here
-from workbench.data import Dataset
+from workbench.data import Dataset, Split
 from workbench.pictures import to_float
 from workbench.training import TrainingSettings
-from workbench.training.batches import crop_and_flip, rows_of
+from workbench.training.batches import Feed, crop_and_flip
 from workbench.training.schedules import learning_rate_share, steps
+
+KINDS = [pytest.param(kind, marks=[pytest.mark.system] if kind == "joint" else []) for kind in OBJECTIVES]
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -28,18 +30,18 @@ def test_objectives_compute_in_mixed_precision(kind: str, few: Dataset) -> None:
     loss.backward()
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_seed_determines_the_networks(kind: str, few: Dataset, tmp_path: Path) -> None:
     left = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         objective = seeded(OBJECTIVES[kind])
-        train_here(objective, few, tmp_path / folder, seed=seed)
+        train_here(objective, few, tmp_path / folder, replace(SETTINGS, epochs=1), seed)
         left.append(tensors(objective))
     assert differences(left[0], left[1]) == []
     assert differences(left[0], left[2])
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset, tmp_path: Path) -> None:
     objective = seeded(OBJECTIVES[kind])
     same = Dataset("digits", "", "digits", few.classes, False, lambda _: few.train)
@@ -86,13 +88,14 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
 
 @pytest.mark.parametrize("n", [48, 50])
 def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
-    per_epoch = -(-n // 16)
-    epochs = [torch.cat([rows_of(n, 16, step + epoch * per_epoch, 0) for step in range(per_epoch)]) for epoch in range(3)]
+    split, per_epoch = Split(torch.zeros(n, 3, 1, 1), torch.zeros(n)), -(-n // 16)
+    first, other = (Feed(split, 16, 9, seed, torch.device("cpu")) for seed in (0, 1))
+    epochs = [torch.cat([first.rows(step + epoch * per_epoch) for step in range(per_epoch)]) for epoch in range(3)]
     for order in epochs:
         assert torch.equal(order.sort().values, torch.arange(n))
     assert not torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[1], epochs[2])
-    assert not torch.equal(rows_of(n, 16, 0, 0), rows_of(n, 16, 0, 1))
+    assert not torch.equal(first.rows(0), other.rows(0))
 
 
 def test_the_number_of_images_bounds_the_number_of_steps() -> None:

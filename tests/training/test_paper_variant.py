@@ -42,6 +42,7 @@ def test_its_losses_are_the_papers_whatever_the_preset() -> None:
         assert compressor.kind == "rate-distortion"
 
 
+@pytest.mark.system
 def test_it_is_trained_from_scratch_and_evaluated_by_its_name(
     own_data: Path, few: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,8 +28,6 @@ from workbench.training.protection import EncoderObjective, GeneratorObjective, 
 
 
 class Inverter(PerturbationGenerator):
-    """A generator that inverts contrast, so that SSIM is negative."""
-
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
         return super().forward(images, strength).lerp(1 - images, 0.8)
 
@@ -84,7 +82,7 @@ def test_beyond_the_cap_a_bounded_auxiliary_term_pulls_no_more(few: Dataset) -> 
     torch.testing.assert_close(*gradients)
 
 
-@pytest.mark.parametrize("kind", ["generator", "compressor", "compressor, rate-distortion"])
+@pytest.mark.parametrize("kind", ["generator", "compressor"])
 def test_frozen_networks_stay_as_they_were_in_eval_mode(kind: str, few: Dataset, tmp_path: Path) -> None:
     objective = seeded(OBJECTIVES[kind])
     frozen = {

@@ -17,7 +17,7 @@ FEW = """
 from dataclasses import replace
 from workbench import data
 from workbench.training import loop, recipes
-from workbench.training.loop import TrainingSettings
+from workbench.training import TrainingSettings
 
 digits = data.DATASETS["digits"]
 
@@ -45,8 +45,6 @@ UNEQUAL = """
 import os
 from pathlib import Path
 import torch
-from workbench.classifiers import Classifier
-from workbench.models import PerturbationGenerator
 from workbench.training.objectives import ClassifierObjective
 from torch import nn
 
@@ -65,7 +63,6 @@ if first:
 
 
 def run_script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end. If it does not end in time, kill it and its children."""
     (folder / "script.py").write_text(text)
     process = subprocess.Popen(
         [sys.executable, "script.py", *arguments],

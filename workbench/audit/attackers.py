@@ -6,6 +6,8 @@ The attackers, by the kind of their guess::
     class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
     which      replay    sends every known picture through the edge, several times, and compares the mean views
+
+A pair is one of the attacker's own pictures with its observation, a send one pass of a picture through client and edge.
 """
 
 from __future__ import annotations
@@ -22,23 +24,10 @@ from ..rows import distinct
 from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, SmallCNN, learn, run, seeded
 from .priors import DiffusionPrior, LatentPrior
-from .reconstruct import FEW, FromInversion, Inversion, Optimise, Prior, Undo
+from .reconstruct import Inversion, Optimise, Prior, Undo
 from .views import Observed, Pairs
 
-__all__ = [
-    "ATTACKERS",
-    "FEW",
-    "Attacker",
-    "Effort",
-    "FromInversion",
-    "Inversion",
-    "Optimise",
-    "Prior",
-    "Read",
-    "Replay",
-    "Retrain",
-    "Undo",
-]
+__all__ = ["ATTACKERS", "Effort", "Inversion", "Read", "Replay", "Retrain"]
 
 
 class Read(Attacker):
@@ -66,7 +55,6 @@ class Read(Attacker):
         return self.effort.passes, RATE
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the logits of N observations (N x K classes)."""
         return run(self.network, self.device, observed.seen)
 
 
@@ -87,8 +75,7 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return the number of training images, `effort.passes` / 4. Each takes four times as long as in a `SmallCNN`."""
-        return self.effort.passes // 4
+        return self.effort.passes // 4  # each image takes four times as long as in a `SmallCNN`
 
 
 class Replay(Attacker):
@@ -100,11 +87,10 @@ class Replay(Attacker):
     name, knows, guesses = "replay", "the pictures among which the observed one is", "which"
 
     def cost(self, n: int) -> int:
-        """Return 0, since nothing is trained."""
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Store the mean view of each known picture over `self.sends` sends."""
+        """Store the mean view of each known picture over all its sends."""
         for _ in self.sending(pairs):
             pass
 
@@ -123,7 +109,6 @@ class Replay(Attacker):
         return self.effort.sends if self.observer.pair.generator.noise else 1
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the negative distances of N observations to the mean views of the M known pictures (N x M)."""
         (first, which), (first_known, which_known) = observed.distinct, distinct(self.known + 0.0)  # -0 becomes 0
         seen, known = observed.seen[first].flatten(1).double(), self.known[first_known].double()
         likeness = -torch.cdist(seen, known, compute_mode="use_mm_for_euclid_dist")  # 20 times as fast, and exact in 64 bits

@@ -1,4 +1,8 @@
-"""Run attackers on views, each with several seeds, and compare the results with the controls, guesses without observation."""
+"""Run attackers on views, each with several seeds, and compare the results with the controls.
+
+A view is what an attacker observes at one point of the system, such as the payload. A control is a guess without observation. A
+row is a dict with the figures of one attacker on one view.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,11 @@ from ..metrics import Estimate, psnr, ssim
 from ..pictures import to_float
 from ..training.adversary import class_means
 from ..weights import Pair
-from .attackers import ATTACKERS, Attacker, FromInversion, Inversion
-from .contract import EFFORTS, Effort
+from .attackers import ATTACKERS
+from .contract import EFFORTS, Attacker, Effort
 from .crew import Attempt, run_parallel
 from .figures import Figures
+from .reconstruct import FromInversion, Inversion
 from .scores import FIGURES, SHARES, Judge, across, identified, score
 from .views import Observed, Observer, Pairs, pairs_of
 
@@ -88,7 +93,7 @@ class Attempts:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return an observer like the audit's own, at another strength or with another codec and `options` (None: the same)."""
+        """Return an observer of the audit's pair. `options` go to the codec. None keeps the audit's strength or codec."""
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
@@ -111,14 +116,11 @@ class Attempts:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
-        """Run one attacker on a view, and return its row (see `rows`)."""
+        """Run one attacker on a view, and return its row. `how` are further fields of `Attempt`."""
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed. Return one row for each attacker: a dict with Estimates.
-
-        `how` sets further fields of the `Attempt`.
-        """
+        """Run attackers on a view, each with every seed, and return one row for each. `how` are further fields of `Attempt`."""
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
@@ -140,7 +142,6 @@ class Attempts:
         return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
 
     def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
-        """Return a row for each attacker of an attempt. `by_seed` has {attacker: {figure: values by image}} for each seed."""
         replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
         learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
         return [
@@ -159,11 +160,9 @@ class Attempts:
 
     @property
     def _sends(self) -> int:
-        """The number of sends of each known picture by `replay`."""
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return an attacker's {figure: gain over the control}: a mean difference, for `identified` the ratio to chance."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
@@ -177,12 +176,10 @@ class Attempts:
 
     @cached_property
     def _control(self) -> dict[str, Tensor]:
-        """PSNR (dB) and SSIM of the control, the class's mean image, for each test picture (N)."""
         guess = self.means[self.labels]
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Return the figures of an attempt's attackers for one seed. Attackers whose figures are cached do not run again."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
         run = (view, source, *observer.settings, effort, seed)
@@ -197,10 +194,6 @@ class Attempts:
     def _run(
         self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int
     ) -> dict[str, dict[str, Tensor]]:
-        """Run attackers on a view with one seed, and return the figures of each.
-
-        If observer, source and effort are those of this object, the pictures guessed with seed 0 are stored in `self.guesses`.
-        """
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
@@ -209,19 +202,15 @@ class Attempts:
             base.fit(learnt)
         figures = {}
         for name in names:
-            attacker = self._made(name, observer, effort, seed, base)
+            kind, options = ATTACKERS[name], (observer, effort, seed, self.tick)
+            if name == "invert" and base is not None:
+                attacker: Attacker = base
+            else:
+                attacker = kind(*options, base) if issubclass(kind, FromInversion) else kind(*options)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
             figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
         return figures
-
-    def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
-        if name == "invert" and base is not None:
-            return base
-        kind = ATTACKERS[name]
-        if issubclass(kind, FromInversion):
-            return kind(observer, effort, seed, self.tick, base)
-        return kind(observer, effort, seed, self.tick)
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
@@ -239,7 +228,6 @@ class Attempts:
 
     @cached_property
     def judge(self) -> Judge:
-        """The classifier that judges reconstructions, trained on first access."""
         return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick, self.effort.reader)
 
     @cached_property
@@ -285,7 +273,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar, if enabled, over `passes` training images, plus those of an untrained judge."""
+        """A context with a progress bar, if enabled, over `passes` images, plus the judge's images if it is not trained yet."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -303,7 +291,6 @@ class Attempts:
             self._bar = None
 
     def _cost(self, names: Sequence[str], effort: Effort) -> int:
-        """Return the number of images that attackers process for one seed. A shared inversion network counts once."""
         made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         n = len(self.images)

@@ -40,7 +40,7 @@ class Effort:
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
 
     def doubled(self, most_pairs: int) -> Effort:
-        """Return doubled pairs (at most `most_pairs`), passes and steps. Widths and sends stay."""
+        """Return this effort with twice the passes, steps and pairs, but at most `most_pairs` pairs."""
         pairs = max(self.pairs, min(2 * self.pairs, most_pairs))
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 

@@ -50,9 +50,9 @@ class Attempt:
 def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
     """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
 
-    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. Running jobs then raise CancelledError at their next
-    `tick`, and no further job starts. The first exception is raised at the end. The generator's noise in a job depends on the
-    job's index only.
+    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. Running jobs then raise CancelledError when they
+    next report progress, and no further job starts. The first exception is raised at the end. The generator's noise in a job
+    depends on the job's index only.
     """
     jobs = [partial(_numbered, job, number) for number, job in enumerate(jobs)]
     cores = torch.get_num_threads()

@@ -15,7 +15,7 @@ __all__ = ["Figures"]
 
 
 class Figures:
-    """The figures of attackers, {figure: values by image}, by a key: the attacker and all settings of its run.
+    """A store of attackers' figures, {figure: values by image}. The key is the attacker with all settings of its run.
 
     With a `folder`, each attacker's figures are also a file there, so another process finds them. The folder is for one audit
     only: its name must follow from everything that the keys leave out, such as data and weights.

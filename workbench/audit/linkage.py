@@ -115,22 +115,16 @@ class Linkage:
 
     @cached_property
     def _second_protected(self) -> Tensor:
-        """The protected images of the test images' second captures."""
         return self.audit.observer.protect(_second_captures(self.audit.images))
 
     @cached_property
     def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The protected images of the attacker's own pictures, the protected images of their second captures, and labels.
-
-        The number of pictures is that of the test images, or of the training images if these are fewer.
-        """
         own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
         images = to_float(own.images)
         return observer.protect(images), observer.protect(_second_captures(images)), own.labels
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """The protected images and the labels of random training images, as many as test images."""
         train = self.audit.dataset.train
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
         return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]
@@ -143,7 +137,6 @@ class Linkage:
 
 
 def _second_captures(images: Tensor) -> Tensor:
-    """Return second captures of images: shifted by a pixel, 5 % brighter, and a JPEG of quality 70."""
     shifted = F.pad(images, (1, 0, 1, 0), mode="reflect")[..., : images.shape[-2], : images.shape[-1]]
     jpeg = Client(70).jpeg
     return jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1)))

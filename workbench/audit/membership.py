@@ -105,14 +105,14 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
     return confidence.double() / usual.clamp_min(1e-12)
 
 
-def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
+def true_positives(members: Tensor, others: Tensor) -> Estimate:
     """Return the share of members whose score is above a threshold that few non-members (`others`) exceed.
 
-    At most a share `false_positives` of the non-members exceeds the threshold. With fewer than 1 / `false_positives`
-    non-members, none does. The interval is Wilson's. Raises UsageError if `members` or `others` is empty.
+    At most one in 1,000 non-members exceeds the threshold. The interval is Wilson's. Raises UsageError if `members` or `others`
+    is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")
-    allowed = int(false_positives * len(others))
+    allowed = int(FALSE_POSITIVES * len(others))
     threshold = others.sort(descending=True).values[allowed]
     return wilson(int((members > threshold).sum()), len(members))

@@ -1,4 +1,8 @@
-"""The networks of the attackers and of the judge, and their training loop."""
+"""The networks of the attackers and of the judge (the classifier that scores guesses), and their training loop.
+
+Attackers learn from pairs: own pictures, the observation `seen` of each picture, and `answers`, the labels that
+the cloud returned.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +78,6 @@ class MeanPictures(nn.Module):
         return cls((sums + cls.PRIOR * images.mean(0)) / (counts + cls.PRIOR))
 
     def forward(self, answers: Tensor) -> Tensor:
-        """Return the mean pictures of N labels, N x 3 x H x W."""
         return self.means[answers]
 
 
@@ -167,7 +170,6 @@ class CodeInverter(Inverter):
 
 
 def zero_(layer: nn.Conv2d) -> None:
-    """Set a layer's parameters to zero, so that the untrained layer returns zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -200,12 +202,8 @@ class SmallCNN(nn.Module):
         logits: Tensor = self.last(x.amax((2, 3)))
         return logits
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Return the activations of each block, normalised over channels as in LPIPS."""
-        return self.features_and_logits(images)[0]
-
     def features_and_logits(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the normalised activations of each block and the logits, from one pass."""
+        """Return the activations of each block, normalised over channels as in LPIPS, and the logits."""
         x, activations = 4 * (images - 0.5), []
         for layer in self.layers:
             x = layer(x)
@@ -213,16 +211,12 @@ class SmallCNN(nn.Module):
                 activations.append(F.normalize(x, dim=1))
         return activations, self._head(x)
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the feature distance of N pairs of images (N): squared, averaged over pixels, summed over blocks.
-
-        This is LPIPS (Zhang et al. 2018) on this network in place of AlexNet, without learnt channel weights.
-        """
-        return feature_distance(self.features(x), self.features(y))
-
 
 def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Return the distance of N pairs of images (N) from their activations by block (see `SmallCNN.distance`)."""
+    """Return the distance of N pairs of images (N) from their features by block: mean squares over pixels, summed over blocks.
+
+    With features of AlexNet and learnt channel weights this would be LPIPS (Zhang et al. 2018).
+    """
     return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(x, y, strict=True)]).sum(0)
 
 
@@ -237,7 +231,6 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return a logit for each patch, positive for an original."""
         logits: Tensor = self.layers(4 * (images - 0.5))
         return logits
 

@@ -38,7 +38,6 @@ class WithPrior(Search):
     tuned_on = 16  # held-out pairs
 
     def further(self, n: int) -> int:
-        """Return the number of the prior's training images plus that of search steps, summed over pictures, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.passes + self.effort.steps * (n + len(self.settings) * min(self.tuned_on, held))
 
@@ -60,8 +59,6 @@ class WithPrior(Search):
                 best, self.setting, self.share = error, setting, share
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected guesses, or the inversion network's guesses if the correction's share is 0."""
-
         def corrected(start: Tensor, part: Observed) -> Tensor:
             return (start + self.share * (self.search(start, part, self.setting) - start)).clamp(0, 1)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..storage import write_text
 
-__all__ = ["fragment", "render", "write"]
+__all__ = ["render", "signed", "write"]
 
 Result = Mapping[str, Any]
 
@@ -53,25 +53,16 @@ CONTROLS = {"class mean": "the average picture of its class", "training image": 
 
 
 def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
-    """Write the report to `path`, self-contained and atomically. The arguments are those of `render`."""
+    """Write the report on an audit's `result`, and on `variants` (see `render`), to one self-contained HTML file."""
     write_text(path, render(result, variants))
 
 
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are results of other generators, {name: result}. Each result has the verdict on its perturbed view
-    (`over`, `allowed`, `holds`) and the target's accuracy on that view (`answered`).
+    `variants` are results of other generators, {name: result}. Each has the verdict on the protected image itself (`over`,
+    `allowed`, `holds`) and the target's accuracy on it (`answered`).
     """
-    return _rendered(result, variants, whole=True)
-
-
-def fragment(result: Result, variants: Mapping[str, Result] | None = None) -> str:
-    """Return the report's content with its style, to embed in another page."""
-    return _rendered(result, variants, whole=False)
-
-
-def _rendered(result: Result, variants: Mapping[str, Result] | None, whole: bool) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -82,13 +73,13 @@ def _rendered(result: Result, variants: Mapping[str, Result] | None, whole: bool
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": figure, "percent": percent, "signed": signed}
+    rows = result["rows"]
     made: str = environment.get_template("privacy.html").render(
         result=result,
-        whole=whole,
         views=[_view(result, name) for name in VIEWS if name in result["verdict"]],
-        unjudged=[VIEWS.get(name, (name, ""))[0] for name in _tried(result) if name not in result["verdict"]],
+        unjudged=[VIEWS[name][0] for name in dict.fromkeys(row["view"] for row in rows) if name not in result["verdict"]],
         attacks=_attacks(result),
-        controls=[(CONTROLS.get(row["attacker"], row["attacker"]), row) for row in result["controls"]],
+        controls=[(CONTROLS[row["attacker"]], row) for row in result["controls"]],
         learnt=_learnt(result),
         fails=_fails(result),
         neural=_neural(result),
@@ -113,12 +104,7 @@ def signed(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _tried(result: Result) -> list[str]:
-    return list(dict.fromkeys(row["view"] for row in result["rows"]))
-
-
 def _view(result: Result, name: str) -> dict[str, Any]:
-    """Return the data of one view for the template: whether the protection holds there, and a row for each measure."""
     found, (title, holder) = result["verdict"][name], VIEWS[name]
     best, allowed = found["best"], found["allowed"]
     rows = []
@@ -139,7 +125,6 @@ def _view(result: Result, name: str) -> dict[str, Any]:
 
 
 def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
-    """Format the gain over the control with its interval, or state that no attacker reached the control."""
     if key in view["failed"]:
         return "attack failed: below the control"
     low, high = view["interval"][key]
@@ -149,25 +134,17 @@ def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
 
 
 def _neural(result: Result) -> bool:
-    """Return whether the codec is neural, so that the perturbed image never leaves the edge."""
     return str(result["codec"]).startswith("neural")
 
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
-    """Return for each attacker its name, a sentence about it, and the views that it attacked."""
     views: dict[str, list[str]] = {}
-    knows: dict[str, str] = {}
     for row in result["rows"]:
         views.setdefault(row["attacker"], []).append(row["view"])
-        knows[row["attacker"]] = row["knows"]
-    return [
-        {"name": name, "does": ATTACKS.get(name, f"takes {knows[name]}"), "views": list(dict.fromkeys(seen))}
-        for name, seen in views.items()
-    ]
+    return [{"name": name, "does": ATTACKS[name], "views": list(dict.fromkeys(seen))} for name, seen in views.items()]
 
 
 def _effort(result: Result) -> str:
-    """Return a sentence that states whether the attackers gain from more effort."""
     if result["converged"]:
         passes = " to ".join(str(each["effort"]["passes"]) for each in (result["effort_curve"][0], result["effort_curve"][-1]))
         return f"Effort was doubled from {passes} training images, until the best attacker gained less than 0.1 dB."
@@ -177,13 +154,11 @@ def _effort(result: Result) -> str:
 
 
 def _learnt(result: Result) -> list[str]:
-    """Return the distinct sources of the attackers' training pictures, such as `2000 pictures of the same data set`."""
     sources = dict.fromkeys((row["pairs"], row["source"]) for row in result["rows"] if row["source"] in SOURCES)
     return [f"{pairs} pictures {SOURCES[source]}" for pairs, source in sources]
 
 
 def _fails(result: Result) -> list[str]:
-    """Return one sentence for each failure of the protection: broken bounds, linkable pictures, exposed training images."""
     said = []
     for name, found in result["verdict"].items():
         title, over, n = VIEWS[name][0], found["over"], result["n"]

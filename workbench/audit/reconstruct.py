@@ -71,7 +71,6 @@ class Undo(Attacker):
         return pictures
 
     def cost(self, n: int) -> int:
-        """Return 0, since nothing is trained."""
         return 0
 
     def _features(self, observed: Observed, width: float) -> Tensor:
@@ -81,10 +80,6 @@ class Undo(Attacker):
 
     @staticmethod
     def _pixels(seen: Tensor, width: float) -> Tensor:
-        """Return the features of each pixel: smoothed channels, their equalised histograms and a constant, N x 7 x HW.
-
-        `width` is the Gaussian's sigma (pixels).
-        """
         if width:
             reach = torch.arange(-3, 4, dtype=torch.float32)
             kernel = torch.exp(-(reach**2) / (2 * width**2))
@@ -134,7 +129,6 @@ class Inversion(Attacker):
         return network.to(self.device)
 
     def _share(self, network: Inverter) -> float:
-        """Return the factor in [0, 1] for the network's residual that minimises the squared error on held-out pairs."""
         seen, answers, images = self.held.observed.seen, self.held.observed.answers, self.held.images
         base = run(network.base, self.device, seen, answers)
         residual = run(network, self.device, seen, answers) - base
@@ -170,7 +164,7 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return `further(n)`, plus the training images of the inversion network if no base was given."""
+        """Return the number of images that are processed for `n` observations, without the training of a given base."""
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod
@@ -197,11 +191,9 @@ class Prior(FromInversion):
     name, knows = "prior", "pairs"
 
     def further(self, n: int) -> int:
-        """Return the number of images of the further training, repeats included, as many as for the inversion network."""
         return self.effort.passes
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the network and its critic in alternation."""
         base = self.based(pairs)
         learnt, held = held_out(pairs)
         network, rate = copy.deepcopy(base.network), RATE / 4
@@ -283,7 +275,6 @@ class Optimise(Search):
     smooth: float | None = 0.02  # the chosen weight; None: no descent
 
     def further(self, n: int) -> int:
-        """Return the number of gradient steps, summed over pictures, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
 
@@ -298,7 +289,6 @@ class Optimise(Search):
         self.smooth = min(errors, key=lambda weight: errors[weight])
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the pictures of the gradient descent, or the inversion's guesses if no weight improves on them."""
         smooth = self.smooth
         return self.searched(observed, None if smooth is None else lambda start, part: self._descend(start, part, smooth))
 

@@ -46,7 +46,7 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attacker gains less than `gain` dB on every view. Return the curve over effort.
+        """Double pairs, passes and steps until the best attacker gains less than `gain` dB on every view. Return the curve.
 
         Each row of the curve is a view's best attacker at one effort. The last effort replaces `self.effort`, so that table,
         verdict and Pareto front use it. `self.converged` is False if `doublings` did not suffice. All figures are then lower
@@ -135,8 +135,6 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can run on each view. Raises UsageError if no attacker can run."""
-
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]
             return view in attacker.views and (self.source == "same" or attacker.guesses != "class")
@@ -150,7 +148,6 @@ class Audit(Attempts):
         return plan
 
     def answered(self) -> dict[str, Estimate]:
-        """Return the cloud's accuracy by view, which shows the cost of the protection."""
         return {
             view: across([(self.observed(view).answers == self.labels).float()], share=True)
             for view in ("perturbed", "decoded")
@@ -173,5 +170,4 @@ class Audit(Attempts):
 
 
 def _draws(name: str, view: str) -> bool:
-    """Return whether an attacker reconstructs pictures from a view."""
     return ATTACKERS[name].guesses == "picture" and view in ATTACKERS[name].views

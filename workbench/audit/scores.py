@@ -30,8 +30,8 @@ JUDGE_SEED = 1000
 class Judge:
     """A small classifier that judges reconstructions, trained on original training images only.
 
-    `distance` is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights, because LPIPS's own
-    weights would need a download. These distances are comparable with each other, but not with published LPIPS.
+    Its perceptual distance is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights, because
+    LPIPS's own weights would need a download. These distances are comparable with each other, but not with published LPIPS.
     """
 
     def __init__(
@@ -58,16 +58,12 @@ class Judge:
         """Return 1 for each picture that the judge classifies correctly, else 0 (N)."""
         return (run(self.network, self.device, images).argmax(1) == labels).float()
 
-    def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the perceptual distance of each pair of pictures (N)."""
-        return run(self.network.distance, self.device, x, y)
-
     def compare(self, images: Tensor, guesses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `distance(images, guesses)` and `right(guesses, labels)` from one pass over the guesses."""
+        """Return the perceptual distance of each guess from its image (N), and `right(guesses, labels)`, from one pass."""
 
         def both(images: Tensor, guesses: Tensor) -> Tensor:
             features, logits = self.network.features_and_logits(guesses)
-            distance = feature_distance(self.network.features(images), features)
+            distance = feature_distance(self.network.features_and_logits(images)[0], features)
             return torch.stack([distance.float(), logits.argmax(1).float()], 1)
 
         distance, judged = run(both, self.device, images, guesses).T

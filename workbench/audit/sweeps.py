@@ -1,4 +1,9 @@
-"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture."""
+"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture.
+
+Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures with its
+observation, a send one pass of a picture through the edge. `undo` attacks by least squares, `invert` with a trained network. A
+row is a dict with the figures of one attack.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +35,9 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better of `undo` and `invert` on the perturbed view, one row for each strength in `points`.
+    """Return the better of `undo` and `invert` on the protected images, one row for each strength in `points`.
 
-    `answered` is the target's accuracy on that view.
+    `answered` is the target's accuracy on these images.
     """
     observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
@@ -74,15 +79,11 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
 
 def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
-    """Return the view of the cloud's decoded images, and its observer.
-
-    PNG is lossless, so its view is the perturbed one, which is already computed.
-    """
     return ("perturbed", audit.observer) if isinstance(observer.codec, Png) else ("decoded", observer)
 
 
 def of_surface(
-    audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",), seed: int = 0
+    audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",)
 ) -> list[dict[str, Any]]:
     """Return the best of the given attackers on the cloud's decoded images, one row for each strength and rate.
 
@@ -93,10 +94,10 @@ def of_surface(
     rows = []
     for strength, rate in itertools.product(strengths, rates):
         observer = audit.observer_at(strength=strength, codec="neural", rate=rate)
-        learnt = pairs_of(observer, audit.dataset, "decoded", audit.effort.pairs, audit.source, seed)
+        learnt = pairs_of(observer, audit.dataset, "decoded", audit.effort.pairs, audit.source)
         tried: list[dict[str, Any]] = []
         for name in attackers:
-            attacker = ATTACKERS[name](observer, audit.effort, seed)
+            attacker = ATTACKERS[name](observer, audit.effort)
             attacker.fit(learnt)
             gains = psnr(audit.images, attacker.guess(audit.observed("decoded", observer))).clamp(max=100)
             tried.append({"attacker": name, "psnr": across([gains]), "over_control": across([gains - control])})
@@ -107,7 +108,7 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the best attack on the perturbed view as {source of the pairs: rows}, one row for each number of pairs.
+    """Return the best attack on the protected images as {source of the pairs: rows}, one row for each number in `counts`.
 
     Numbers of pairs of the source `same` are limited to the size of the training split.
     """
@@ -123,7 +124,7 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
     return by_source
 
 
-def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
+def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, Any]]:
     """Return the share of pictures that `replay` identifies, one row for each of `counts`, the sends of each known picture.
 
     The rows measure how well a generator's random component protects against repeated sends. Without a random component, only
@@ -131,7 +132,8 @@ def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str =
     """
     if not counts or min(counts) < 1:
         raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")
-    rows, observed = [], audit.observed(view)
+    view, rows = "perturbed", []
+    observed = audit.observed(view)
     attacker = Replay(audit.observer, replace(audit.effort, sends=max(counts)))
     for sends in attacker.sending(Pairs(audit.observer.observe(audit.images, view), audit.images, audit.labels)):
         if sends in counts:
@@ -141,5 +143,4 @@ def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str =
 
 
 def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
-    """Return the cloud's accuracy on a view."""
     return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

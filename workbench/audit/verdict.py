@@ -1,4 +1,8 @@
-"""The verdict of an audit: whether the best attackers stay within the allowed gain on each view."""
+"""The verdict of an audit: whether the best attackers stay within the allowed gain over the control, on each view.
+
+A view is what an attacker observes, such as the payload. The control is a guess without observation: the mean image of the
+class. A row is a dict with the figures of one attacker on one view.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,6 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
 
 def _gain(key: str, row: dict[str, Any], control: dict[str, Any]) -> Estimate:
-    """Return an attacker's gain over the control: the row's own, paired by picture, else that between the two estimates."""
     paired: Estimate | None = row.get("over_control", {}).get(key)
     if paired is not None:
         return paired

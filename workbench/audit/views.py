@@ -104,12 +104,6 @@ class Kept(Generic[Made]):
         self._made: dict[Hashable, Future[Made]] = {}
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._made)
-
-    def __iter__(self) -> Iterator[Made]:
-        return iter([each.result() for each in self._made.values()])
-
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """Return the cached value of a key, computed by `make` if it is missing."""
         with self._lock:
@@ -127,9 +121,6 @@ class Kept(Generic[Made]):
                     self._made.pop(key, None)
                 future.set_exception(error)
         return future.result()
-
-    def clear(self) -> None:
-        self._made.clear()
 
 
 class Observer:
@@ -229,7 +220,6 @@ class Observer:
             return in_parts(self.cloud.classifier, pictures.to(self.device)).argmax(1)
 
     def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
-        """Return the content of a payload: a neural codec's latents, or another codec's decoded pictures."""
         if isinstance(self.codec, Neural):
             return self.codec.latents(coded).float()
         if isinstance(self.codec, CompressAI):  # one string for each image, in order
@@ -276,7 +266,6 @@ def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: st
 
 
 def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Return an attacker's own pictures (n x 3 x H x W in [0, 1]) and labels, which are None unless `source` is `same`."""
     size = int(dataset.test.images.shape[-1])
     random = torch.Generator().manual_seed(seed)
     if source == "same":
@@ -292,7 +281,6 @@ def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor,
 
 
 def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
-    """Return noise at several scales: random colours on grids of 2, 4, 8, 16 or 32 cells a side, enlarged."""
     images = torch.empty(n, 3, size, size)
     for row in range(n):
         cells = 2 ** int(torch.randint(1, 6, (1,), generator=random))
@@ -302,7 +290,6 @@ def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
-    """Return random crops of scikit-learn's two photographs and foolbox's twenty, at random scales, some mirrored."""
     from sklearn.datasets import load_sample_images
 
     from ..data import load
@@ -324,7 +311,6 @@ def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def _glyphs(n: int, size: int, seed: int) -> Tensor:
-    """Return digits in matplotlib's fonts, rotated, shifted and scaled, at the resolution of scikit-learn's digits."""
     from matplotlib import font_manager
     from PIL import Image, ImageDraw, ImageFont
 

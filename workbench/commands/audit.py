@@ -144,7 +144,6 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def _folder(options: argparse.Namespace, pair: Pair, dataset: Dataset) -> Path:
-    """Return the folder for an audit's figures until it ends: another one for other settings, weights, data or code."""
     from ..evaluation import origin
     from ..storage import data_root
 

@@ -1,4 +1,4 @@
-"""Min-max training of a generator against an inversion network, in alternating steps."""
+"""Min-max training of a generator, which protects images, against an inversion network, which recovers them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TURNS = 3  # steps in a cycle, one of which trains the generator: a slow adversa
 class Defence:
     """The options of a generator's training against an inversion network, the adversary.
 
-    The loss gets the term `weight` times the share that the adversary recovers (see `AdversarialObjective`). A weight of 0
-    trains without an adversary. `noise` is the standard deviation of the generator's random component (None: the preset's).
-    `strength` is the generator's strength in later use, `width` the width of the adversary's U-Net.
+    The loss gets the term `weight` times the share that the adversary recovers. A weight of 0 trains without an adversary.
+    `noise` is the standard deviation of the noise that the generator adds (None: the preset's). `strength` is the share of the
+    perturbation that is applied to images, in [0, 1]. `width` is the number of channels of the adversary's first layer.
     """
 
     weight: float = 0.0
@@ -53,7 +53,7 @@ def class_means(split: Split, classes: int) -> Tensor:
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net with one further input channel for each class, for the label (see `with_labels`)."""
+    """Return a U-Net for images with one-hot labels as further channels: 3 + `classes` input channels, 3 output channels."""
     unet = UNet(width)
     first = unet.inc.f[0]
     assert isinstance(first, nn.Conv2d)
@@ -68,8 +68,6 @@ def with_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 class _Contest(nn.Module):
-    """A generator and its adversary as one network for the optimiser."""
-
     def __init__(self, generator: PerturbationGenerator, inverter: nn.Module) -> None:
         super().__init__()
         self.generator, self.inverter = generator, inverter
@@ -127,7 +125,7 @@ class AdversarialObjective(Objective):
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return R of a batch (see the class), the share recovered beyond the label: a scalar of at most 1."""
+        """Return the share R that the inversion network recovers from `protected` beyond the label: a scalar of at most 1."""
         means = self.means[labels]
         residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):

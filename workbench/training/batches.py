@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..data import Split
 from ..pictures import to_float
 
-__all__ = ["Feed", "batches", "crop_and_flip", "resize", "rows_of", "seed_step", "side_at"]
+__all__ = ["Feed", "batches", "crop_and_flip", "resize", "seed_step", "side_at"]
 
 
 def seed_step(seed: int, step: int) -> int:
@@ -21,16 +21,6 @@ def seed_step(seed: int, step: int) -> int:
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return (z ^ z >> 31) >> 1
-
-
-def rows_of(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the row indices of step `step` in a split of `n` rows. Each epoch permutes all rows and cuts them into batches."""
-    epoch, position = divmod(step, math.ceil(n / batch))
-    return _order(n, epoch, seed)[position * batch : (position + 1) * batch]
-
-
-def _order(n: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_step(seed, -2 - epoch)))
 
 
 class Feed:
@@ -60,10 +50,11 @@ class Feed:
         return len(self.labels)
 
     def rows(self, step: int) -> Tensor:
-        """Return the row indices of a step, on the device. Each epoch's permutation is copied to the device once."""
+        """Return the row indices of a step, on the device. Each epoch permutes all rows and cuts them into batches."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            self._epoch, self._rows = epoch, _order(len(self), epoch, self.seed).to(self.device)
+            random = torch.Generator().manual_seed(seed_step(self.seed, -2 - epoch))
+            self._epoch, self._rows = epoch, torch.randperm(len(self), generator=random).to(self.device)
         return self._rows[position * self.batch : (position + 1) * self.batch]
 
     def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +66,10 @@ class Feed:
 
 
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
-    """Return the images' side in pixels after the share `progress` of the steps (see `Feed`), or None for the original size."""
+    """Return the images' side in pixels after the share `progress` of the steps, or None for the original size.
+
+    `sizes` are pairs: a share of the steps, and the side from there on.
+    """
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
 

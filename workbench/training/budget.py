@@ -84,7 +84,6 @@ class Budget:
 
     @property
     def left(self) -> float:
-        """The remaining seconds."""
         return max(0.0, self.seconds - self.used - (time.monotonic() - self._since))
 
     def share(self, name: str) -> float:
@@ -209,7 +208,6 @@ def measured(
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
-    """Return the seconds for one training image, measured for at least `at_least_s` seconds from step `first` on."""
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
     float(loss.detach())  # synchronises with the GPU
@@ -227,10 +225,6 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
 def _compiled(
     settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
 ) -> tuple[TrainingSettings, Cost]:
-    """Return settings with torch.compile and their measured cost, if compiling saves more than `COMPILE_S` of `seconds`.
-
-    Otherwise return `settings` and `cost` unchanged.
-    """
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)

@@ -1,4 +1,4 @@
-"""Losses of the compressor, or of compressor and generator together: rate + distortion (the paper's), or rate + recognition."""
+"""The paper's loss of the compressor, rate + distortion, and a joint loss of compressor and generator, rate + recognition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
 from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, clamp_inwards, share
-from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
+from .protection import GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
 with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneck
@@ -53,11 +53,7 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + the target's cross-entropy, on images that the frozen generator protects.
-
-    The second loss (`rate-accuracy`) makes the target recognise the decoded image, which need not resemble the generator's
-    output. With an `auxiliary` it also makes the auxiliary fail on the decoded image, like the generator's bounded loss.
-    """
+    """The paper's loss: bits per pixel + weight * squared error, on images that the frozen generator protects."""
 
     def __init__(
         self,
@@ -65,59 +61,18 @@ class CompressorObjective(Objective):
         generator: PerturbationGenerator,
         target: Classifier,
         loss: CompressorLoss,
-        auxiliary: Classifier | None = None,
     ) -> None:
         super().__init__()
         self.network = self.compressor = compressor
-        self.loss = loss
+        self.loss, self.ease = loss, 1.0
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
-        self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
-        self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
-
-    def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`, which would otherwise all round to zero, and fit the entropy model to them.
-
-        `ACTIVE` channels start with a standard deviation of 1.5 rounding steps. The other channels are zero and stay so: a
-        label needs a few bits only, and many rarely active latents would cost more than a few that carry the label.
-        """
-        layer = self.compressor.g_a[-1]
-        with torch.no_grad():
-            deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
-            active = torch.arange(len(deviation), device=deviation.device) < ACTIVE
-            layer.weight.mul_((active * 1.5 / deviation)[:, None, None, None])
-            layer.bias.zero_()
-        layer.weight.register_hook(lambda gradient: gradient * active[:, None, None, None].to(gradient))
-        layer.bias.register_hook(lambda gradient: gradient * active.to(gradient))
-        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
-
-    def at(self, step: int, total: int) -> None:
-        """For `rate-accuracy`, increase the rate's influence on the loss during the first 60 % of the steps.
-
-        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final value.
-        With the final weight from the start, all latents become zero before the decoder has learnt to use them. The
-        quantisation step itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s
-        multiplies them.
-        """
-        if self.loss.kind != "rate-accuracy":
-            return
-        turn = round(0.6 * total)
-        self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
-        if step == turn:
-            self._coarsen()
-
-    @torch.no_grad()
-    def _coarsen(self) -> None:
-        self.compressor.g_a[-1].weight.div_(COARSEN)
-        self.compressor.g_a[-1].bias.div_(COARSEN)
-        self.compressor.g_s[0].weight.mul_(COARSEN)
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():
             return torch.cat([self.compressor.g_a(self._protect(part)) for part in torch.split(images, 256)])
 
     def _protect(self, images: Tensor) -> Tensor:
-        """Return protected images. Their random component is from torch's generator, so that a seed determines it."""
         return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
@@ -128,34 +83,30 @@ class CompressorObjective(Objective):
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
-        """Update the coder's integer tables. For `rate-accuracy`, first fit the entropy model to latents of `images`."""
-        if self.loss.kind == "rate-distortion":
-            self.compressor.update(force=True, update_quantiles=True)
-            return
-        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
+        self.compressor.update(force=True, update_quantiles=True)
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest patterns, the quantised latents of whole images, and their counts (see `entropy`).
+        """Store the commonest patterns (the quantised latents of whole images) and their counts, as the codec needs them."""
+        self._learn_patterns(self._all_latents(images), least=2)
+        return {}
 
-        For `rate-accuracy`, also store the tables for choosing patterns (see `NeuralCompressor.choose`), and return the bits
-        and the accuracy of the chosen patterns. These figures are in-sample, because the tables were fitted to `images`.
-        """
-        compressor = self.compressor
-        device = compressor.entropy_bottleneck.quantiles.device
-        parts = [compressor.latents(self._protect(part.to(device))) for part in torch.split(images, 256)]
-        return self._choose_patterns(torch.cat(parts), labels.to(device))
+    def _all_latents(self, images: Tensor) -> Tensor:
+        device = self.compressor.medians.device
+        return torch.cat([self.compressor.latents(self._protect(part.to(device))) for part in torch.split(images, 256)])
 
-    def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest patterns of latents y (n x M x h x w), and the tables for choosing them (see `finish`)."""
+    def _learn_patterns(self, y: Tensor, least: int) -> None:
         compressor = self.compressor
-        chooses = self.loss.kind == "rate-accuracy"
         compressor.reader = compressor.reader.new_zeros(0, 0)  # without a reader, `quantise` rounds
-        # With few images, all patterns of a class may occur only once: keep patterns that occur once, too.
-        patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=1 if chooses else 2)
+        patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=least)
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
-        if not chooses or not len(patterns):
+
+    def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
+        compressor = self.compressor
+        # With few images, all patterns of a class may occur only once: keep patterns that occur once, too.
+        self._learn_patterns(y, least=1)
+        if not len(compressor.patterns):
             return {}
         size = (MULTIPLE * y.shape[2], MULTIPLE * y.shape[3])
         decoded = [compressor.reconstruct(part, size).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
@@ -172,48 +123,21 @@ class CompressorObjective(Objective):
         return {"accuracy_in_sample": float(accuracy), "bits_in_sample": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and a dict of figures: bits per image by the entropy model, MSE, and accuracies when decoded."""
-        task = self.loss.kind == "rate-accuracy"
+        """Return the loss and its figures: bits per image, MSE and, in validation, the target's accuracy on decoded images."""
         with torch.no_grad():
             images = self._protect(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, likelihoods, _ = self._code(images.float(), straight=task and self.training)
-        bits = -likelihoods.log2().sum() / len(images)
-        mse = F.mse_loss(x_hat, images)
+            out = self.compressor(images.float())
+        bits, mse = -out["likelihoods"]["y"].log2().sum() / len(images), F.mse_loss(out["x_hat"], images)
         figures = {"bits": bits, "mse": mse}
-        distortion = 255**2 * mse
-        if task or not self.training:
-            decoded = clamp_inwards(x_hat)
-            logits = self.target(decoded)
-            figures["accuracy"] = share(logits, labels)
-            if task:
-                distortion = F.cross_entropy(logits, labels)
-            if task and self.auxiliary is not None:
-                other = self.auxiliary(decoded)
-                distortion = distortion - F.cross_entropy(other, labels, reduction="none").clamp(max=CAP).mean()
-                figures["auxiliary"] = share(other, labels)
+        if not self.training:
+            figures["accuracy"] = share(self.target(clamp_inwards(out["x_hat"])), labels)
         assert self.loss.weight is not None
-        weight = self.loss.weight * (self.ease if self.training else 1.0)
-        return bits / images[0, 0].numel() + weight * distortion, figures
-
-    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the reconstruction, the likelihoods of the quantised latents and, if `straight`, the latents (else None).
-
-        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: tiny shifts of hundreds of
-        latents carry the label through the noise, but rounding removes them after the training. With `straight`, rate and
-        reconstruction use rounded latents, and the gradient passes straight through the rounding.
-        """
-        if not straight:
-            out = self.compressor(images)
-            return out["x_hat"], out["likelihoods"]["y"], None
-        y = self.compressor.g_a(images)
-        y_hat = y + (y.round() - y).detach()
-        likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
-        return self.compressor.g_s(y_hat), likelihoods, y
+        return bits / images[0, 0].numel() + self.loss.weight * 255**2 * mse, figures
 
 
 class WithReader(nn.Module):
-    """A module of networks that train with a reader: a linear classifier on the first latent channels, which is not saved."""
+    """Networks that train with a reader: a linear classifier on the first `channels` latent channels, which is not saved."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -273,10 +197,54 @@ class JointObjective(CompressorObjective):
         self.protection = GeneratorObjective(generator, target, auxiliary, protection)
         self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
 
+    def initialise(self, images: Tensor) -> None:
+        """Scale the latents of `images`, which would otherwise all round to zero, and fit the entropy model to them.
+
+        `ACTIVE` channels start with a standard deviation of 1.5 rounding steps. The other channels are zero and stay so: a
+        label needs a few bits only, and many rarely active latents would cost more than a few that carry the label.
+        """
+        layer = self.compressor.g_a[-1]
+        with torch.no_grad():
+            deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
+            active = torch.arange(len(deviation), device=deviation.device) < ACTIVE
+            layer.weight.mul_((active * 1.5 / deviation)[:, None, None, None])
+            layer.bias.zero_()
+        layer.weight.register_hook(lambda gradient: gradient * active[:, None, None, None].to(gradient))
+        layer.bias.register_hook(lambda gradient: gradient * active.to(gradient))
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
+
+    def at(self, step: int, total: int) -> None:
+        """Increase the rate's influence on the loss during the first 60 % of the steps.
+
+        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final value.
+        With the final weight from the start, all latents become zero before the decoder has learnt to use them. The
+        quantisation step itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s
+        multiplies them.
+        """
+        turn = round(0.6 * total)
+        self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
+        if step == turn:
+            self._coarsen()
+
     @torch.no_grad()
     def _coarsen(self) -> None:
-        super()._coarsen()
+        self.compressor.g_a[-1].weight.div_(COARSEN)
+        self.compressor.g_a[-1].bias.div_(COARSEN)
+        self.compressor.g_s[0].weight.mul_(COARSEN)
         self.joint.reader.weight.mul_(COARSEN)
+
+    def before_validation(self, images: Tensor) -> None:
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
+
+    @torch.no_grad()
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Store tables with which the coder chooses each image's pattern, and return bits and accuracy of the choices.
+
+        A pattern is the quantised latents of a whole image (see `NeuralCompressor.choose`). The figures are in-sample, because
+        the tables were fitted to `images`.
+        """
+        y = self._all_latents(images)
+        return self._choose_patterns(y, labels.to(y.device))
 
     def groups(self) -> list[dict[str, Any]]:
         """Return parameter groups. The pretrained generator learns more slowly than the compressor, to remember the classes."""
@@ -310,14 +278,28 @@ class JointObjective(CompressorObjective):
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return loss + asked + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
 
+    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the reconstruction, the likelihoods of the quantised latents and, if `straight`, the latents (else None).
+
+        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: tiny shifts of hundreds of
+        latents carry the label through the noise, but rounding removes them after the training. With `straight`, rate and
+        reconstruction use rounded latents, and the gradient passes straight through the rounding.
+        """
+        if not straight:
+            out = self.compressor(images)
+            return out["x_hat"], out["likelihoods"]["y"], None
+        y = self.compressor.g_a(images)
+        y_hat = y + (y.round() - y).detach()
+        likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
+        return self.compressor.g_s(y_hat), likelihoods, y
+
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
-    """Return the probability of each symbol (M x n integers) in its channel's learnt distribution."""
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
     return likelihoods[:, 0]
 
 
-def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-4) -> Tensor:
+def fit_reader(latents: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Fit a logistic regression of labels (n) on latents (n x D). Return its weights: classes x (D + 1), the biases last."""
     with torch.inference_mode(False), torch.enable_grad():
         x, labels = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).detach().clone(), labels.clone()
@@ -326,7 +308,7 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = F.cross_entropy(x @ weights.T, labels) + decay * weights.square().sum()
+            loss = F.cross_entropy(x @ weights.T, labels) + 1e-4 * weights.square().sum()
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 

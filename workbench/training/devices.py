@@ -30,7 +30,11 @@ def on_gpu(device: str) -> bool:
 
 
 def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
-    """Start Fabric on `devices` devices of a kind (`device`), one process each. Raises UsageError if there are fewer."""
+    """Start Fabric, which runs the training with one process on each of `devices` devices of the kind `device`.
+
+    `half` requests 16 bits (see `precision_of`). `adversarial` declares that a step may leave parameters unchanged. Raises
+    UsageError if there are fewer devices.
+    """
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")
@@ -47,16 +51,13 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
 
 
 def _leave() -> None:
-    """Destroy the process group: gloo's threads abort the process if they outlive the interpreter."""
-    if torch.distributed.is_initialized():
+    if torch.distributed.is_initialized():  # gloo's threads abort the process if they outlive the interpreter
         torch.distributed.destroy_process_group()
 
 
 def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
     """Return the precision of forward passes: bfloat16 on CUDA GPUs and, with `half`, on CPUs that support it, else 32 bits."""
-    if torch.cuda.is_available() and device != "cpu":
-        return "bf16-mixed"
-    return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
+    return "bf16-mixed" if on_gpu(device) or (half and computes_in_16_bits()) else "32-true"
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:

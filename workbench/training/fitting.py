@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,7 +31,7 @@ MEASURED_ON = {  # the split of each figure in a manifest's `metrics`, never the
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
-TABULATED = 4096  # minimum number of images for counting a compressor's commonest latents
+TABULATED = 4096  # images for counting a compressor's commonest latents; training images only fill up to this number
 
 
 def train_and_keep(
@@ -55,15 +55,15 @@ def train_and_keep(
     label = " ".join(dict.fromkeys([*(kind for kind, _ in specs), plan.names[0]]))
     checkpoint = plan.checkpoint(dataset.family)
     require_writable(checkpoint.parent)
-    data = _Splits.of(dataset, plan.settings)
+    train, validation = _splits(dataset, plan.settings)
     augment = crop_and_flip(dataset.mirror, plan.settings.crop, plan.settings.erase)
     if budget is not None:
-        settings = within(budget, plan, objective, data.train, data.validation, augment, device)
+        settings = within(budget, plan, objective, train, validation, augment, device)
         plan = replace(plan, settings=settings)
     outcome = fit(
         objective,
-        data.train,
-        data.validation,
+        train,
+        validation,
         plan.settings,
         label=label,
         checkpoint=checkpoint,
@@ -82,7 +82,7 @@ def train_and_keep(
         on_epoch=on_epoch,
     )
     if rank() == 0:
-        last = data.tabulated()
+        last = _tabulated(train, validation)
         outcome.best = {
             **objective.finish(to_float(last.images), last.labels),
             **outcome.best,
@@ -101,7 +101,6 @@ def train_and_keep(
 
 
 def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome, device: str) -> list[Manifest]:
-    """Write the networks and their manifests. `depends` in a manifest includes the SHA-256 of the parts written before."""
     settings = plan.settings
     training = {
         "preset": plan.preset,
@@ -129,35 +128,21 @@ def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome
     return made
 
 
-_captures: WeakKeyDictionary[Dataset, dict[str, Split]] = WeakKeyDictionary()
+_captures: WeakKeyDictionary[Dataset, tuple[Split, Split]] = WeakKeyDictionary()  # training and validation splits
 
 
-@dataclass(frozen=True)
-class _Splits:
-    """The splits for a training: original images, or images as the edge receives them."""
+def _splits(dataset: Dataset, settings: TrainingSettings) -> tuple[Split, Split]:
+    if not settings.captured:
+        return dataset.train, dataset.validation
+    if dataset not in _captures:
+        _captures[dataset] = captured(dataset.train), captured(dataset.validation)
+    return _captures[dataset]
 
-    train: Split
-    validation: Split
 
-    @classmethod
-    def of(cls, dataset: Dataset, settings: TrainingSettings) -> _Splits:
-        """Return a data set's splits, as the edge receives them if `settings.captured` (cached for the process)."""
-        if not settings.captured:
-            return cls(dataset.train, dataset.validation)
-        kept = _captures.setdefault(dataset, {})
-        for name in ("train", "validation"):
-            if name not in kept:
-                kept[name] = captured(getattr(dataset, name))
-        return cls(kept["train"], kept["validation"])
-
-    def tabulated(self) -> Split:
-        """Return images for counting a compressor's commonest latents: the validation split, plus training images if needed.
-
-        An encoder is more certain on its training images, so that counts from them make rare latents too expensive for new
-        images. Training images only fill up to `TABULATED` images.
-        """
-        rest = self.train.head(max(0, TABULATED - len(self.validation)))
-        return Split(torch.cat([self.validation.images, rest.images]), torch.cat([self.validation.labels, rest.labels]))
+def _tabulated(train: Split, validation: Split) -> Split:
+    # An encoder is more certain on its training images, and their counts make rare latents too expensive for new images.
+    rest = train.head(max(0, TABULATED - len(validation)))
+    return Split(torch.cat([validation.images, rest.images]), torch.cat([validation.labels, rest.labels]))
 
 
 def captured(split: Split) -> Split:

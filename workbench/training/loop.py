@@ -25,12 +25,12 @@ from ..models import channels_last
 from ..pictures import to_float
 from ..processes import interrupts
 from .batches import Feed, batches, seed_step
-from .devices import agreed, launch, own_rows, precision_of, rank, wait_for_all
+from .devices import agreed, launch, own_rows, precision_of
 from .objectives import Objective
 from .resume import RunState
 from .schedules import Outcome, TrainingSettings, learning_rate_share, steps
 
-__all__ = ["Outcome", "Trainer", "TrainingSettings", "fit", "rank", "steps", "wait_for_all"]
+__all__ = ["Trainer", "fit"]
 
 CHECKPOINT_EVERY_S = 30.0
 COMPILER = "inductor"
@@ -123,7 +123,6 @@ class Trainer:
         return loss, figures, self._flops[kind] * len(rows) * self.fabric.world_size / 1e15
 
     def _eager(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which compiled operations run eagerly."""
         compiled: Any = torch.compiler.set_stance("force_eager") if self.settings.compiled else contextlib.nullcontext()
         return compiled  # type: ignore[no-any-return]
 
@@ -141,8 +140,6 @@ class Trainer:
 
 
 class _Run:
-    """One run of a training, from its checkpoint to the end: steps, reports, validations and checkpoints."""
-
     def __init__(
         self,
         trainer: Trainer,
@@ -170,7 +167,6 @@ class _Run:
         self.spent = self.state.outcome.seconds
 
     def go(self, interrupted: threading.Event) -> None:
-        """Train until the last step or an interrupt."""
         outcome, stop = self.state.outcome, False
         every = self.trainer.feed.per_epoch * self.trainer.settings.validate_every
         while self.step < self.total and not stop:
@@ -193,7 +189,6 @@ class _Run:
             self._validate()
 
     def end(self) -> Outcome:
-        """Restore the best network, and return the training's outcome."""
         outcome = self.state.outcome
         outcome.complete = self.step == self.total
         if not outcome.complete and self.trainer.fabric.global_rank == 0:
@@ -226,7 +221,6 @@ class _Run:
 
 
 def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
-    """Raise RunError if a figure is not finite, because further steps would be useless."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise RunError(

@@ -32,21 +32,17 @@ PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
 
 
 class _Wanted:
-    """A collection of a pair's networks, trained against each other. `need` trains a missing network."""
-
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
         self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
         self.present: dict[str, Manifest] = {}
 
     def usable(self, name: str) -> Manifest | None:
-        """Return a network's manifest if its complete weights were trained against the collected networks, else None."""
         found = weights.find(name, self.dataset.family, self.shipped)
         shas = {manifest.sha256 for manifest in self.present.values()}
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
-    def need(self, name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
-        """Add a network, trained by `train` if it has no usable weights. An interrupted training raises KeyboardInterrupt."""
-        found: Manifest | list[Manifest] | None = self.usable(name)
+    def need(self, name: str, train: Callable[[], Manifest]) -> None:
+        found = self.usable(name)
         if found is None:
             if rank() == 0:
                 tqdm.write(
@@ -58,12 +54,11 @@ class _Wanted:
             finally:
                 if self.budget is not None:
                     self.budget.note()
-        for each in found if isinstance(found, list) else [found]:
-            if not each.complete:
-                raise KeyboardInterrupt
-            self.present[each.name] = each
-            if self.budget is not None:
-                self.budget.done(each.name)
+        if not found.complete:
+            raise KeyboardInterrupt
+        self.present[found.name] = found
+        if self.budget is not None:
+            self.budget.done(found.name)
 
 
 def ensure(
@@ -118,44 +113,32 @@ def train_all(
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    A repeated call continues an interrupted one with the remaining time. `shipped` and `options` are those of `ensure`. Raises
-    UsageError if both `minutes` and several devices are given.
+    A repeated call continues an interrupted one with the remaining time. With `shipped` False, weights that ship with the
+    workbench count as missing. `options` go to `ensure`, such as seed and losses. Raises UsageError if both `minutes` and
+    several devices are given.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
-    budget = None if minutes is None else _budget(dataset, _missing(dataset, pairs, preset, variant, shipped), 60 * minutes)
-    options = {"preset": preset, "devices": devices, "budget": budget, "shipped": shipped, **options}
-    made: dict[str, Manifest] = {}
+    budget = None
+    if minutes is not None:
+        path = data_root() / "runs" / "checkpoints" / dataset.family / "budget.json"
+        budget = Budget(60 * minutes, _missing(dataset, pairs, preset, variant, shipped), path)
+    run: dict[str, Any] = {key: options[key] for key in ("device", "on_epoch") if key in options}
+    run |= {"devices": devices, "budget": budget}
+    classifiers = _Wanted(dataset, preset, budget, shipped)
     for name in dict.fromkeys(each for pair in pairs for each in pair):
-        made |= _by_name(_classifier_alone(dataset, name, **options))
+        classifiers.need(name, partial(train_classifier, dataset, name, preset, options.get("seed", 0), **run))
+    made, options = classifiers.present, {"preset": preset, "variant": variant, "shipped": shipped, **run, **options}
     for target, auxiliary in pairs:
-        made |= _by_name(ensure(dataset, target, auxiliary, variant=variant, **options))
+        made |= {each.name: each for each in ensure(dataset, target, auxiliary, **options)}
     if budget is not None:
         budget.close()
     return list(made.values())
 
 
-def _by_name(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
-    return {each.name: each for each in manifests}
-
-
-def _classifier_alone(
-    dataset: Dataset, name: str, *, preset: str, budget: Budget | None, shipped: bool, seed: int = 0, **options: Any
-) -> list[Manifest]:
-    run = {key: options[key] for key in ("device", "devices", "on_epoch") if key in options}
-    wanted = _Wanted(dataset, preset, budget, shipped)
-    wanted.need(name, partial(train_classifier, dataset, name, preset, seed, budget=budget, **run))
-    return list(wanted.present.values())
-
-
-def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budget:
-    return Budget(seconds, missing, data_root() / "runs" / "checkpoints" / dataset.family / "budget.json")
-
-
 def _missing(
     dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "", shipped: bool = True
 ) -> dict[str, float]:
-    """Return the networks that `train_all` will train: {name: relative share of the budget}."""
     wanted = _Wanted(dataset, preset, None, shipped)
     missing: dict[str, float] = {}
 

@@ -71,11 +71,9 @@ class ClassifierObjective(Objective):
                 pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return two parameter groups: kernels with weight decay, and norms and biases without."""
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and the accuracy as a figure."""
         read: Callable[[Tensor], Tensor] = self.network
         if self.unpadded and self.training and isinstance(self.network, Classifier):
             read = self.network.read_unpadded
@@ -85,7 +83,6 @@ class ClassifierObjective(Objective):
 
 
 def _settle(module: nn.Module) -> None:
-    """Set every part of a module whose parameters are all frozen to eval mode."""
     parameters = list(module.parameters())
     if parameters and not any(each.requires_grad for each in parameters):
         module.eval()

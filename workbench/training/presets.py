@@ -37,30 +37,10 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
     },
     "hours": {
         "classifier": TrainingSettings(
-            40,
-            128,
-            0.1,
-            5e-4,
-            optimizer="sgd",
-            warmup=0.15,
-            head="linear",
-            half=True,
-            erase=6,
-            smoothing=0.1,
-            sizes=GROWING,
+            40, 128, 0.1, 5e-4, "sgd", warmup=0.15, head="linear", half=True, erase=6, smoothing=0.1, sizes=GROWING
         ),
         "encoder": TrainingSettings(
-            40,
-            128,
-            0.1,
-            5e-4,
-            optimizer="sgd",
-            warmup=0.15,
-            half=True,
-            captured=True,
-            erase=6,
-            smoothing=0.1,
-            sizes=GROWING,
+            40, 128, 0.1, 5e-4, "sgd", warmup=0.15, half=True, captured=True, erase=6, smoothing=0.1, sizes=GROWING
         ),
         "generator": TrainingSettings(
             2, 64, 4e-3, 5e-4, warmup=0.2, max_images=96_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE

@@ -78,7 +78,6 @@ class ReadGenerator(nn.Module):
         self.reader = nn.Linear(16 * generator.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits N x K of images N x 3 x H x W."""
         logits: Tensor = self.reader(self.generator.features(images, padded=not self.unpadded).amax((2, 3)))
         return logits
 
@@ -136,7 +135,6 @@ class EncoderObjective(Objective):
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and the accuracy as a figure."""
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, {"accuracy": share(logits, labels)}
@@ -146,8 +144,8 @@ class GeneratorObjective(Objective):
     """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
     If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). All terms except the leakage
-    use `strength`, the generator's strength in later use. It is 1 in the papers. Raises UsageError for any other strength with
-    a loss for `every_strength`.
+    use `strength`, the share of the perturbation that is applied in later use. It is 1 in the papers. Raises UsageError for any
+    other strength with a loss for `every_strength`.
     """
 
     network: PerturbationGenerator
@@ -172,7 +170,6 @@ class GeneratorObjective(Objective):
         self.ramp = 1.0
 
     def at(self, step: int, total: int) -> None:
-        """Increase the leakage term's weight linearly with the step, up to its full value at the last step."""
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -229,10 +226,6 @@ class GeneratorObjective(Objective):
     def _recognised(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the target's cross-entropy, and as a figure the target's accuracy.
-
-        In validation with `every_strength`, a further figure is the accuracy at strength 1/2.
-        """
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
             protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
@@ -248,7 +241,6 @@ class GeneratorObjective(Objective):
         return loss, figures
 
     def _shown(self, images: Tensor, protected: Tensor, every: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the loss's SSIM and legibility terms, and SSIM and legibility as figures."""
         loss, figures = images.new_zeros(()), {}
         with torch.autocast(images.device.type, enabled=False):
             images, protected = images.float(), protected.float()

@@ -152,12 +152,13 @@ def train_compressor(
     losses = asdict(loss)
     if loss.kind == "rate-accuracy":
         compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
-        objective: CompressorObjective = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
-        objective.initialise(to_float(dataset.train.images[:256]))
+        variable = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
+        variable.initialise(to_float(dataset.train.images[:256]))
+        objective: CompressorObjective = variable
         losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
     else:
         compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
-        objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)
+        objective = CompressorObjective(compressor, generator, target_model, loss)
     plan = Plan([name], "compressor", preset, settings, seed, losses, depends)
     return train_and_keep(objective, dataset, plan, **run)[0]
 

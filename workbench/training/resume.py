@@ -48,17 +48,9 @@ class RunState:
         try:
             state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
             if state["identity"] != self.identity:
-                tqdm.write(
-                    f"{self.path.name}: a checkpoint of other settings lies there; starting again",
-                    sys.stderr,
-                )
-                return 0
+                return self._restart("a checkpoint of other settings lies there")
         except Exception as error:  # torch's zip and pickle readers raise exceptions of any kind
-            tqdm.write(
-                f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting again",
-                sys.stderr,
-            )
-            return 0
+            return self._restart(f"unreadable checkpoint ({type(error).__name__})")
         network = self.objective.network
         fresh = {key: value.clone() for key, value in network.state_dict().items()}
         try:
@@ -68,12 +60,12 @@ class RunState:
             self.best, self.best_loss, step = state["best"], state["best_loss"], int(state["step"])
         except (KeyError, RuntimeError, TypeError, ValueError):
             network.load_state_dict(fresh)
-            tqdm.write(
-                f"{self.path.name}: a checkpoint of another version of this training; starting again",
-                sys.stderr,
-            )
-            return 0
+            return self._restart("a checkpoint of another version of this training")
         return step
+
+    def _restart(self, why: str) -> int:
+        tqdm.write(f"{self.path.name}: {why}; starting again", sys.stderr)
+        return 0
 
     def save(self, step: int) -> None:
         """Write the checkpoint atomically."""

@@ -55,7 +55,6 @@ class TrainingSettings:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> TrainingSettings:
-        """Return settings from the result of `as_json`."""
         return cls(**{**fields, "sizes": tuple((float(start), int(side)) for start, side in fields["sizes"])})
 
 
@@ -63,7 +62,8 @@ class TrainingSettings:
 class Plan:
     """The settings and metadata of a training, and the names under which its networks are saved.
 
-    `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses to its SHA-256.
+    `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses (`target`,
+    `auxiliary` or `generator`) to its SHA-256.
     """
 
     names: list[str]
@@ -75,7 +75,6 @@ class Plan:
     depends: dict[str, str] = field(default_factory=dict)
 
     def checkpoint(self, family: str) -> Path:
-        """Return the path of the training's checkpoint."""
         return data_root() / "runs" / "checkpoints" / family / f"{'+'.join(self.names)}.pt"
 
 
@@ -102,7 +101,10 @@ def steps(n: int, settings: TrainingSettings) -> int:
 
 
 def learning_rate_share(progress: float, warmup: float) -> float:
-    """Return the learning rate as a share of its peak: linear from 0 to 1 over `warmup`, then cosine to 0."""
+    """Return the learning rate as a share of its peak, after the share `progress` of the steps.
+
+    It rises linearly from 0 to 1 over the share `warmup` of the steps, then falls to 0 as a cosine.
+    """
     if progress < warmup:
         return max(progress, 1e-3) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

@@ -31,8 +31,6 @@ MARGIN = 1.5  # range of the tables, as a multiple of the observed latents
 
 
 class LabelledCompressor(WithReader):
-    """A compressor with a linear classifier (reader) on the latents that carry the label, for training."""
-
     def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(LABEL_CHANNELS, classes)
         self.compressor = compressor
@@ -62,7 +60,8 @@ class VariableRateObjective(CompressorObjective):
         auxiliary: Classifier | None = None,
         only: int | None = None,
     ) -> None:
-        super().__init__(compressor, generator, target, loss, auxiliary)
+        super().__init__(compressor, generator, target, loss)
+        self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
         self.only = only
         self.network = self.labelled = LabelledCompressor(compressor, target.num_classes)
         gain = compressor.Gain
@@ -85,11 +84,10 @@ class VariableRateObjective(CompressorObjective):
         compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
 
     def at(self, step: int, total: int) -> None:
-        """Increase the rate's influence gradually, as in `CompressorObjective`, but with constant quantisation steps."""
+        """Lower the weight of the cross-entropy from 10 times its final value to that value, in the first 60 % of the steps."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return n strengths and n stops (rate indices): random in training, all combinations in turn in validation."""
         stops = self.compressor.stops
         if self.training:
             strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
@@ -130,7 +128,6 @@ class VariableRateObjective(CompressorObjective):
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
 
     def _seen(self, images: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images protected at `strengths` (N x 1 x 1 x 1), with and without the generator's random component."""
         noiseless = self.generator.noiseless(images)
         protected = self.generator.add_noise(noiseless, unforeseeable=False)
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
@@ -140,7 +137,7 @@ class VariableRateObjective(CompressorObjective):
 
         The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
         with uniform noise, as in CompressAI, except for the label's latents, which are rounded, because noise is misleading
-        there (see `CompressorObjective._code`).
+        there (see `JointObjective._code`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
@@ -157,7 +154,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Compute the integer tables of every stop (rate index), and the patterns of stop 0 (see `CompressorObjective`)."""
+        """Compute the coder's integer tables for every stop, and the patterns of latents from which stop 0 chooses one."""
         bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
         parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
         y = torch.cat(parts)
@@ -167,13 +164,11 @@ class VariableRateObjective(CompressorObjective):
         return self._choose_patterns(y, labels.to(device))
 
     def _at_strengths(self, images: Tensor) -> Tensor:
-        """Return each image protected at one strength: 0, 1/4, 1/2, 3/4 and 1 in turn."""
         strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
         return torch.lerp(images, self._protect(images), strengths[:, None, None, None])
 
 
 def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
-    """Return the probability of each value's quantisation interval (N x M x h x w), given the quantisation steps."""
     steps = step.expand(values.shape).transpose(0, 1).flatten(1)[:, None]
     flat = values.transpose(0, 1).flatten(1)[:, None]
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood_variable(flat, qs=steps)[0])
