@@ -181,3 +181,18 @@ def test_a_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
         assert set(cell.metadata) <= {"tags"}
     assert set(notebook.metadata) <= {"kernelspec", "language_info"}
     assert notebook.metadata.kernelspec.name == "python3"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_what_a_notebook_takes_from_a_module_exists(path: Path) -> None:
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    nodes = list(ast.walk(ast.parse("\n".join(cells))))
+    taken: dict[str, Any] = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench"):
+            names = [alias.name for alias in node.names]
+            module = __import__(node.module or "", fromlist=names)  # imports submodules, too
+            taken |= {name: getattr(module, name) for name in names}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in taken:
+            assert hasattr(taken[node.value.id], node.attr), f"{node.value.id}.{node.attr}"

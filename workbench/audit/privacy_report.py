@@ -57,11 +57,12 @@ def write(result: Result, path: Path, variants: Mapping[str, Result] | None = No
     write_text(path, render(result, variants))
 
 
-def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
+def render(result: Result, variants: Mapping[str, Result] | None = None, whole: bool = True) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
     `variants` are results of other generators, {name: result}. Each has the verdict on the protected image itself (`over`,
-    `allowed`, `holds`) and the target's accuracy on it (`answered`).
+    `allowed`, `holds`) and the target's accuracy on it (`answered`). Without `whole`, only the article with its style is
+    returned, to embed in another page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -76,6 +77,7 @@ def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
     rows = result["rows"]
     made: str = environment.get_template("privacy.html").render(
         result=result,
+        whole=whole,
         views=[_view(result, name) for name in VIEWS if name in result["verdict"]],
         unjudged=[VIEWS[name][0] for name in dict.fromkeys(row["view"] for row in rows) if name not in result["verdict"]],
         attacks=_attacks(result),
