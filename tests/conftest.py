@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # jsonschema would import it, which takes two seconds
+
 gc.disable()  # until the tests are collected, because it takes a quarter of the time of the imports
 
 PEAKS = pytest.StashKey[dict[str, int]]()  # MiB of memory, by process

@@ -27,7 +27,6 @@ import pytest
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from tests.support.authority import copy_authority
 from tests.support.guests import NONCE, OURS, POLICY, WHERE, Guest, guest_of
@@ -484,6 +483,8 @@ def test_plain_http_has_no_key_to_bind_evidence_to(networks: Pair, digits: Datas
 
 
 def test_the_document_describes_the_question(edge: Served, certs: Path) -> None:
+    from schemathesis.specs.openapi.definitions import OPENAPI_31  # the import takes a second
+
     document = ask(edge.url, "/openapi.json", certs=certs).json
     jsonschema.validators.validator_for(OPENAPI_31)(OPENAPI_31).validate(document)
     operation = document["paths"]["/attestation"]["get"]

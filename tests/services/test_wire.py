@@ -12,7 +12,6 @@ import jsonschema
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving
 from tests.support.waiting import until
@@ -284,6 +283,8 @@ def test_metrics_count_what_was_done(both: Both, files: list[bytes]) -> None:
 
 @pytest.mark.parametrize("what", SERVICES)
 def test_the_description_is_valid_openapi(both: Both, what: str) -> None:
+    from schemathesis.specs.openapi.definitions import OPENAPI_31  # the import takes a second
+
     role = SERVICES[what]
     document = ask(served(both, what).url, "/openapi.json", certs=both.certs, role=role).json
     jsonschema.validators.validator_for(OPENAPI_31)(OPENAPI_31).validate(document)
