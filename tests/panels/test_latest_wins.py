@@ -95,7 +95,7 @@ def test_a_failed_computation_is_reported_and_the_next_shown(
     assert said(explorer) == "", "what is over is no longer said"
 
 
-def test_another_of_its_name_closes_a_view_which_frees_its_networks(fresh: Explorer, tmp_path: Path) -> None:
+def test_another_view_of_the_name_closes_and_frees_the_first(fresh: Explorer, tmp_path: Path) -> None:
     network = weakref.ref(fresh.pipeline.pair.generator)
     assert fresh.rest()
     assert [thread.is_alive() for thread in fresh.worker.threads] == [True, True]
