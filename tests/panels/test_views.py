@@ -220,9 +220,7 @@ def give(explorer: Explorer, variable: Neural) -> None:
     assert explorer.wait()
 
 
-def test_several_rates_have_a_slider_and_a_surface(
-    fresh: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_rates_have_a_slider_and_a_surface(fresh: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch) -> None:
     explorer = fresh
     begun, gate = threading.Event(), threading.Event()
 
