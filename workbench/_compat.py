@@ -1,12 +1,13 @@
 """Workarounds for imports of torchvision and compressai. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build of torch, `import torchvision` fails because the operator
-`torchvision::nms` is not declared. This module declares it, which suffices for torchvision's models and transforms.
+`torchvision::nms` is not declared. This module declares the operator, which suffices for torchvision's models and transforms.
 
 Both packages import modules that the networks never use: torch's compiler, torch_geometric, pandas and scipy's statistics.
 Importing these modules would take as long as importing torch, so empty stand-ins replace them.
 
-Both workarounds depend on private details, so they only apply to the versions in `TESTED`. Other versions are imported whole.
+Both workarounds depend on private details of the packages. So they apply only to the versions in `TESTED`. Other versions are
+imported as usual.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """A stand-in for a module during imports. Other threads than the importing one wait, then get the real module."""
+    """An empty stand-in for a module, for the thread that imports torchvision or compressai.
+
+    Other threads that read one of its attributes wait for the end of these imports, and then get the real module's attribute.
+    """
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         super().__init__(name)
@@ -66,7 +70,10 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """A context that replaces unused modules by empty stand-ins, unless they are loaded. Later imports get the real modules."""
+    """A context in which the modules of `_UNUSED` are imported as empty stand-ins. Modules that are already loaded stay loaded.
+
+    After the context, the same imports load the real modules.
+    """
     if not tested(*TESTED):
         yield
         return

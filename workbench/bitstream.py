@@ -1,6 +1,7 @@
-"""The container of a batch's payload to the cloud: versioned, length-checked and tagged.
+"""The byte format of payloads to the cloud. A payload carries one batch of images, with a version, lengths and a tag.
 
-A payload holds a string for each image, or one stream for all images of the batch. A stop is the index of a codec's rate.
+A payload holds either one string of bytes for each image, or one stream of bytes for all images of the batch. A codec with
+several rates numbers them from 0. Such a number is called a stop.
 
 ::
 
@@ -13,9 +14,10 @@ A payload holds a string for each image, or one stream for all images of the bat
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 
-The tag shows that the bytes are complete, and made for this codec with these weights. A damaged or foreign payload passes it
-with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates the
-sender. Without tag and stop, the overhead of a stream is 1 byte with one image, 3 with 256, at most 4.
+The tag shows that no byte is missing or changed, and that this codec with these weights made the payload. The tag of a damaged
+or foreign payload fits with a probability of 1 in 4 billion, and in this case the cloud returns a wrong label. The codec's key
+is no secret, because the transport authenticates the sender. Without tag and stop, the overhead of a stream is 1 byte with one
+image, 3 with 256, at most 4.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload of 1 to 65,535 strings, one for each image, with a tag that depends on the codec's `key`."""
+    """Return the payload of 1 to 65,535 images. `strings` has one string of bytes for each image.
+
+    `key` identifies the codec and its weights (`Codec.key`), and the payload's tag depends on it.
+    """
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
     lengths = [len(string) for string in strings]
@@ -54,7 +59,10 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 
 
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
-    """Return the payload of one stream of `count` images (1 to 65,535) at a stop (0 to 255), tagged as by `pack`."""
+    """Return the payload of `count` images (1 to 65,535) that are coded as one `stream`.
+
+    `stop` (0 to 255) is the number of the codec's rate. `key` is that of `pack`.
+    """
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     if not 0 <= stop <= MAX_STOP:
@@ -66,7 +74,10 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return the number of images that a payload claims to hold, without checking it. Invalid bytes count as 1."""
+    """Return the number of images according to a payload's header. The rest of the payload is not checked.
+
+    Invalid bytes count as 1 image.
+    """
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:
@@ -76,20 +87,29 @@ def claimed_images(payload: bytes) -> int:
 
 
 def unpack(payload: bytes, key: bytes) -> list[bytes]:
-    """Return the strings of a payload. Raises PayloadError for bytes that `pack` with this key did not produce."""
+    """Return the strings of a payload, one for each image.
+
+    Raises PayloadError if the payload is damaged, or was made under another `key`.
+    """
     _, lengths, body, _ = _open(payload, key, (SINGLE, EQUAL, VARIED))
     ends = np.cumsum(lengths).tolist()
     return [body[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return a payload's stream, its number of images, and its stop. Raises PayloadError like `unpack`."""
+    """Return the stream, the number of images and the stop of a payload.
+
+    Raises PayloadError if the payload is damaged, or was made under another `key`.
+    """
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 
 
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
-    """Check a payload. Return its number of images, the lengths of their strings, the bytes after the tag, and its stop."""
+    """Return a payload's number of images, the lengths of its strings, the bytes after the tag, and the stop.
+
+    The header and the tag are checked. Raises PayloadError if the payload's layout is not one of `layouts`.
+    """
     if len(payload) > MAX_PAYLOAD:
         raise PayloadError(f"payload of {len(payload)} bytes is larger than {MAX_PAYLOAD >> 20} MiB")
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in layouts:
