@@ -4,15 +4,17 @@
 
     FOLDER/ca.pem                         the authority's certificate, which clients and phones trust
     FOLDER/authority/ca.key               stays on this machine: it is never served or copied
-    FOLDER/edge/    ca.pem edge.pem edge.key        serves clients; is the cloud's only client
-    FOLDER/cloud/   ca.pem cloud.pem cloud.key      serves the edge
+    FOLDER/edge/    ca.pem edge.pem edge.key        the edge: serves clients, and is a client of the cloud
+    FOLDER/cloud/   ca.pem cloud.pem cloud.key      the cloud: serves the edge
     FOLDER/client/  ca.pem client.pem client.key    a phone
 
-A host gets the folder of its role only. Keys are ECDSA on P-256, and only their owner can read them.
+Edge, cloud and client are the three roles. A host gets only the folder of its role. Keys are ECDSA on P-256, and only their
+owner can read them.
 
 One authority signs edge and cloud, but neither may pose as the other. So every connection of the workbench checks the role in
-the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only names, so edge and
-cloud share none except loopback. The authority can sign only the names that it was made for (critical NameConstraints).
+the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only host names, so
+edge and cloud may share only loopback names. The authority can sign only the names that it was made for (critical
+NameConstraints).
 """
 
 from __future__ import annotations
@@ -51,13 +53,15 @@ def issue(
     *,
     cloud_names: Sequence[str] = LOCAL,
 ) -> list[Path]:
-    """Write an authority, unless one exists, and a new certificate and key for each role. Return the written files.
+    """Write a new certificate and key for each role, and an authority if none exists. Return the written files.
 
-    `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
-    From `now` on (None: the present), certificates are valid for `days`, at most 825, and the authority ten times as long, at
-    most ten years. A second call renews the certificates under the same authority, so clients need no change. Raises
-    UsageError, and writes nothing, for invalid arguments, and for an authority that is unreadable, expired or not allowed to
-    sign these names.
+    `names` are the host names and addresses of the edge. `cloud_names` are those of the cloud. The two lists may share only
+    loopback names. Certificates are valid from `now` (None: the present) for `days` days, 1 to 825, but not longer than the
+    authority. A new authority is valid for ten times `days`, at most ten years. A second call renews the certificates under the
+    same authority, so clients need no change.
+
+    Raises UsageError, and writes nothing, if an argument is invalid, or if the existing authority is unreadable, expired or not
+    allowed to sign these names.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
@@ -86,9 +90,10 @@ def issue(
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role that a certificate (DER) names, or None if it names none or several, or lacks the extended key `use`.
+    """Return the role in a certificate (DER bytes), or None if the bytes are invalid or name several roles or none.
 
-    Signature and dates are not checked here, but by TLS.
+    `use` is an extended key usage such as `SERVER`. If `use` is given and the certificate lacks it, return None. Signature and
+    dates are not checked here, because TLS checks them.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -104,9 +109,10 @@ def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Rol
 
 
 def folder_of(folder: Path, role: Role | None) -> Path:
-    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it holds them. For None, return `folder`.
+    """Return the folder with a role's files: `folder`/ROLE if this exists, else `folder`. For role None, return `folder`.
 
-    Raises UsageError for a folder with the keys of several roles, as versions before 0.2 wrote them.
+    Raises UsageError if the keys of several roles, or of the authority, lie directly in `folder`. Versions before 0.2 wrote
+    such folders.
     """
     _check_layout(folder)
     return folder / role if role is not None and (folder / role).is_dir() else folder

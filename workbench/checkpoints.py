@@ -1,4 +1,8 @@
-"""Convert checkpoints of the public baseline and of PyTorch_CIFAR10's classifiers to safetensors with manifests."""
+"""Convert checkpoints of two public projects to safetensors with manifests.
+
+The projects are hwsel/ProtectivePerturbation (the baseline PP) and huyvnphan/PyTorch_CIFAR10. A state dict is a checkpoint's
+tensors by name. A manifest describes a network's weights (see `weights`).
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,18 @@ OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
-    """Convert a checkpoint to safetensors, and return the manifests of its networks. `family` is that of their data set.
+    """Convert the checkpoint at `path` to safetensors, and return the manifests of the networks in it.
 
-    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its tensors' names and shapes. A Lightning
-    checkpoint of hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers
-    (`model_A.*`, `model_B.*`) for which it was trained: `target` and `auxiliary`, whose names default to the checkpoint's.
+    A checkpoint of PyTorch_CIFAR10 contains one classifier, which is recognised by the names and shapes of its tensors. A
+    Lightning checkpoint of ProtectivePerturbation contains a generator (`attack_model.*`). It may also contain the target and
+    the auxiliary classifier for which the generator was trained (`model_A.*`, `model_B.*`).
 
-    State dicts inside others are found (`net`, `model`), and prefixes removed (`module.`, `_orig_mod.`). The manifest records
-    this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other objects, fits no
-    network, or has a value that is not finite.
+    `family` is the name under which data sets share weights. `target` and `auxiliary` are the names of the generator's two
+    classifiers. They default to the names in the checkpoint. A state dict inside another one is found (`net`, `model`), and
+    prefixes are removed (`module.`, `_orig_mod.`). The manifest records such changes.
+
+    Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other objects, fits no network, or
+    has a value that is not finite. Raises WeightsError also for a generator without names of its classifiers.
     """
     path = Path(path)
     content = read_state_dict(path)
@@ -76,7 +83,10 @@ def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict or the part under one of its prefixes fits, and a note on left out tensors."""
+    """Return the classifier with the weights in `state`, and a note on the tensors that were not read.
+
+    The classifier's tensors are either all of `state` or the part under one prefix.
+    """
     if found := _fit(state):
         return _fill(found, state, path), ""
     parts: dict[str, tuple[Classifier, dict[str, Tensor]]] = {}
@@ -101,7 +111,10 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield classifiers with a state dict's tensor names, and with as many classes as its last layer has outputs."""
+    """Yield new classifiers with the tensor names of `state`.
+
+    They have as many classes as the last layer in `state` has outputs.
+    """
     given = {key for key in state if not key.endswith(OPTIONAL)}
     for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
         own = _names(name, head)
@@ -118,7 +131,10 @@ def _names(name: str, head: str) -> tuple[str, ...]:
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Describe the first tensor whose shape differs from that in a classifier with equal tensor names, or return ""."""
+    """Return a hint for an error message: the first tensor with a wrong shape for a classifier that has the same tensor names.
+
+    The hint is empty if there is no such tensor.
+    """
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():
             if key in state and value.shape != state[key].shape:

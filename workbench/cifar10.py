@@ -1,9 +1,9 @@
 """CIFAR-10: its published files, their archive, and the division of the test set into halves.
 
-The papers halve the official test set by torch's generator seeded 0 (PP, section 5). A picture's half depends on its pixels, so
-that every layout of the files gives the same halves. `cifar10_test.sha256` holds, in the published order, the first 5 bytes of
-the SHA-256 of each test picture (3 x 32 x 32 bytes). Pictures with other pixels, for example after a JPEG encoder, are halved
-by their position.
+The papers halve the official test set by torch's generator seeded 0 (PP, section 5). One half is for tests, the other for
+validation. A picture's half depends only on its pixels, so every layout of the files gives the same halves. The file
+`cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x 32 x 32 bytes).
+Pictures with other pixels, for example JPEG copies, are unpublished here. They are halved by their position.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DOWNLOAD_TIMEOUT_S = 30
 
 
 def keys(images: Tensor) -> list[bytes]:
-    """Return the first `KEY` bytes of the SHA-256 of each uint8 picture, N x 3 x 32 x 32."""
+    """Return a short hash of each picture: the first `KEY` bytes of its SHA-256. `images` are uint8, N x 3 x 32 x 32."""
     return [hashlib.sha256(image.tobytes()).digest()[:KEY] for image in images.contiguous().numpy()]
 
 
@@ -53,10 +53,11 @@ def _order(n: int) -> Tensor:
 
 
 def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Return the indices of a test set's test half and validation half, and the name of this division.
+    """Divide a test set into a test half and a validation half. Return the indices of each half, and the name of this division.
 
-    Each published test picture goes to its half in the papers, and each half has the papers' order. All other pictures are
-    shuffled (seed 0), then halved, and follow the published ones.
+    `images` are the test set, uint8, N x 3 x 32 x 32. A published CIFAR-10 test picture goes to the same half as in the papers.
+    The published pictures of each half come first, in the papers' order. Unpublished pictures are shuffled (seed 0) and then
+    halved.
     """
     ranks, names = _ranks(), keys(images)
     published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)
@@ -85,11 +86,11 @@ def in_validation_half(images: Tensor) -> int:
 
 
 def locate(directory: Path | None) -> Path | None:
-    """Return the folder of the published batches, or the folder to which they will be downloaded.
+    """Return the folder that contains `cifar-10-batches-py` with the published files, or None if they are missing.
 
-    `directory` is the user's folder or archive (None: `data/datasets/cifar10`). Return None if it has neither batches nor their
-    archive. An archive is unpacked next to itself, or under
-    `data/datasets` if its folder is read-only. Raises DataError for a damaged archive.
+    `directory` is the user's folder or archive. For None, return `data/datasets/cifar10` even if the files are missing, because
+    `read_official` downloads them. An archive is unpacked next to itself, or to `data/datasets/cifar10` if its folder is
+    read-only. Raises DataError for a damaged archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
     archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)
@@ -109,7 +110,11 @@ def locate(directory: Path | None) -> Path | None:
 
 
 def read_official(root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of the training or the test part in the published order. Missing files are downloaded."""
+    """Return the images (uint8, N x 3 x 32 x 32) and the labels of the training set, or of the test set if `train` is False.
+
+    The pictures have their published order. `root` is the folder from `locate`. Missing files are downloaded to `root`. Raises
+    DataError if the download fails.
+    """
     cifar10 = _torchvision()
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)

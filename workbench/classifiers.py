@@ -1,7 +1,7 @@
 """The papers' eight recognition models: torchvision's networks in their CIFAR-10 form.
 
-They follow the public PyTorch_CIFAR10 project: stems of stride 1, early pooling only if that project has it, no auxiliary
-heads. All parameters have that project's names, so that its checkpoints load.
+This form is that of the public PyTorch_CIFAR10 project. The first convolution has stride 1. There is early pooling only if that
+project has it, and there are no auxiliary heads. All parameters have that project's names, so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -134,17 +134,20 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the classification heads that a classifier supports: `public`, and for the VGGs also `linear`."""
+    """Return the names of the heads that a classifier supports: `public`, and for the VGGs also `linear`.
+
+    A head is the last part of the network, which computes the logits.
+    """
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
 class Classifier(nn.Module):
-    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x num_classes.
+    """A recognition model. Its input are images in [0, 1], N x 3 x H x W, and its output are logits, N x num_classes.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The head `linear` of the VGGs is one layer in place of three, with a third of the
-    network's parameters. `width` 2, 4 or 8 divides the channels of every layer, for small data sets and tests. 1 is the papers'
-    width. Raises UsageError for another name, head or width.
+    is that of the public checkpoints. The head `linear`, for the VGGs only, is one layer in place of three, which leaves less
+    than half of the network's parameters. `width` 1 is the papers' width. A `width` of 2, 4 or 8 divides the number of channels
+    of every layer, for small data sets and tests. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
@@ -171,7 +174,7 @@ class Classifier(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name, and the width if it is not 1: `resnet18 (1/8 width)`."""
+        """The name, with the width if this is not 1: `resnet18 (1/8 width)`."""
         return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -182,6 +185,6 @@ class Classifier(nn.Module):
         return self.read_unpadded(images)
 
     def read_unpadded(self, images: Tensor) -> Tensor:
-        """Return the logits of images without padding, for training on images smaller than 32 pixels."""
+        """Return the logits of images without the padding of `forward`, for training on images smaller than 32 pixels."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
