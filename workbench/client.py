@@ -1,4 +1,4 @@
-"""The client of the services: it sends pictures to an edge over HTTPS or, in the baseline PP, protects them and asks the cloud.
+"""The HTTPS client: it sends pictures to the edge, which returns scores for the classes.
 
 ::
 
@@ -6,8 +6,13 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncHttpsClient` is the same with `async with` and `await`. A request that is lost, or refused because the service is
-overloaded, is sent again until the deadline. Many images are sent in parallel batches, and the results keep their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. In the baseline PP there is no edge: the client protects the
+pictures, and sends them to the cloud. A request that is lost, or refused by an overloaded service, is sent again until its
+deadline. Many images are sent in parallel batches, and the results keep their order.
+
+`strength` is that of the perturbation, from 0 (none) to 1 (the paper's). `rate` sets the bytes of the payload from edge to
+cloud, from 0 (fewest) to 1 (most). An edge in a confidential VM can prove its software by evidence. A policy states which
+evidence the client accepts, and a verdict is the result of this check (see `attest`).
 """
 
 from __future__ import annotations
@@ -48,13 +53,17 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 
 
 class AsyncHttpsClient:
-    """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (baseline PP).
+    """An asynchronous client of the service at `url`: the edge, or the cloud if `protects` is given (the baseline PP).
 
-    `certs` is a folder made by `workbench certs`, with the trusted authority and, unless a `token` is given, the client's
-    certificate. `plain` allows HTTP. A request may take `deadline_s` seconds, restarts of the services included, and a single
-    attempt `attempt_s` seconds. Batches of `batch` images are sent, at most `at_once` in parallel. `quality` and `subsampling`
-    are those of the phone's JPEG. With a `policy` (or its file), every new connection is checked before a picture is sent: the
-    edge must prove which software it runs. Otherwise AttestationError is raised. `verdict` is the result of the latest check.
+    `protects` is a local `Edge`, which protects images on the phone. `certs` is a folder made by `workbench certs`. It holds
+    the trusted authority, and the client's certificate unless a `token` is given. `plain` allows HTTP.
+
+    A request may take `deadline_s` seconds, restarts of the services included. A single attempt may take `attempt_s` seconds. A
+    request has at most `batch` images, and at most `at_once` requests run in parallel. `quality` and `subsampling` are those of
+    the phone's JPEG.
+
+    With a `policy` (or its file), each new connection checks the edge's evidence before a picture is sent. Evidence that the
+    policy does not accept raises AttestationError. The attribute `verdict` is the result of the latest check.
     """
 
     def __init__(
@@ -109,7 +118,10 @@ class AsyncHttpsClient:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes, which are requested once."""
+        """Return the name of the service's model and the names of its classes. They are requested once, then cached.
+
+        `deadline` is a time of the event loop (None: `deadline_s` seconds from now).
+        """
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
@@ -127,9 +139,9 @@ class AsyncHttpsClient:
     async def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`.
+        """Send images through the system, like `System.recognise`. `images` are floats in [0, 1], N x 3 x H x W.
 
-        `strength`, in [0, 1], is that of the perturbation. `rate`, in [0, 1], is that of the edge's codec (None: its default).
+        `strength` and `rate` are in [0, 1]. For `rate` None, the service uses its default. `progress` shows a progress bar.
         """
         check_images(images)
         check_strength(strength)
@@ -139,7 +151,11 @@ class AsyncHttpsClient:
     async def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged, which the edge crops and scales. The options are as for `recognise`."""
+        """Send JPEG or PNG files to the edge unchanged. The edge crops and scales the pictures.
+
+        The other parameters are those of `recognise`. Raises UsageError without files, and in the baseline PP, which has no
+        edge.
+        """
         if self._protects is not None:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
@@ -203,7 +219,7 @@ class AsyncHttpsClient:
 
 
 class HttpsClient:
-    """A blocking `AsyncHttpsClient` with the same arguments, which connects at the first request."""
+    """A blocking form of `AsyncHttpsClient` with the same arguments. It connects at the first request."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._inner = AsyncHttpsClient(url, **options)
@@ -222,7 +238,7 @@ class HttpsClient:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The result of the latest check of the edge by the policy, or None before the first connection."""
+        """The result of the latest check of the edge's evidence, or None before the first check."""
         return self._inner.verdict
 
     @property
@@ -232,13 +248,13 @@ class HttpsClient:
     def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1], like `AsyncHttpsClient.recognise`."""
+        """Send images through the system, like `AsyncHttpsClient.recognise`. `images` are floats in [0, 1], N x 3 x H x W."""
         return self._timed(self._inner.recognise, images, strength, progress, rate)
 
     def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged, like `AsyncHttpsClient.recognise_files`."""
+        """Send JPEG or PNG files to the edge unchanged, like `AsyncHttpsClient.recognise_files`."""
         return self._timed(self._inner.recognise_files, files, strength, progress, rate)
 
     def close(self) -> None:

@@ -3,12 +3,17 @@
 ::
 
     png, jpeg, webp    ordinary image files
-    neural             one stream of bytes for the batch; rate 0 has only what recognition needs, rate 1 the picture
-    compressai         the paper's form of the neural codec: rounded latents, one string for each image
+    neural             one stream of bytes for the whole batch, at a rate from 0 to 1
+    compressai         the paper's form of the neural codec: one string of bytes for each image
 
-    payload -> unpack (checked) -> codes (for `Neural`: the distinct ones) -> decode_each -> images
+    payload -> unpack (checked) -> codes -> decode_each -> images
 
-A code is the coded form of one image. A payload is a complete batch with its header (see `bitstream`).
+A payload is a complete batch with its header (see `bitstream`). A code is the coded form of one image. In the codec `neural`,
+several images of a payload can share a code.
+
+The neural codecs use a neural compressor, which computes M x h x w numbers for each image. Rounded to integers, these numbers
+are the image's integer latents. A rate of 0 sends only what recognition needs, and a rate of 1 the whole picture. A compressor
+has a list of rates, and a stop is an index into this list.
 """
 
 from __future__ import annotations
@@ -42,7 +47,8 @@ BOUNDS = Limits(scans=20)  # limits of an image file, in addition to its side
 class Codec(ABC):
     """The interface of a codec. `decode(encode(images))` has the shape of `images`.
 
-    `name` selects the codec in `CODECS`. `repeats` states whether images often share a code, so that caching by code is useful.
+    `name` is the codec's name in `CODECS`. `repeats` states whether images often have the same code, so that caching by code is
+    useful.
     """
 
     name: ClassVar[str]
@@ -51,49 +57,59 @@ class Codec(ABC):
     @property
     @abstractmethod
     def key(self) -> bytes:
-        """Bytes that identify the decoders for this codec's payloads. A decoder with another key refuses them."""
+        """Bytes that identify the payload's format, for example the codec and its weights.
+
+        A codec refuses payloads that were encoded with another key.
+        """
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
-        """Return the payload of a batch of 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
+        """Return the payload of a batch of 1 to 65,535 images, floats in [0, 1], N x 3 x H x W."""
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the codes in a payload of N images, and each image's index into the codes (N).
+        """Return the codes in a payload of N images, and each image's index into these codes (N).
 
-        With `repeats` the codes are distinct. Raises PayloadError for bytes that are no payload of this codec.
+        If `repeats` is true, several images can share one of the codes. Raises PayloadError for bytes that are no payload of
+        this codec.
         """
 
     @abstractmethod
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Decode codes from `unpack` to images N x 3 x H x W in [0, 1]."""
+        """Decode codes from `unpack` to one image each: N x 3 x H x W in [0, 1]."""
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the number of bytes of each image in a payload, without the bytes that images share, such as the header."""
+        """Return how many bytes of a payload belong to each image.
+
+        Bytes that images share, such as the header, are not counted.
+        """
 
     def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any invalid payload."""
+        """Return the images of a payload, floats in [0, 1], N x 3 x H x W. Raises PayloadError for any invalid payload."""
         coded, which = self.unpack(payload)
         with torch.inference_mode():
             images = self.decode_each(coded)
         return images[which] if self.repeats else images
 
     def at(self, rate: float | None) -> Self:
-        """Return a codec that encodes at `rate`, in [0, 1], or this codec for None. Raises UsageError if it has no rate."""
+        """Return this codec at another `rate`, in [0, 1]. For None, return this codec unchanged.
+
+        Raises UsageError if the codec has no rates.
+        """
         if rate is not None:
             raise UsageError(f"codec {self.name!r} has no rate, got {rate:g}: the codec 'neural' has one")
         return self
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the codec's networks, if any, to a device, and return the codec."""
+        """Move the codec's networks, if any, to a device. Return the codec."""
         return self
 
 
 class _StringCodec(Codec):
     @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return the code of each of the images N x 3 x H x W in [0, 1]."""
+        """Return one code for each image. `images` are N x 3 x H x W in [0, 1]."""
 
     def encode(self, images: Tensor) -> bytes:
         check_images(images)
@@ -109,7 +125,7 @@ class _StringCodec(Codec):
 
 
 class _FileCodec(_StringCodec):
-    """A codec whose codes are ordinary image files, by Pillow: 8 bits a channel.
+    """The base of codecs whose codes are image files. Pillow writes and reads them with 8 bits per channel.
 
     `options` are those of Pillow's `save`. Decoding raises PayloadError for an image with a side above `side` pixels.
     """
@@ -128,7 +144,7 @@ class _FileCodec(_StringCodec):
         return [encode(image, self.format, **self.options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Decode files. Raises PayloadError if a file is damaged, or if the images have different sizes."""
+        """Decode image files. Raises PayloadError if a file is damaged, or if the images have different sizes."""
         with suppress_warnings():  # Pillow warns of large images and odd metadata; sizes are checked before decoding
             first = self._open(coded[0])
             if len(coded) * first.size > MAX_TOTAL:
@@ -159,7 +175,7 @@ class _FileCodec(_StringCodec):
 
 
 class Png(_FileCodec):
-    """PNG: lossless with 8 bits, as in the baseline."""
+    """PNG, the lossless codec of the baseline. Images are rounded to 8 bits per channel."""
 
     name, format = "png", "PNG"
 
@@ -167,7 +183,7 @@ class Png(_FileCodec):
 class Jpeg(_FileCodec):
     """JPEG with a quality from 1 to 95 and optimised Huffman tables.
 
-    `subsampling` is 4:4:4, 4:2:2 or 4:2:0. Only 4:4:4 keeps colour at full resolution, which perturbed images need: at quality
+    `subsampling` is 4:4:4, 4:2:2 or 4:2:0. Only 4:4:4 keeps colour at full resolution. Perturbed images need this: at quality
     89, 4:2:0 lowers the classifier's accuracy from 91.17 % to 11.50 % (PMC², section 3.3).
     """
 
@@ -184,7 +200,7 @@ class Jpeg(_FileCodec):
 
 
 class WebP(_FileCodec):
-    """WebP: lossy with a quality from 1 to 100 (always 4:2:0), or lossless."""
+    """WebP. The lossy form has a quality from 1 to 100, and colour at half resolution (4:2:0). The other form is lossless."""
 
     name, format = "webp", "WEBP"
 
@@ -197,10 +213,10 @@ class WebP(_FileCodec):
 
 
 class _NeuralCodec(Codec):
-    """The base of codecs on a neural compressor, which must be trained and have its integer tables.
+    """The base of codecs that use a neural compressor. The compressor must have the tables of its entropy coder.
 
-    `identity` is the SHA-256 of the compressor's weights, so that payloads for other weights are refused. All images have
-    `size` (H, W), which no payload contains.
+    `identity` is the SHA-256 of the compressor's weights. The codec refuses payloads that were made with other weights. All
+    images must have `size` (H, W), which is not part of a payload.
     """
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
@@ -224,11 +240,11 @@ class _NeuralCodec(Codec):
 
 
 class Neural(_NeuralCodec):
-    """The neural codec with one entropy-coded stream for the batch (see `entropy`).
+    """The neural codec that codes a batch as one stream of bytes (see `entropy`).
 
-    `rate` is from 0 (at most a byte an image) to 1 (the picture). `encode` uses the nearest of the compressor's `rates`, and
-    `decode` takes payloads of all its rates. A stop is the index of a rate. `rate_weight` is the cost of a bit in
-    `NeuralCompressor.choose`.
+    `rate` is from 0 (the fewest bytes) to 1 (the whole picture). `encode` uses the nearest rate in `rates`, the compressor's
+    list. `decode` accepts payloads of all these rates. `rate_weight` is the cost of one bit in `NeuralCompressor.choose`, the
+    choice between patterns. A higher weight gives fewer bytes and less accuracy.
     """
 
     name, repeats = "neural", True
@@ -275,9 +291,9 @@ class Neural(_NeuralCodec):
         return bitstream.pack_stream(self.coder(self.stop).encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct integer latents of a payload as bytes, and each image's index into them.
+        """Return the codes in a payload of N images, and each image's index into these codes (N).
 
-        If their stop is not 0, it follows the latents as one more byte.
+        A code is the integer latents of an image as bytes. If the payload's stop is not 0, one more byte holds the stop.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
@@ -288,17 +304,20 @@ class Neural(_NeuralCodec):
         return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
 
     def latents(self, coded: list[bytes]) -> Tensor:
-        """Return the integer latents N x M x h x w in codes from `unpack`."""
+        """Convert codes from `unpack` to integer latents, N x M x h x w."""
         joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes (not whole numbers)."""
+        """Return the information in each image's latents, in bytes. These are not whole numbers."""
         stop, symbols, which = self._symbols(payload)
         return (self.coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
     def bits(self, symbols: Tensor) -> Tensor:
-        """Return the information in each image's integer latents N x M x h x w at the codec's rate, in bits (N)."""
+        """Return the information in each image at the codec's rate, in bits (N).
+
+        `symbols` are the integer latents of the images, N x M x h x w.
+        """
         return torch.from_numpy(self.coder(self.stop).bits(symbols.cpu().numpy()))
 
     def _symbols(self, payload: bytes) -> tuple[int, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
@@ -309,7 +328,7 @@ class Neural(_NeuralCodec):
 
 
 class CompressAI(_NeuralCodec, _StringCodec):
-    """The neural codec of the paper: rounded latents and CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
+    """The neural codec of the paper. CompressAI's entropy coder makes a string of 8, 12, 16 ... bytes for each image."""
 
     name = "compressai"
 
@@ -326,7 +345,10 @@ CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neura
 
 
 def codec(name: str, **options: Any) -> Codec:
-    """Build a codec by name with the options of its class. Raises UsageError for an unknown name or option."""
+    """Build the codec `name` of `CODECS`. `options` are the arguments of its class.
+
+    Raises UsageError for an unknown name or option.
+    """
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     try:
