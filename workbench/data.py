@@ -1,4 +1,9 @@
-"""Data sets as uint8 N x 3 x H x W tensors with labels, class names and the papers' splits."""
+"""Load data sets by name: images as uint8 tensors N x 3 x H x W, labels, class names and splits.
+
+A data set has three splits. Networks learn from `train` images. `validation` images select the best checkpoint, and `test`
+images are used for measurements only. A division is a named way to divide the pictures that are not for training into
+validation and test images.
+"""
 
 from __future__ import annotations
 
@@ -43,16 +48,16 @@ class Split:
         return len(self.labels)
 
     def head(self, n: int | None) -> Split:
-        """Return the first `n` images, or all if `n` is None."""
+        """Return a split of the first `n` images, or of all images if `n` is None."""
         return self if n is None else Split(self.images[:n], self.labels[:n])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set. Its splits are read on first access: `train`, `validation` (selects the best checkpoint) and `test`.
+    """A named data set. Each of the splits `train`, `validation` and `test` is read on first access.
 
-    `family` names the data set whose weights are used for this one: for `samples` it is `cifar10`. `title` is the name in
-    figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
+    `title` is the name in figures. `family` is the name under which data sets share weights: `samples` uses those of `cifar10`.
+    `mirror` states whether a mirrored image keeps its label. `notes` are lines of text about skipped files, and about
     assumptions made while reading.
     """
 
@@ -79,13 +84,14 @@ class Dataset:
 
     @cached_property
     def division(self) -> str:
-        """The name of the division into validation and test images. Equal names mean equal splits."""
+        """The name of the division into validation and test images. Data sets with equal names have equal splits."""
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return how many of the test images are validation images in the split named `division`, or None if this is unknown.
+        """Return how many of the test images are validation images in `division`, or None if this is unknown.
 
-        Validation images select a network's weights, so accuracies measured on them are biased.
+        `division` is the name of the division with which a network was trained. The validation images of that division selected
+        the network's weights, so the network's accuracy on them is biased.
         """
         if division in (self.division, self.title) and not self.name.startswith("samples"):
             return 0
@@ -96,7 +102,7 @@ class Dataset:
 
 
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
-    """Return a data set by name.
+    """Load the data set `name`. Only `cifar10` and `folder` use `data_dir`, the folder or archive with their files.
 
     - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 scaled to 3 x 32 x 32, split 697 / 100 / 1,000. Needs no file.
     - `cifar10`: split 50,000 / 5,000 / 5,000. The official test set is halved at random into validation and test images (see
@@ -104,12 +110,12 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
       class folders), else downloaded to `data/datasets`.
     - `samples`: 20 CIFAR-10 test images from the foolbox package (test split only). 13 are validation images of `cifar10`.
     - `samples-imagenet`: 20 ImageNet pictures from the same package, cut square and scaled to 32 x 32.
-    - `samples-photographs`: the 7 of `samples-imagenet` that show a class of CIFAR-10.
-    - `folder`: any `data_dir` of class folders, with or without `train/`, `test/` and `val/` above them.
+    - `samples-photographs`: the 7 pictures of `samples-imagenet` that show a class of CIFAR-10.
+    - `folder`: the pictures in `data_dir`, with one folder for each class. The class folders lie directly in `data_dir`, or in
+      folders `train/`, `test/` and `val/` of it.
 
-    Skipped files are reported in one line on stderr, and kept in `notes`.
-
-    Raises UsageError for an unknown name, and DataError for missing or unreadable files.
+    Skipped files are reported on stderr, and kept in `notes`. Raises UsageError for an unknown name, and DataError for missing
+    or unreadable files.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)

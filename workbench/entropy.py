@@ -1,4 +1,4 @@
-"""Entropy coding of a batch's integer latents in one stream: common patterns whole, all others latent by latent.
+"""Entropy coding of a batch's integer latents as one stream. Frequent patterns of latents are coded as a whole.
 
 ::
 
@@ -7,9 +7,10 @@
                             `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
-A symbol is the integer value of one latent. A pattern is one image's symbols in the first channels, as they occurred in the
-training data. At low rates most images have one of a few patterns for each class, so one code for the pattern needs fewer bits
-than a code for each channel. A pattern that occurs twice in a batch is decoded once.
+N images have M channels of h x w latents each. A symbol is the integer value of one latent. A table has the probabilities of a
+channel's symbols. A pattern is one image's symbols in the first P channels, as they occurred in the training data. K patterns
+are known. At low rates most images have one of a few patterns for each class, so one code for the pattern needs fewer bits than
+a code for each channel. All other images are coded latent by latent.
 
 The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
 the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
@@ -40,10 +41,12 @@ HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 3
 class Tables:
     """The integer tables of encoder and decoder, which ship with the weights.
 
-    `cdf` (M x L, cumulative frequencies), `offset` (M) and `length` (M) are CompressAI's: channel m has the symbols from
-    offset to offset + length - 3, and one more for values outside this range. `patterns` (K x P x h x w) are the commonest
-    patterns of the first P channels. `counts` (K + 1) states how often they occurred, with all other patterns last. Channels
-    beyond P are coded latent by latent. So are all channels if K is 0, or if an image's latents have another size than h x w.
+    `cdf` (M x L, cumulative frequencies), `offset` (M) and `length` (M) are CompressAI's. Channel m has the symbols from offset
+    to offset + length - 3, and one more symbol for all values outside this range.
+
+    `patterns` (K x P x h x w) are the known patterns. `counts` (K + 1) states how often each pattern occurred in the training
+    data. The last count is for all other patterns. Channels beyond P are coded latent by latent. So are all channels if K is 0,
+    or if an image's latents have another size than h x w.
     """
 
     cdf: Integers
@@ -54,10 +57,11 @@ class Tables:
 
 
 def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
-    """Return the patterns that occur at least `least` times in symbols N x M x h x w, commonest first, and their counts.
+    """Return the patterns that occur at least `least` times, most frequent first, and how often each occurs.
 
-    At most 1,024 patterns are returned. The last count is for all other patterns, which includes patterns that occur only in
-    further images: one more than their occurrences (Good 1953).
+    `symbols` (N x M x h x w) are the latents of the training images, and a pattern covers all M channels. At most 1,024
+    patterns are returned, with symbols from -127 to 127. The counts have one more entry at the end, for all other patterns. It
+    is the number of images with such patterns plus 1, so that unseen patterns have a probability, too (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
@@ -70,7 +74,7 @@ def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray
 
 
 class LatentCoder:
-    """Encodes and decodes batches of integer latents without loss, up to 32 bits."""
+    """An encoder and decoder for batches of integer latents. It is lossless for all 32-bit integers."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -97,7 +101,7 @@ class LatentCoder:
         self._free = np.arange(len(covered), len(tables.cdf))  # channels that no pattern covers
 
     def encode(self, symbols: Integers) -> bytes:
-        """Return the stream of symbols N x M x h x w, N at least 1."""
+        """Encode the symbols of N images, N x M x h x w, as one stream. N is at least 1."""
         index = self.index(symbols)
         return self._encode(index, symbols[index == len(self._flat)], symbols, symbols.shape[2:])
 
@@ -130,9 +134,10 @@ class LatentCoder:
             encoder.encode((rest // HALF).astype(np.int32), _HALVES)
 
     def decode(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[Integers, NDArray[np.int64]]:
-        """Return the distinct symbols U x M x h x w in a stream of `n` images, and each image's index into them (n).
+        """Decode a stream of `n` images. Return U rows of symbols, U x M x h x w, and each image's index into these rows (n).
 
-        Raises PayloadError unless `encode` would produce exactly this stream.
+        `size` is (h, w). Images with the same known pattern share a row if patterns cover all M channels. Each other image has
+        its own row. Raises PayloadError unless `encode` would produce exactly this stream.
         """
         index, others, symbols = self._read(stream, n, tuple(size))
         known = len(self._flat)
@@ -147,7 +152,10 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return each image's pattern, and the symbols of images without one and of all (empty if patterns cover them)."""
+        """Return each image's pattern index, the symbols of images without a known pattern, and the symbols of all images.
+
+        The last array is empty if patterns cover all channels.
+        """
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:
@@ -188,7 +196,7 @@ class LatentCoder:
         symbols[rows[:, None], channels] = values.reshape(len(channels), *shape).swapaxes(0, 1)
 
     def index(self, symbols: Integers) -> NDArray[np.int64]:
-        """Return the index of each image's pattern among the K patterns, or K for an image without one (N)."""
+        """Return the index of each image's pattern (N). Images without a known pattern have the index K."""
         known = len(self._flat)
         if not len(symbols) or not self._fits(symbols.shape[2:]):
             return np.full(len(symbols), known, np.int64)
@@ -198,7 +206,7 @@ class LatentCoder:
         return np.where((self._flat[found] == flat).all(1), found, known)
 
     def bits(self, symbols: Integers) -> NDArray[np.float64]:
-        """Return the information in each image's symbols according to the tables, in bits (N)."""
+        """Return the information in the symbols of each image, in bits (N). The tables give the probabilities."""
         index = self.index(symbols)
         known = len(self._flat)
         out = self._pattern_bits[index] if self._fits(symbols.shape[2:]) else np.zeros(len(symbols))
@@ -222,10 +230,11 @@ class LatentCoder:
 
 
 def _shorten(encoder: Any) -> bytes:
-    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero.
+    """Return the shortest byte string that decodes to the encoder's symbols. The decoder reads zeros after its end.
 
-    A range coder's stream is a number, and all numbers in an interval decode to the same symbols. The encoder's position is
-    the number of words written, and this interval's lower end and width in units of the following 64 bits.
+    A range coder's stream is one long number, and all numbers in an interval decode to the same symbols. `encoder.pos()`
+    returns the number of 32-bit words written, and the lower end and the width of this interval. The last two are 64-bit
+    numbers, whose bits follow those words.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()

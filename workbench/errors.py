@@ -1,7 +1,7 @@
 """The error hierarchy: every exception that the workbench raises deliberately.
 
-A message contains no pixel, key or token. It may quote a file's name or another machine's output, so its control characters are
-escaped (`terminal.printable`). The command prints it in one line, without a traceback.
+A message contains no pixel, key or token. It may quote a file's name or another machine's output, so control characters are
+escaped (`terminal.printable`). The `workbench` command prints the message without a traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class WorkbenchError(Exception):
-    """Raised when the workbench cannot continue, for a reason that the user can correct."""
+    """The base of all errors of the workbench. The message names a reason that the user can correct."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n")
@@ -43,7 +43,7 @@ class DataError(WorkbenchError):
 
 
 class WeightsError(WorkbenchError):
-    """Raised when weights are missing, corrupted or made for something else."""
+    """Raised when weights are missing, corrupted, or made for another network or data set."""
 
 
 class PayloadError(WorkbenchError):
@@ -55,7 +55,10 @@ class ProtocolError(WorkbenchError):
 
 
 class ServiceError(WorkbenchError):
-    """Raised when a service is unreachable, untrusted or refuses a request, with HTTP `status` and `retry_after` (s)."""
+    """Raised when a service is unreachable, untrusted or refuses a request.
+
+    `status` is an HTTP status. `retry_after` is the number of seconds after which a retry makes sense (None: unknown).
+    """
 
     def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -63,23 +66,29 @@ class ServiceError(WorkbenchError):
 
 
 class RemoteError(WorkbenchError):
-    """Raised when a machine is unreachable, untrusted or unusable, or a service does not run there."""
+    """Raised when a remote machine is unreachable, untrusted or unusable, or when a service does not run there."""
 
 
 class AttestationError(WorkbenchError):
-    """Raised when evidence does not satisfy the policy. The message names the check, the expected and the actual value."""
+    """Raised when a service's evidence of its software does not satisfy the client's policy (see `attest`).
+
+    The message names the check, the expected and the actual value.
+    """
 
 
 class StorageError(WorkbenchError):
-    """Raised when a result cannot be written. An older file of that name is unchanged."""
+    """Raised when a file cannot be written. An older file with that name is left unchanged."""
 
 
 class RunError(WorkbenchError):
-    """Raised when a notebook or a batch of notebooks failed."""
+    """Raised when a long run, such as a training or a batch of jobs, failed or has no result yet."""
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UsageError:
-    """Return an error for a name that is not among `choices`. Its message suggests the most similar one."""
+    """Return an error for a `value` that is not among `choices`. The message suggests the most similar choice.
+
+    `kind` is the noun for the value in the message, such as "codec".
+    """
     names = sorted(choices)
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
