@@ -1,7 +1,11 @@
-"""Measure a pair of classifiers with its generator and a codec on a data set, for the rows of the papers' tables.
+"""Measure the whole system on a data set, for the tables and figures of the papers.
 
-The target is the classifier at the cloud. The auxiliary is another classifier, which should not recognise protected images. A
-result is one JSON object: values with n and 95 % interval, and their origin (data set, seed, weights, device, versions).
+A pair is two classifiers and a generator. The target is the classifier at the cloud. The auxiliary is another classifier, which
+should not recognise protected images. The generator protects images at a strength, from 0 (the original) to 1 (the paper's
+perturbation). A codec makes the payload that the cloud decodes.
+
+A figure is a value with the number of images and a 95 % interval. A result is one JSON object with figures and their origin
+(data set, seed, weights, device, versions).
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ SEEN = (
 
 
 class Evaluation:
-    """The evaluation of a pair on a data set's test images, of which the first `limit` are taken (None: all).
+    """The evaluation of a pair on the first `limit` test images of a data set (None: all).
 
     `client` is the phone, by default with JPEG of quality 90, 4:4:4. `batch` images are computed together and share one
     payload. `progress` shows progress bars. Generator and classifiers compute on `device` in `precision` (see
@@ -90,7 +94,7 @@ class Evaluation:
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
-        """Each image's JPEG size in bytes (the paper's S1), and the images as the edge receives them."""
+        """The size in bytes of each image's JPEG file (the paper's S1), and the images as the edge receives them."""
         files = self.client.capture(self.images)
         return [len(file) for file in files], self._edge.receive(files)
 
@@ -102,12 +106,15 @@ class Evaluation:
         return torch.cat(parts)
 
     def protected(self, strength: float = 1.0) -> Tensor:
-        """Return the test images protected at a strength from 0 to 1, N x 3 x H x W on the CPU."""
+        """Return the protected test images, N x 3 x H x W on the CPU. `strength` is from 0 to 1."""
         check_strength(strength)
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on `images`, protected or decoded versions of all test images."""
+        """Return a classifier's accuracy on `images`.
+
+        These must be versions of all test images, for example protected or decoded ones, in the order of the test images.
+        """
         first, which = distinct(images)
         scores = []
         with torch.inference_mode():
@@ -118,7 +125,7 @@ class Evaluation:
 
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
-        """The accuracy of target and auxiliary on the original images, before any JPEG."""
+        """The accuracies of target and auxiliary on the original images, without JPEG compression."""
         networks = {"target": self.pair.target, "auxiliary": self.pair.auxiliary}
         return {role: self.accuracy(network, self.images) for role, network in networks.items()}
 
@@ -128,9 +135,9 @@ class Evaluation:
             yield slice(start, start + self.batch)
 
     def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
-        """Send images through a codec. Return each image's share of the payload in bytes, and the decoded images.
+        """Send images through a codec. Return the number of payload bytes for each image, and the decoded images.
 
-        The bytes that images share, such as the header, are divided equally.
+        Bytes that images share, such as the header, are divided equally among the images.
         """
         codec = codec.to(self.device)
         cloud = Cloud(codec, self.pair.target, self.device)
@@ -145,10 +152,12 @@ class Evaluation:
         return sizes, torch.cat(decoded)
 
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
-        """Return `bytes`, `psnr`, and the accuracies `target` and `auxiliary` on the images that the cloud decodes.
+        """Send the test images through a codec, and measure the images that the cloud decodes. Return the figures by name.
 
-        `psnr` (dB) compares them with the codec's input, images protected at `strength`, or the originals for None. With
-        `auxiliary` False, the accuracy `auxiliary` may be missing. Results are cached.
+        The images are protected at `strength`, or they are the originals if `strength` is None. `bytes` is the mean payload
+        size of an image. `psnr` (dB) compares the decoded images with the codec's input. `target` and `auxiliary` are the
+        accuracies of these two classifiers on the decoded images. If the argument `auxiliary` is False, the second accuracy may
+        be missing. Results are cached.
         """
         options = getattr(codec, "options", None)  # picture codecs with equal options are equal
         key = (strength, codec if options is None else (codec.name, *sorted(options.items())))
@@ -167,7 +176,8 @@ class Evaluation:
         """Measure the whole system with a codec at a strength. Return the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are measured at the cloud, on decoded images. `protected_accuracy` is the
-        target's on the codec's input. The measures in `SEEN`, such as `ssim`, compare this input with the client's originals.
+        target's accuracy on protected images before the codec. The measures in `SEEN`, such as `ssim`, compare protected and
+        original images.
         """
         s1, _ = self._captured
         after, before = self.received(codec, strength), self.table2(strength)
@@ -195,7 +205,10 @@ class Evaluation:
         }
 
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
-        """Return the rows of Table 1: the target's accuracy on regular and perturbed images, as PNG and as JPEG."""
+        """Return the rows of Table 1: bytes per image and the target's accuracy, for original and protected images.
+
+        Both kinds of images are sent as PNG and as `jpeg`.
+        """
         return [
             {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
             for kind, strength in (("regular", None), ("perturbed", 1.0))
@@ -204,9 +217,10 @@ class Evaluation:
         ]
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: the accuracies of target and auxiliary on originals and on images protected at `strength`.
+        """Return the row of Table 2: the accuracies of target and auxiliary, on original and on protected images.
 
-        It has the measures in `SEEN`, too. `legibility` needs at least two images, and is absent for one.
+        The images are protected at `strength`. The row also has the measures in `SEEN`. `legibility` is missing if there is
+        only one image.
         """
         if strength not in self._table2:
             protected = self.protected(strength)
@@ -238,10 +252,10 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes at each point of a curve, one row each.
+        """Return one row for each of the `points` of a curve: accuracies, SSIM and bytes per image.
 
-        `codec` and `strength` return the codec and the strength at a point. With `auxiliary` False only the target's accuracy
-        is measured.
+        A point is a value on the curve's axis, for example a strength or a JPEG quality. The functions `codec` and `strength`
+        return the codec and the strength at a point. If `auxiliary` is False, only the target's accuracy is measured.
         """
         rows = []
         for point in points:
@@ -257,9 +271,9 @@ class Evaluation:
         return self._ssim[strength]
 
     def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
-        """Measure the neural codec at every strength and rate, one row each.
+        """Measure the neural codec at every combination of `strengths` and `rates`. Return one row for each combination.
 
-        `target` and `auxiliary` are accuracies on the decoded images, and `ssim` compares these with the originals.
+        `target` and `auxiliary` are accuracies on the decoded images. `ssim` compares the decoded images with the originals.
         """
         codec, rows = codec_for(self.pair, "neural", self._size), []
         for strength in strengths:
@@ -275,7 +289,10 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure all variants of the pair's compressor. Return rows of `curve` over the loss's weight, by kind of loss."""
+        """Measure all variants of the pair's compressor, which were trained with different losses. Return rows by kind of loss.
+
+        The rows are those of `curve`. Their points are the weights in the loss.
+        """
         found: dict[str, dict[float, Codec]] = {}
         for manifest in other_compressors(self.pair):
             compressor = prepare(load(manifest.name, manifest.family, "compressor")[0], self.device)
@@ -309,10 +326,11 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
 
 
 def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
-    """Return how a data set is divided into validation and test, and how many test images also selected a pair's weights.
+    """Return the division of a data set, and how many of the test images helped to select a pair's weights.
 
-    `chosen_on` has this number by role (target, generator ...), or None if it is unknown. `selection` states it in one line,
-    which is empty if there are none.
+    `division` is the name of the division into validation and test images. `chosen_on` has the number of such test images for
+    each role (target, generator ...), or None if it is unknown. `selection` is a line of text about these numbers. It is empty
+    if all are 0.
     """
     chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
     some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
@@ -329,7 +347,7 @@ def _division(manifest: Manifest) -> str:
 
 
 def describe(codec: Codec) -> str:
-    """Name a codec with its options: `jpeg q89 4:4:4`, `neural rate 0.4`."""
+    """Return a codec's name with its options: `jpeg q89 4:4:4`, `neural rate 0.4`."""
     match codec:
         case Jpeg():
             return f"jpeg q{codec.quality} {codec.subsampling}"
@@ -343,7 +361,7 @@ def describe(codec: Codec) -> str:
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return a measurement's date (UTC), processor and number of cores, device, library versions and commit."""
+    """Return the circumstances of a measurement: date (UTC), processor, number of cores, device, library versions, commit."""
     kind = torch.device(device).type
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
@@ -360,7 +378,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the commit, with `+` appended if files were changed, or None outside a checkout."""
+    """Return the checkout's commit, with `+` appended if files were changed. Return None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -2,11 +2,11 @@
 
 ::
 
-    DIR/<class>/**/picture            one folder for each class, with folders inside
+    DIR/<class>/**/picture            one folder for each class, with pictures at any depth
     DIR/train, DIR/test[, DIR/val]    the same class folders in each (or training, testing; valid, validation, dev)
 
-Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are ignored. All other skipped entries are counted for
-the caller's report.
+The splits are train, validation and test. Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are
+ignored. All other skipped entries are counted by kind, in variables named `passed`, so that the caller can report them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "valida
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The content of class folders: `files`, the pictures of each class, and `passed`, counts of skipped entries."""
+    """The content of class folders: `files` has the pictures of each class, and `passed` counts the skipped entries by kind."""
 
     files: list[list[Path]]
     passed: Counter[str]
@@ -52,12 +52,12 @@ class ClassFolders:
 
     @property
     def labels(self) -> list[int]:
-        """The class indices of `paths`."""
+        """The class index of each picture in `paths`."""
         return [label for label, paths in enumerate(self.files) for _ in paths]
 
     @staticmethod
     def scan(root: Path, classes: Sequence[str]) -> ClassFolders:
-        """Find the pictures of `classes` under `root`.
+        """Find the pictures of each class in the folder `root`/CLASS.
 
         Raises DataError for a class without pictures, and for pictures of an unknown class.
         """
@@ -83,7 +83,10 @@ class ClassFolders:
 
 
 def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the pictures under a folder, sorted by path, and a count of all other files. Links are followed."""
+    """Return the pictures under a folder, sorted by path, and counts of all other files by kind.
+
+    Symbolic links are followed.
+    """
     pictures: list[Path] = []
     others: Counter[str] = Counter()
     entered: set[str] = set()
@@ -104,7 +107,10 @@ def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def passed_over(root: Path, passed: Counter[str]) -> str:
-    """Return one line that counts the skipped entries under `root`, or an empty string if there are none."""
+    """Return a line of text that reports the skipped entries under `root`. `passed` counts them by kind.
+
+    The line is empty if there are none.
+    """
     if not passed:
         return ""
     counts = ", ".join(f"{count} {kind}" for kind, count in passed.most_common())
@@ -112,14 +118,15 @@ def passed_over(root: Path, passed: Counter[str]) -> str:
 
 
 def visible_folders(root: Path) -> list[Path]:
-    """Return the folders in `root` by name, without hidden folders and those of file managers."""
+    """Return the folders in `root`, sorted by name. Hidden folders and folders of file managers are left out."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not _of_system(path.name))
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Return the folders of the splits `train`, `validation` and `test`, and a count of other entries next to them.
+    """Return the folder of each split (`train`, `validation`, `test`), and counts of the other entries in `root` by kind.
 
-    If `root` holds class folders, there are no splits. Raises DataError if a split is missing or has two folders.
+    Both are empty if `root` holds class folders directly. Raises DataError if a split has two folders, if `train` is missing,
+    or if both other splits are missing.
     """
     folders = visible_folders(root)
     splits: dict[str, Path] = {}

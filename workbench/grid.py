@@ -1,6 +1,7 @@
-"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its measurement.
+"""Train and measure every combination of a target and an auxiliary classifier.
 
-The target is the cloud's classifier, which must recognise protected images. The auxiliary is a classifier that must not.
+The target is the cloud's classifier, which must recognise protected images. The auxiliary is a classifier that must not. First
+all classifiers are trained. Then each pair (target, auxiliary) gets its generator, and is measured.
 
 ::
 
@@ -8,8 +9,8 @@ The target is the cloud's classifier, which must recognise protected images. The
                                 grid.json                       all pairs, with the measured cost and the cost of all 64
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
-Each job is a process on an Executor: on this machine, or on Dask workers with a GPU each that use the same files. Existing
-weights that fit are reused, and so are the results that were measured with them.
+Each job is a process. An Executor starts the jobs on this machine, or on Dask workers with a GPU each. The workers must use the
+same files. Existing weights that fit are reused, and so are results that were measured with these weights.
 """
 
 from __future__ import annotations
@@ -39,10 +40,11 @@ __all__ = ["Grid"]
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`.
+    """A grid of targets and auxiliaries to train and measure, with the settings of `workbench train` and `workbench evaluate`.
 
-    `family` names the data set whose weights are used. `preset` and `seed` are options of `workbench train`. `limit` is the
-    number of test images (None: all). `rate` is the neural codec's rate in [0, 1] (None: PNG, without a neural codec).
+    `data` are the command-line options for the data set: `("--dataset", "cifar10", ...)`. `family` is the name under which data
+    sets share weights. `preset` and `seed` are options of `workbench train`. `limit` is the number of test images (None: all).
+    `rate` is the neural codec's rate in [0, 1]. For None, the codec is PNG.
     """
 
     family: str
@@ -66,8 +68,8 @@ class Grid:
     def run(self, executor: Executor | None = None) -> dict[str, Any]:
         """Train missing networks, measure all pairs, and return the content of `grid.json`.
 
-        A failed job does not stop the others. RunError names the failed jobs at the end. Ctrl-C stops running jobs, and a later
-        call resumes.
+        `executor` runs the jobs (None: this machine, one job for each core). A failed job does not stop the others. At the end,
+        RunError names the failed jobs. Ctrl-C stops running jobs, and a later call resumes.
         """
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)

@@ -1,12 +1,12 @@
 """Prepare networks for inference: the same function with fewer operations.
 
-Batch norms are folded into the preceding convolutions. Activations and additions are fused into convolutions, whose weights are
-stored in the layout that each one prefers. The memory layout is channels_last. In the compressor, all-zero channels are removed
-and the parameters of its normalisation are computed once.
+Batch norms are folded into the preceding convolutions. Activations and additions are fused into convolutions. Each
+convolution's weights are stored in the layout in which it runs fastest. The memory layout is channels_last. In the compressor,
+all-zero channels are removed and the parameters of its normalisation (GDN) are computed once.
 
-Prepared networks are exact up to rounding: images within 1e-3, equal labels (tested). With `bfloat16` convolutions take half
-the time, and about one label in several hundred may change. The compressor's decoder always computes in 32 bits. A prepared
-network cannot be trained, saved or moved to another device.
+Prepared networks compute the same results up to rounding: images within 1e-3, equal labels (tested). With `bfloat16`,
+convolutions take half the time, and about one label in several hundred may change. The compressor's decoder always computes in
+32 bits. A prepared network cannot be trained, saved or moved to another device.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _TRACING = threading.Lock()
 
 
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
-    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device (None: its present one).
+    """Return a copy of a generator, a classifier or a compressor, prepared for inference on `device`.
 
-    `precision` is float32 or bfloat16. A prepared network is returned unchanged. Raises UsageError for another precision, or if
-    the network was prepared in the other one.
+    For `device` None, the copy stays on the network's device. `precision` is float32 or bfloat16. A prepared network is
+    returned unchanged. Raises UsageError for an unknown precision, or if the network was prepared in the other precision.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -84,7 +84,10 @@ def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """A tracer for one thread. torch.fx patches the modules' calls in every thread, so those of other threads must just run."""
+    """A tracer that records the calls of the thread that created it.
+
+    While it traces, torch.fx patches the calls of modules in all threads. So calls from other threads must run as usual.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +144,7 @@ class _Narrow(nn.Module):
 
 
 class _Norm(nn.Module):
-    """GDN or its inverse with precomputed parameters."""
+    """A layer that computes GDN (generalised divisive normalisation) or its inverse with precomputed parameters."""
 
     def __init__(self, gdn: GDN) -> None:
         super().__init__()
@@ -186,7 +189,10 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Remove the latents' inactive channels, whose weights, bias and median are zero, and precompute the GDNs' parameters."""
+    """Remove inactive channels from a compressor, and compute the parameters of its GDN layers once.
+
+    A channel of the latents is inactive if its weights, its bias and its median are zero.
+    """
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -243,7 +249,10 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace zero-padded convolutions by `_Convolution`s, with additions and activations that only use their output."""
+    """Replace the zero-padded convolutions of `network` by `_Convolution`s.
+
+    An addition or an activation becomes part of the convolution if nothing else uses the convolution's output.
+    """
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}

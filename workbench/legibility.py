@@ -1,8 +1,8 @@
-"""Measure how legible a protected picture is to the eye: SSIM by colour channel and edges, and the best colour mix.
+"""Measure how much of a picture a person can see in its protected version.
 
 SSIM over all channels misses details that a person sees: a fine checkerboard or opposite colours bring it to zero, although the
-picture stays legible. So these measures use single channels, edges and mixes of colours. They bound what a glance reveals, not
-what a trained attacker recovers (see `audit`).
+picture stays legible. So these measures use single channels, edges and mixes of colours. A mix is a weighted sum of the
+channels red, green and blue. The measures bound what a glance reveals, not what a trained attacker recovers (see `audit`).
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ OTHERS = 4  # number of other pictures with which each picture is compared
 
 
 def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
-    """Return {plane: |SSIM|}, N values each, for luma, red, green, blue, and the Sobel magnitude of luma.
+    """Return |SSIM| of each picture and its protected version, for luma, red, green, blue and edges: {name: N values}.
 
-    `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. For luma, red, green and blue the value is the
-    larger of |SSIM| with the protected picture and with its inverse. The Sobel magnitude does not change under inversion.
+    `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. The edges, named `sobel`, are the Sobel magnitude
+    of luma. For the four other names the value is the larger one of two: |SSIM| with the protected picture and with its
+    inverse. The Sobel magnitude does not change under inversion.
     """
     (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
     likeness, inverse = ssim_by_channel(channels, protected_channels)
@@ -38,10 +39,10 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
 
 
 def correlations(images: Tensor, protected: Tensor) -> Tensor:
-    """Return the correlation of each original with the best colour mix of its protected picture (N, in [0, 1]).
+    """Return how well the best colour mix of each protected picture correlates with the original (N, in [0, 1]).
 
-    The value is the largest Pearson correlation between the blurred luma of the original and a blurred mix, over the 26 mixes
-    of red, green and blue with weights -1, 0 and 1. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
+    The value is the largest absolute Pearson correlation between the original's luma and a mix, both blurred. The 26 mixes have
+    the weights -1, 0 and 1 for red, green and blue. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
     """
     if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(
@@ -58,8 +59,8 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
 def legibility(images: Tensor, protected: Tensor) -> Tensor:
     """Return how much better each picture correlates with its own protected version than with those of other pictures (N).
 
-    The other pictures give the chance level of this data set. Zero means that a glance reveals nothing of the picture. Raises
-    UsageError for fewer than two pictures.
+    The correlations are those of `correlations`. The other pictures give the chance level of this data set. Zero means that a
+    glance reveals nothing of the picture. Raises UsageError for fewer than two pictures.
     """
     if len(images) < 2:
         raise UsageError(
