@@ -1,4 +1,4 @@
-"""The entry point of the `workbench` command. Only this file turns exceptions into messages for the user."""
+"""The entry point of the `workbench` command. It turns exceptions into messages for the user."""
 
 from __future__ import annotations
 

@@ -50,9 +50,9 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """An empty stand-in for a module, for the thread that imports torchvision or compressai.
+    """An empty module that replaces a real one in the thread that imports torchvision or compressai.
 
-    Other threads that read one of its attributes wait for the end of these imports, and then get the real module's attribute.
+    Other threads that read an attribute wait for the end of these imports, and then get the real module's attribute.
     """
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """A context in which the modules of `_UNUSED` are imported as empty stand-ins. Modules that are already loaded stay loaded.
+    """A context in which imports of unused modules give empty stand-ins. Modules that are already loaded stay loaded.
 
     After the context, the same imports load the real modules.
     """

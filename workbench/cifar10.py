@@ -3,7 +3,7 @@
 The papers halve the official test set by torch's generator seeded 0 (PP, section 5). One half is for tests, the other for
 validation. A picture's half depends only on its pixels, so every layout of the files gives the same halves. The file
 `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x 32 x 32 bytes).
-Pictures with other pixels, for example JPEG copies, are unpublished here. They are halved by their position.
+Pictures with other pixels, for example JPEG copies, count as unpublished. They are halved by their position in the test set.
 """
 
 from __future__ import annotations

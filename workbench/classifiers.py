@@ -142,12 +142,12 @@ def heads(name: str) -> tuple[str, ...]:
 
 
 class Classifier(nn.Module):
-    """A recognition model. Its input are images in [0, 1], N x 3 x H x W, and its output are logits, N x num_classes.
+    """A recognition model. It maps images in [0, 1], N x 3 x H x W, to logits, N x num_classes.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The head `linear`, for the VGGs only, is one layer in place of three, which leaves less
-    than half of the network's parameters. `width` 1 is the papers' width. A `width` of 2, 4 or 8 divides the number of channels
-    of every layer, for small data sets and tests. Raises UsageError for another name, head or width.
+    is that of the public checkpoints. The head `linear`, for the VGGs only, has one layer in place of three. A VGG with this
+    head has less than half of the parameters. `width` 1 is the papers' width. A `width` of 2, 4 or 8 divides the number of
+    channels of every layer, for small data sets and tests. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:

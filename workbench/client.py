@@ -141,7 +141,7 @@ class AsyncHttpsClient:
     ) -> Recognition:
         """Send images through the system, like `System.recognise`. `images` are floats in [0, 1], N x 3 x H x W.
 
-        `strength` and `rate` are in [0, 1]. For `rate` None, the service uses its default. `progress` shows a progress bar.
+        `strength` and `rate` are in [0, 1]. For `rate` None, the codec uses its default. `progress` shows a progress bar.
         """
         check_images(images)
         check_strength(strength)

@@ -64,7 +64,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
-        """Return the payload of a batch of 1 to 65,535 images, floats in [0, 1], N x 3 x H x W."""
+        """Encode 1 to 65,535 images as one payload. `images` are floats in [0, 1], N x 3 x H x W."""
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
@@ -76,7 +76,7 @@ class Codec(ABC):
 
     @abstractmethod
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Decode codes from `unpack` to one image each: N x 3 x H x W in [0, 1]."""
+        """Decode each code from `unpack` to an image. Return all images, N x 3 x H x W in [0, 1]."""
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
@@ -86,14 +86,14 @@ class Codec(ABC):
         """
 
     def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, floats in [0, 1], N x 3 x H x W. Raises PayloadError for any invalid payload."""
+        """Return the images of a payload as floats in [0, 1], N x 3 x H x W. Raises PayloadError for any invalid payload."""
         coded, which = self.unpack(payload)
         with torch.inference_mode():
             images = self.decode_each(coded)
         return images[which] if self.repeats else images
 
     def at(self, rate: float | None) -> Self:
-        """Return this codec at another `rate`, in [0, 1]. For None, return this codec unchanged.
+        """Return a copy of this codec that encodes at `rate`, in [0, 1]. For None, return this codec itself.
 
         Raises UsageError if the codec has no rates.
         """

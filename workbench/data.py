@@ -1,6 +1,6 @@
-"""Load data sets by name: images as uint8 tensors N x 3 x H x W, labels, class names and splits.
+"""Load data sets by name: uint8 images (N x 3 x H x W), labels, class names and splits.
 
-A data set has three splits. Networks learn from `train` images. `validation` images select the best checkpoint, and `test`
+Most data sets have three splits. Networks learn from `train` images. `validation` images select the best checkpoint, and `test`
 images are used for measurements only. A division is a named way to divide the pictures that are not for training into
 validation and test images.
 """

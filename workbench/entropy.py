@@ -60,8 +60,8 @@ def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray
     """Return the patterns that occur at least `least` times, most frequent first, and how often each occurs.
 
     `symbols` (N x M x h x w) are the latents of the training images, and a pattern covers all M channels. At most 1,024
-    patterns are returned, with symbols from -127 to 127. The counts have one more entry at the end, for all other patterns. It
-    is the number of images with such patterns plus 1, so that unseen patterns have a probability, too (Good 1953).
+    patterns are returned, and their symbols are from -127 to 127. One more count at the end is for all other patterns. It is
+    the number of images with such patterns plus 1, so that unseen patterns have a probability, too (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)

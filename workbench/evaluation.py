@@ -289,9 +289,9 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure all variants of the pair's compressor, which were trained with different losses. Return rows by kind of loss.
+        """Measure all variants of the pair's compressor. Return rows by kind of loss.
 
-        The rows are those of `curve`. Their points are the weights in the loss.
+        The variants were trained with different losses. The rows are those of `curve`. A point is the weight in a loss.
         """
         found: dict[str, dict[float, Codec]] = {}
         for manifest in other_compressors(self.pair):

@@ -109,7 +109,7 @@ def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
 def passed_over(root: Path, passed: Counter[str]) -> str:
     """Return a line of text that reports the skipped entries under `root`. `passed` counts them by kind.
 
-    The line is empty if there are none.
+    The line is empty if nothing was skipped.
     """
     if not passed:
         return ""

@@ -6,7 +6,7 @@ all classifiers are trained. Then each pair (target, auxiliary) gets its generat
 ::
 
     data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, once measured
-                                grid.json                       all pairs, with the measured cost and the cost of all 64
+                                grid.json                       all pairs, with the training time and an estimate for all 64
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
 Each job is a process. An Executor starts the jobs on this machine, or on Dask workers with a GPU each. The workers must use the
