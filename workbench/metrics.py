@@ -46,7 +46,7 @@ class Estimate:
         return fields if self.std is None else {**fields, "std": self.std}
 
     def percent(self) -> str:
-        """Return the value, a proportion, and its interval as text in percent: `91.52 % [90.71, 92.26]`."""
+        """Format a proportion and its interval in percent: `91.52 % [90.71, 92.26]`."""
         return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}]"
 
     def __format__(self, spec: str) -> str:
@@ -72,7 +72,7 @@ def wilson(successes: int, n: int) -> Estimate:
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Return the mean of `values`, with the confidence interval of a normal distribution and the standard deviation.
+    """Return the mean and the standard deviation of `values`, with a normal confidence interval for the mean.
 
     `values` has one number for each image.
     """
@@ -138,7 +138,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the SSIM of `x` and `y`, and the SSIM of `x` and 1 - `y`. Both are computed for each channel: N x C.
+    """Return the SSIM of `x` and `y`, and the SSIM of `x` and 1 - `y`. Both are N x C: one value for each channel.
 
     1 - `y` is `y` with inverted contrast. `ssim` describes the arguments.
     """

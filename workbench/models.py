@@ -61,9 +61,9 @@ class PerturbationGenerator(nn.Module):
     padded, and the result is cropped.
 
     `width` is the number of channels of the U-Net's first level, 32 in the paper (7.77 M parameters). `noise`, from 0 (the
-    paper) to 1, is the standard deviation of the random component, which is drawn for each image. An attacker that predicts
-    this component could subtract it. So outside of training, the operating system draws the component. Sources: PP, section 4;
-    PMC², section 3.
+    paper) to 1, is the standard deviation of the random component noise * n, which is drawn for each image. An attacker that
+    predicts this component could subtract it. So outside of training, the operating system draws the component. Sources: PP,
+    section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -135,18 +135,18 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     and M = 192 (PMC², section 3.3; 2,998,147 parameters). Sides that are no multiple of 16 are padded, and `x_hat` is cropped.
 
     A pattern is the rounded latents of one image. The buffer `patterns` (K x M x h x w) has the K commonest patterns of the
-    training data. The buffer `pattern_counts` (K + 1) has the number of images with each pattern. Its last entry counts all
-    other patterns (see `entropy.Tables`).
+    training data, with h x w latents in each channel. The buffer `pattern_counts` (K + 1) has the number of images with each
+    pattern. Its last entry counts all other patterns (see `entropy.Tables`).
 
     A compressor that was trained on rate and accuracy chooses a pattern for each image (see `choose`). For this it has two more
     buffers. `reader` (C x (M h w + 1)) is a linear layer that predicts one of C classes from the latents before rounding.
     `answers` (K x C) has the class probabilities that the target returns for each pattern.
 
-    A stop is the index of a rate, from 0 (the fewest bits). With `stops` above 0, one network has that many rates, as in
-    CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s rounds the latents to multiples of its step 1 / Gain[s]. The steps
-    become finer from stop 1 to the last stop. One density (`EntropyBottleneckVbr`) gives the entropy coder's integer tables for
-    every stop. `stop_cdf`, `stop_offset` and `stop_length` are the tables of all stops except stop 0. With `stops` 0 there is
-    one rate, of step 1.
+    A rate is a compromise between few bits and good images. A stop is the index of a rate, from 0 (the fewest bits). With
+    `stops` above 0, one network has that many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s rounds the
+    latents to multiples of its step 1 / Gain[s]. The steps become finer from stop 1 to the last stop. One density
+    (`EntropyBottleneckVbr`) gives the entropy coder's integer tables for every stop. `stop_cdf`, `stop_offset` and
+    `stop_length` are the tables of all stops except stop 0. With `stops` 0 there is one rate, of step 1.
 
     The first `LABEL_CHANNELS` channels carry the class label. At every stop they have the step of stop 0, and they are coded as
     patterns. Stop 0 sends no other channels.
@@ -197,10 +197,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return the reconstructed images `x_hat`, not clamped, and the likelihoods of their latents at a stop.
+        """Compress and reconstruct images at a stop. Return the new images, not clamped, and the latents' likelihoods.
 
-        The result is a dict. Its `x_hat` is N x 3 x H x W, and `likelihoods["y"]` has the likelihoods. In training, uniform
-        noise replaces rounding.
+        The result is a dict. Its entry `x_hat` is the new images, N x 3 x H x W. The likelihoods are in its entry
+        `likelihoods`, under `y`. In training, uniform noise replaces rounding.
         """
         check_images(images)
         out: dict[str, Any]
@@ -247,7 +247,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return the latents `y`, N x M x h x w, after setting the channels that a stop does not send to zero."""
+        """Return the latents `y`, N x M x h x w. Channels are set to zero if the stop does not send them."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
@@ -307,7 +307,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Encode each image to a byte string with CompressAI's coder. Its latents are those of stop 0, rounded.
+        """Encode each image to a byte string with CompressAI's coder. The latents are those of stop 0, rounded.
 
         A string has 8, 12, 16 ... bytes.
         """

@@ -1,8 +1,9 @@
-"""A helper for notebooks, which papermill may execute: check parameters, find or train weights, save results and figures.
+"""A helper for notebooks: check parameters, find or train weights, save results and figures.
 
-A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
-`<output>/figures/`, so that an interrupted notebook keeps its results. Functions import heavy modules themselves, so that the
-widgets of the notebook `explore` appear before torch is imported.
+papermill is a program that executes a notebook with parameters of the user's choice. A notebook calls `Notebook(...)` once
+after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and `<output>/figures/`, so that an
+interrupted notebook keeps its results. Functions import heavy modules themselves, so that the widgets of the notebook `explore`
+appear before torch is imported.
 
 A pair is a target classifier, an auxiliary classifier and the networks that were trained for them (see `weights`).
 """
@@ -71,7 +72,7 @@ class Notebook:
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
         """Return an `Evaluation` of `pair` on the test images of `dataset`. `options` are further arguments of `Evaluation`.
 
-        The notebook's parameter `limit` is the number of images, taken from the first. With 0 all images are taken.
+        Only the first `limit` images are used. `limit` is a parameter of the notebook, and 0 means all images.
         """
         from .evaluation import Evaluation
 

@@ -123,7 +123,7 @@ class Children:
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A context that starts a child process in its own session, and yields it. Its output is piped.
+        """A context that starts and yields a child process. The process has its own session, and its output is piped.
 
         `options` are those of `subprocess.Popen`. Raises RunError after `stop`.
         """
@@ -143,7 +143,7 @@ class Children:
     def stop(self, number: int, patience: float = 0.0) -> None:
         """Send the signal `number` to all children and to their own children, and refuse to start more.
 
-        If `patience` is above 0, wait that many seconds, then kill the children that still run.
+        If `patience` is above 0, wait up to that many seconds, then kill the children that still run.
         """
         with self._lock:
             self._stopped, running = True, list(self._running)

@@ -65,7 +65,7 @@ def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     `bottleneck` is CompressAI's `EntropyBottleneckVbr` for M channels. `gain` has the gain of each of the S stops. The result
     has three tensors: cumulative frequencies, offsets (S - 1 x M) and lengths (S - 1 x M). The frequencies of a stop are M x L,
-    with L the length of the longest row. They are flattened, and joined for all stops.
+    with L the length of the longest row. These matrices are flattened and joined.
 
     The first `LABEL_CHANNELS` channels have the tables of stop 0 at every stop. At stop 0 the other channels have the symbol
     zero only.

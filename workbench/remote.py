@@ -82,16 +82,16 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Forward a port of the local machine to `host`:`port`, an address as seen from this host.
+        """Forward a port of the local machine to `host`:`port`, an address as seen from the remote host.
 
         `listen` is the local port, on the loopback interface. 0 chooses a free port.
         """
 
     @abc.abstractmethod
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward a port of this host to `near` (host, port), an address as seen from the local machine.
+        """Forward a port of the remote host to `near` (host, port), an address as seen from the local machine.
 
-        `listen` is the port on this host's loopback interface. 0 chooses a free port.
+        `listen` is the port on the remote host's loopback interface. 0 chooses a free port.
         """
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
@@ -106,7 +106,7 @@ class Host(abc.ABC):
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
         """Run a command in the user's home folder, and return its result. `input` is written to the command's standard input.
 
-        Raises RemoteError for a command that still runs after `timeout` seconds, and ends it. An exit status other than 0
+        If the command still runs after `timeout` seconds, it is ended and RemoteError is raised. An exit status other than 0
         raises no error.
         """
         out = bytearray()
@@ -123,7 +123,7 @@ class Host(abc.ABC):
         """Run a command, and yield each line of its output, without the line end. Closing the iterator ends the command.
 
         `input` is written to the command's standard input. Raises RemoteError if the exit status is not 0, with the last line
-        of standard error. After `timeout` seconds, ends the command and raises RemoteError.
+        of standard error. If the command still runs after `timeout` seconds, it is ended and RemoteError is raised.
         """
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)

@@ -27,5 +27,5 @@ def sample_files(name: str) -> list[Path]:
 
 
 def label_of(path: Path) -> int:
-    """Return the class index in a sample's file name. It counts CIFAR-10's or ImageNet's classes, as the sample set does."""
+    """Return the class index in a sample's file name. The classes are CIFAR-10's or ImageNet's, as in `SAMPLES`."""
     return int(re.split(r"[_.]", path.name)[2])

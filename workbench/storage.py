@@ -41,7 +41,7 @@ def expand_user(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A context that yields a temporary path to write. At its end, the written file replaces `path` atomically.
+    """A context that yields a temporary path to write. On success, the written file replaces `path` atomically.
 
     After an exception `path` is unchanged, and the temporary file is removed. Only its owner can read the temporary file, but
     the final file has the permissions `mode`. Raises StorageError if the folder cannot be written or the disk is full.

@@ -58,8 +58,8 @@ REMEMBERED = 4096  # limit of codes in the cloud's cache: about 13 MB for codes 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
     """Build the codec called `name`, with its `options`.
 
-    The neural codecs use the compressor of `pair`, and take images of `size` (H, W). Other codecs ignore `pair` and `size`.
-    Raises WeightsError for a neural codec if the pair was loaded without its compressor.
+    The neural codecs (`neural`, `compressai`) use the compressor of `pair`, and take images of `size` (H, W). Other codecs
+    ignore `pair` and `size`. Raises WeightsError for a neural codec if the pair was loaded without its compressor.
     """
     if name not in NEURAL:
         return codec(name, **options)
@@ -76,7 +76,7 @@ class Stopwatch:
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """A context that adds the time of its code to `component`. It waits for the work on a CUDA `device` to end."""
+        """A context that adds the time of the enclosed code to `component`. It waits for the work on a CUDA `device` to end."""
         start = time.perf_counter()
         yield
         if device is not None and device.type == "cuda":
@@ -220,8 +220,8 @@ class Recognition:
     """The result for a batch of N images. `scores` (N x K) are the probabilities of the K classes for each image.
 
     `s1_bytes` is the number of bytes from client to edge, or None without a client. `s2_bytes` is the number of bytes from edge
-    to cloud. If several requests share a payload, it is this request's part of the payload. `milliseconds` has the time of each
-    component for the whole batch, or None for a component that was not measured.
+    to cloud. If several requests share a payload, `s2_bytes` is this request's part of the payload. `milliseconds` has the time
+    of each component for the whole batch, or None for a component that was not measured.
     """
 
     scores: Tensor

@@ -9,8 +9,9 @@ The files are in `data/weights/<family>/` (shipped) or `data/runs/weights/<famil
 The tensors are written first, under a new name. Then the manifest is replaced. So a kill leaves the old network or the new one.
 
 A family is the name under which data sets share weights. A role is a network's part in the system: target, auxiliary, generator
-or compressor. A pair is a target and an auxiliary, with the generator and the compressor that were trained for them. A variant
-is an alternative generator or compressor of a pair.
+or compressor. The target is the cloud's classifier, which recognises protected images. The auxiliary is another classifier,
+which must not recognise them. A pair is a target and an auxiliary, with the generator and the compressor that were trained for
+them. A variant is an alternative generator or compressor of a pair.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _plain(what: str, name: str) -> str:
 
 
 def roots() -> tuple[Path, Path]:
-    """Return the folders that are searched for weights, in order: for weights trained here, then for shipped weights."""
+    """Return the folders in which weights are searched: first the folder of weights trained here, then that of shipped ones."""
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
