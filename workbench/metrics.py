@@ -1,4 +1,7 @@
-"""Metrics: accuracy, SSIM, PSNR, sizes. Every figure has n and a 95 % confidence interval."""
+"""Metrics: accuracy, similarity of images (SSIM, PSNR), percentiles, and estimates with 95 % confidence intervals.
+
+PP is the paper of the baseline (see `paper`).
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,10 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values in [0, 1]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with the bounds `low` and `high` of its 95 % confidence interval, and the number `n` of images.
+    """A measured value with its 95 % confidence interval. `low` and `high` are the bounds of the interval.
 
-    `std` is the standard deviation over images, for figures such as bytes and SSIM, else None.
+    `n` is the number of images, or of other measurements. `std` is the standard deviation over the images, for means such as
+    bytes and SSIM. It is None for all other values.
     """
 
     value: float
@@ -42,7 +46,7 @@ class Estimate:
         return fields if self.std is None else {**fields, "std": self.std}
 
     def percent(self) -> str:
-        """Format a proportion as `91.52 % [90.71, 92.26]`."""
+        """Format a proportion and its interval in percent: `91.52 % [90.71, 92.26]`."""
         return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}]"
 
     def __format__(self, spec: str) -> str:
@@ -50,12 +54,15 @@ class Estimate:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median, the minimum and the maximum of repeated measurements."""
+    """Return the median, the minimum (`least`) and the maximum (`most`) of repeated measurements."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def wilson(successes: int, n: int) -> Estimate:
-    """Return a proportion with Wilson's score interval (Wilson 1927), which is valid near 0 and 1, too."""
+    """Return the proportion `successes` / `n` with Wilson's score interval (Wilson 1927).
+
+    Unlike the normal interval, this interval is also valid for proportions near 0 and 1.
+    """
     if not 0 <= successes <= n or n == 0:
         raise UsageError(f"a proportion needs 0 <= successes <= n and n > 0, got {successes} of {n}")
     p, z2 = successes / n, _Z * _Z
@@ -65,7 +72,10 @@ def wilson(successes: int, n: int) -> Estimate:
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Return the mean over images with its normal interval, and the standard deviation between images."""
+    """Return the mean and the standard deviation of `values`, with a normal confidence interval for the mean.
+
+    `values` has one number for each image.
+    """
     x = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     if x.size == 0:
         raise UsageError("a mean needs at least one value, got none")
@@ -76,7 +86,11 @@ def mean(values: Tensor | Sequence[float]) -> Estimate:
 
 
 def percentile(values: Sequence[float] | np.ndarray[Any, Any], percent: float) -> Estimate:
-    """Return a percentile with its interval from order statistics (binomial, normal approximation of the ranks)."""
+    """Return a percentile of `values` with its confidence interval. `percent` is above 0 and below 100.
+
+    The bounds of the interval are two of the values. Their ranks come from the normal approximation of the binomial
+    distribution.
+    """
     x = np.sort(np.asarray(values, dtype=np.float64))
     if x.size == 0 or not 0 < percent < 100:
         raise UsageError(f"a percentile needs at least one value and a share from 0 to 100, got {x.size} and {percent}")
@@ -87,17 +101,22 @@ def percentile(values: Sequence[float] | np.ndarray[Any, Any], percent: float) -
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
-    """Return the share of rows of `scores` (N x K) whose largest entry is at `labels` (N), with its Wilson interval."""
+    """Return the share of images that are classified correctly, with its Wilson interval.
+
+    `scores` (N x K) has a row of K class scores for each image. The largest score of a row is the predicted class. `labels` (N)
+    are the indices of the true classes.
+    """
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise UsageError(f"scores must be N x K and labels N, got {tuple(scores.shape)} and {tuple(labels.shape)}")
     return wilson(int((scores.argmax(1) == labels.to(scores.device)).sum()), len(labels))
 
 
 def label_bits(share: float, classes: int) -> float:
-    """Return the least bits with which one of `classes` equally likely labels arrives correctly in a `share` of cases.
+    """Return the smallest number of bits per label with which a `share` of the labels can arrive correctly.
 
-    The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3): log2
-    K - H(D) - D log2(K - 1). No codec can need fewer bits. The result is 0 for a share at or below chance.
+    A label is one of `classes` equally likely classes. No codec can need fewer bits. The formula is the rate-distortion
+    function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3): log2 K - H(D) - D log2(K
+    - 1), with K classes. The result is 0 for a share at or below chance.
     """
     wrong = 1 - share
     if not 0 <= wrong <= 1 or classes < 2:
@@ -109,17 +128,20 @@ def label_bits(share: float, classes: int) -> float:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Return the structural similarity of each pair of images, in [-1, 1] (N values). It is differentiable.
+    """Return the structural similarity (SSIM) of each image in `x` to the corresponding image in `y`: N values in [-1, 1].
 
-    `x` and `y` are N x C x H x W in [0, 1], H and W at least 11. An 11 x 11 Gaussian window of sigma 1.5 is applied without
-    padding, as in the papers (Wang et al. 2004; PP, section 4). A value near zero means that the local structures are
-    unrelated. A negative value means inverted contrast, which a person can still read.
+    `x` and `y` are N x C x H x W in [0, 1]. H and W are at least 11. The result is differentiable. An 11 x 11 Gaussian window
+    of sigma 1.5 is applied without padding, as in the papers (Wang et al. 2004; PP, section 4). A value near zero means that
+    the local structures are unrelated. A negative value means inverted contrast, which a person can still read.
     """
     return ssim_by_channel(x, y)[0].mean(1)
 
 
 def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the SSIM of each channel of `x` with that of `y`, and with that of 1 - `y`, N x C each (see `ssim`)."""
+    """Return the SSIM of `x` and `y`, and the SSIM of `x` and 1 - `y`. Both are N x C: one value for each channel.
+
+    1 - `y` is `y` with inverted contrast. `ssim` describes the arguments.
+    """
     if x.shape != y.shape or x.ndim != 4 or min(x.shape[-2:]) < SSIM_WINDOW:
         raise UsageError(
             f"SSIM compares N x C x H x W images of one shape, H and W at least {SSIM_WINDOW}, "
@@ -142,7 +164,10 @@ def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each pair of images in [0, 1], in dB (N values; infinite for equal images)."""
+    """Return the peak signal-to-noise ratio (PSNR) of each image in `x` to the corresponding image in `y`: N values in dB.
+
+    `x` and `y` are N x C x H x W in [0, 1]. Equal images give infinity.
+    """
     if x.shape != y.shape or x.ndim != 4:
         raise UsageError(f"PSNR compares N x C x H x W images of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))

@@ -1,4 +1,8 @@
-"""Model cards (Mitchell et al. 2019) of a target, an auxiliary and their generator and compressor, from their manifests."""
+"""Write the model card (Mitchell et al. 2019) of a pair from the manifests of its networks.
+
+A pair is a target classifier, an auxiliary classifier, and the generator and compressor that were trained for them. A manifest
+is the JSON file that describes a network's weights (see `weights`).
+"""
 
 from __future__ import annotations
 
@@ -34,9 +38,10 @@ SHARES = ("original_accuracy", "target_accuracy", "auxiliary_accuracy")
 
 
 def card(pair: Pair, results: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Return the model card of a pair as Markdown, with the figures in `results` of `workbench evaluate --json`.
+    """Return the model card of a pair as Markdown.
 
-    Raises UsageError for a result that was measured with other weights.
+    `results` are JSON objects from `workbench evaluate --json`, whose figures the card lists. Raises UsageError for a result
+    that was measured with other weights.
     """
     manifests = pair.manifests
     for result in results:

@@ -1,7 +1,9 @@
-"""The perturbation generator and the neural compressor, and functions to build, move and run networks of any kind.
+"""The perturbation generator, the neural compressor, and functions that build, move and run networks.
 
-All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. The modules below `unet` and `network` have the
-names and shapes of the public baseline, so that its checkpoints load.
+All networks take images N x 3 x H x W in [0, 1]. The caller does not normalise them. The modules below `unet` and `network`
+have the names and shapes of the public baseline, so that the baseline's checkpoints load.
+
+The target is the classifier at the cloud. PMC² and PP are the two papers (see `paper`).
 """
 
 from __future__ import annotations
@@ -52,13 +54,16 @@ AT_ONCE = {"cpu": 64, "cuda": 1024}
 
 
 class PerturbationGenerator(nn.Module):
-    """The protective perturbation: x + a * (G(x) - x), with G(x) = clamp(clamp(x + U-Net(x)) + noise * n).
+    """The network that protects images with a perturbation: x + a * (G(x) - x).
 
-    Images have any size. Sides that are no multiple of 16 are padded by reflection, and the result is cropped. The strength a
-    is from 0 (the original) to 1 (the paper's protected image). `width` is the number of channels of the U-Net's first level,
-    32 in the paper (7.77 M parameters). `noise`, from 0 (the paper) to 1, is the standard deviation of the random component n,
-    which is drawn for each image. An attacker that predicts n could subtract it, so outside of training n comes from the
-    operating system. Sources: PP, section 4; PMC², section 3.
+    x is the original image. The strength a is from 0 (the original) to 1 (the paper's protected image). G(x) = clamp(clamp(x +
+    U-Net(x)) + noise * n) is the protected image at strength 1. Images have any size. Sides that are no multiple of 16 are
+    padded, and the result is cropped.
+
+    `width` is the number of channels of the U-Net's first level, 32 in the paper (7.77 M parameters). `noise`, from 0 (the
+    paper) to 1, is the standard deviation of the random component noise * n, which is drawn for each image. An attacker that
+    predicts this component could subtract it. So outside of training, the operating system draws the component. Sources: PP,
+    section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -74,7 +79,10 @@ class PerturbationGenerator(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the images, N x 3 x H x W, protected at a strength from 0 to 1. Raises UsageError for other input."""
+        """Return the images protected at a `strength` from 0 (unchanged) to 1: N x 3 x H x W.
+
+        Raises UsageError for other input.
+        """
         check_images(images)
         check_strength(strength)
         if strength == 0.0:
@@ -82,7 +90,10 @@ class PerturbationGenerator(nn.Module):
         return self.blend(images, self.noiseless(images), strength)
 
     def blend(self, images: Tensor, noiseless: Tensor, strength: float) -> Tensor:
-        """Return images protected at a strength above 0, from the output of `noiseless(images)`. Draws a random component."""
+        """Return `images` protected at a `strength` above 0. `noiseless` is the output of the method `noiseless` for `images`.
+
+        The method draws a new random component.
+        """
         protected = self.add_noise(noiseless, unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
@@ -92,9 +103,9 @@ class PerturbationGenerator(nn.Module):
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Add a random component to protected images, and clamp to [0, 1].
+        """Return protected images plus a random component, clamped to [0, 1].
 
-        It is drawn by the operating system, or by torch's seeded generator if `unforeseeable` is False.
+        The operating system draws the component. If `unforeseeable` is False, torch's seeded generator draws it.
         """
         if not self.noise:
             return protected
@@ -102,9 +113,10 @@ class PerturbationGenerator(nn.Module):
         return (protected + self.noise * drawn).clamp(0, 1)
 
     def features(self, images: Tensor, padded: bool = True) -> Tensor:
-        """Return the features of the U-Net's deepest level: N x (16 * width) x H/16 x W/16.
+        """Return the features of images at the U-Net's deepest level: N x (16 * width) x H/16 x W/16.
 
-        With `padded` False the sides must be multiples of 16.
+        Sides that are no multiple of 16 are padded first. `padded` False skips this step, and all sides must be multiples of
+        16.
         """
         check_images(images)
         images = _pad(images) if padded else images
@@ -119,20 +131,25 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         x -> g_a -> latents y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
                                    `-> entropy model -> likelihoods
 
-    `N` is the number of channels of the hidden layers, `M` that of the latents: 128 and 192 in the paper (PMC², section 3.3;
-    2,998,147 parameters). Sides that are no multiple of 16 are padded by reflection, and `x_hat` is cropped.
+    `N` is the number of channels of the hidden layers, and `M` is the number of channels of the latents. The paper has N = 128
+    and M = 192 (PMC², section 3.3; 2,998,147 parameters). Sides that are no multiple of 16 are padded, and `x_hat` is cropped.
 
-    A pattern is the rounded latents of one image. The buffers `patterns` (K x M x h x w) and `pattern_counts` (K + 1) hold the
-    commonest patterns of the training data and how often they occurred, with all other patterns last (see `entropy.Tables`).
-    A compressor that was trained on rate and accuracy has two more buffers, with which it chooses a pattern for each image
-    (see `choose`). `reader` (C x (M h w + 1)) is a linear layer that predicts the class, one of C, from the latents before
-    rounding. `answers` (K x C) is the output of the target, the classifier at the cloud, for each pattern.
+    A pattern is the rounded latents of one image. The buffer `patterns` (K x M x h x w) has the K commonest patterns of the
+    training data, with h x w latents in each channel. The buffer `pattern_counts` (K + 1) has the number of images with each
+    pattern. Its last entry counts all other patterns (see `entropy.Tables`).
 
-    A stop is the index of a rate. With `stops` above 0, one network serves that many rates, as in CompressAI's `models.vbr`
-    (Kamisli et al. 2024). Stop s rounds the latents to multiples of 1 / Gain[s], which becomes finer from stop to stop, and
-    one density (`EntropyBottleneckVbr`) gives the integer tables of every stop. The first `LABEL_CHANNELS` channels carry the
-    label. Their step is that of stop 0 at every stop, and they are coded as patterns. Stop 0 sends no other channels.
-    `stop_cdf`, `stop_offset` and `stop_length` are the tables of all other stops. With `stops` 0 there is one rate of step 1.
+    A compressor that was trained on rate and accuracy chooses a pattern for each image (see `choose`). For this it has two more
+    buffers. `reader` (C x (M h w + 1)) is a linear layer that predicts one of C classes from the latents before rounding.
+    `answers` (K x C) has the class probabilities that the target returns for each pattern.
+
+    A rate is a compromise between few bits and good images. A stop is the index of a rate, from 0 (the fewest bits). With
+    `stops` above 0, one network has that many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s rounds the
+    latents to multiples of its step 1 / Gain[s]. The steps become finer from stop 1 to the last stop. One density
+    (`EntropyBottleneckVbr`) gives the entropy coder's integer tables for every stop. `stop_cdf`, `stop_offset` and
+    `stop_length` are the tables of all stops except stop 0. With `stops` 0 there is one rate, of step 1.
+
+    The first `LABEL_CHANNELS` channels carry the class label. At every stop they have the step of stop 0, and they are coded as
+    patterns. Stop 0 sends no other channels.
     """
 
     patterns: Tensor
@@ -158,7 +175,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         self.register_buffer("answers", torch.zeros(0, 0))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights, and integer tables of any size. Raises UsageError if the sizes of the tables contradict each other."""
+        """Load weights. Buffers whose sizes depend on the training, such as `patterns`, take the sizes in `state_dict`.
+
+        Raises UsageError if the sizes of these buffers contradict each other.
+        """
         own: list[tuple[nn.Module, str]] = [(self, ""), (self.entropy_bottleneck, "entropy_bottleneck.")]
         for module, prefix in own:
             for table in TABLES:
@@ -177,9 +197,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and the likelihoods of the latents, `likelihoods["y"]`, at a stop.
+        """Compress and reconstruct images at a stop. Return the new images, not clamped, and the latents' likelihoods.
 
-        In training, uniform noise replaces rounding.
+        The result is a dict. Its entry `x_hat` is the new images, N x 3 x H x W. The likelihoods are in its entry
+        `likelihoods`, under `y`. In training, uniform noise replaces rounding.
         """
         check_images(images)
         out: dict[str, Any]
@@ -197,7 +218,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return out
 
     def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
-        """Compute the integer tables of every stop, and return True. If they exist, only `force` computes them again."""
+        """Compute the integer tables of every stop if they are missing or `force` is set. Return whether they were computed."""
         if not self.stops:
             return bool(super().update(*args, force=force, **options))
         if len(self.stop_offset) and not force:
@@ -206,7 +227,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return True
 
     def tables(self, stop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a stop's integer tables: cumulative frequencies M x L, offsets M, lengths M. Empty before `update`."""
+        """Return the integer tables of a stop: cumulative frequencies (M x L), offsets (M) and lengths (M).
+
+        Each of the M channels has a row of frequencies, padded to L entries. The tables are empty before `update`.
+        """
         bottleneck = self.entropy_bottleneck
         if stop == 0:
             return bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length
@@ -215,7 +239,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
 
     def steps(self, stop: int = 0) -> Tensor:
-        """Return the step to whose multiples a stop rounds the latents of each channel: M x 1 x 1."""
+        """Return the quantisation step of each channel at a stop: M x 1 x 1. Latents are rounded to multiples of their step."""
         steps = torch.ones_like(self.medians)
         if self.stops:
             steps /= self.Gain[stop]
@@ -223,20 +247,23 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return the latents `y`, N x M x h x w, with zeros in the channels that a stop does not send."""
+        """Return the latents `y`, N x M x h x w. Channels are set to zero if the stop does not send them."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return the integer latents of images, N x M x H/16 x W/16, in units of a stop's step (see `quantise`)."""
+        """Return the latents of images as integers, in units of a stop's step: N x M x H/16 x W/16.
+
+        `rate_weight` is the cost of one bit (see `quantise`).
+        """
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents `y` (minus their channels' medians) as integers, in units of a stop's step.
+        """Return the latents `y` as integers, in units of a stop's step. `y` is the output of `latents`.
 
-        They are rounded, as in the paper. If the compressor has a `reader` for latents of this size, the channels of the label
-        are those of the pattern that `choose` selects, and `rate_weight` is its cost of a bit.
+        Latents are rounded, as in the paper. But if the compressor has a `reader` for latents of this size, the label's
+        channels are copied from the pattern that `choose` selects. `rate_weight` is the cost of one bit in that choice.
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -245,39 +272,45 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return symbols
 
     def latents(self, images: Tensor) -> Tensor:
-        """Return the latents of images minus the channels' medians, before rounding: N x M x H/16 x W/16."""
+        """Return the latents of images before rounding, minus the median of each channel: N x M x H/16 x W/16."""
         check_images(images)
         y: Tensor = self.g_a(_pad(images))
         return y - self.medians
 
     def choose(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the index of the least costly of K patterns for each image's latents `y`, N x M x h x w (N).
+        """Return the index of the pattern with the lowest cost for each image: N values. `y` are latents, N x M x h x w.
 
         The cost of a pattern is the probability that the target errs on it, plus `rate_weight` for each of its bits. Rounding
-        would select the nearest pattern, which at one bit an image often belongs to another class.
+        would select the nearest pattern. At one bit an image, that pattern often belongs to another class.
         """
         return self.costs(y, rate_weight).argmin(1)
 
     def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the cost of each pattern for each image's latents (N x K), up to a constant (see `choose`)."""
+        """Return the cost of each of the K patterns for each of N images: N x K, up to a constant.
+
+        `y` are the latents of the images, N x M x h x w. `choose` defines the cost and `rate_weight`.
+        """
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Decode integer latents of a stop to images of `size` (H, W), not clamped."""
+        """Decode integer latents (`symbols`) of a stop to images of `size` (H, W). The images are not clamped."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
     @property
     def medians(self) -> Tensor:
-        """The latent value of symbol zero in each channel: M x 1 x 1."""
+        """The median of each channel's latents: M x 1 x 1. The integer 0 decodes to this value."""
         medians: Tensor = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Return one string for each image, of 8, 12, 16 ... bytes: its latents at stop 0, rounded and coded by CompressAI."""
+        """Encode each image to a byte string with CompressAI's coder. The latents are those of stop 0, rounded.
+
+        A string has 8, 12, 16 ... bytes.
+        """
         check_images(images)
         if self.stops:
             return list(self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0]))
@@ -300,7 +333,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """A context in which networks are built without initial weights, which takes half of the time."""
+    """A context that builds networks without initialising their weights, in half of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
@@ -309,7 +342,7 @@ class Unset(TorchFunctionMode):
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network of the kind `classifier`, `generator` or `compressor`. `spec` are the arguments of its class.
+    """Build a network of the kind `classifier`, `generator` or `compressor`. `spec` are the arguments of the network's class.
 
     Raises UsageError for an unknown kind or argument.
     """
@@ -327,7 +360,7 @@ def build(kind: str, **spec: Any) -> nn.Module:
 
 
 def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
-    """Move a network to a device (None: its present one), in the memory layout in which convolutions run fastest."""
+    """Move a network to a device, in the memory layout that is fastest for convolutions. None keeps the present device."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -353,9 +386,10 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 
 @contextmanager
 def repeatable_noise(seed: int) -> Iterator[None]:
-    """A context in which generators draw their random component from a seed, in the thread or task that enters it.
+    """A context in which generators draw their random component from a seed.
 
-    It is for measurements only, since an attacker that knows the seed can subtract the component.
+    Only the thread or task that enters the context is affected. Use the context for measurements only, since an attacker that
+    knows the seed can subtract the component.
     """
     before = _repeatable.set(torch.Generator().manual_seed(seed))
     try:
@@ -365,9 +399,10 @@ def repeatable_noise(seed: int) -> Iterator[None]:
 
 
 def _unforeseeable(images: Tensor) -> Tensor:
-    """Return standard normal numbers in the shape of `images`. Within `repeatable_noise` they come from its seed.
+    """Return standard normal numbers in the shape of `images`.
 
-    Otherwise the operating system draws them, because a seed of torch's generator has at most 32 bits.
+    They come from the seed of `repeatable_noise` within that context, else from the operating system. Torch's generator could
+    be predicted, because its seed has at most 32 bits.
     """
     if (seeded := _repeatable.get()) is not None:
         return torch.randn(images.shape, generator=seeded).to(images)

@@ -1,8 +1,11 @@
-"""The notebook's helper: it checks parameters, finds or trains weights, and saves results and figures.
+"""A helper for notebooks: check parameters, find or train weights, save results and figures.
 
-A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
-`<output>/figures/`, so that an interrupted notebook keeps its results. Functions import heavy modules themselves, so that the
-widgets of the notebook `explore` appear before torch is imported.
+papermill is a program that executes a notebook with parameters of the user's choice. A notebook calls `Notebook(...)` once
+after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and `<output>/figures/`, so that an
+interrupted notebook keeps its results. Functions import heavy modules themselves, so that the widgets of the notebook `explore`
+appear before torch is imported.
+
+A pair is a target classifier, an auxiliary classifier and the networks that were trained for them (see `weights`).
 """
 
 from __future__ import annotations
@@ -33,10 +36,10 @@ _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool":
 
 
 class Notebook:
-    """A notebook's checked parameters and its results. `parameters` are the variables of its parameters cell, by name.
+    """The parameters and the results of one notebook. `parameters` are the variables of its parameters cell, by name.
 
-    Results go to the folder `output_dir` (empty: see `default_output`). Raises UsageError if papermill set a parameter that
-    is unknown or has another type.
+    `name` is the notebook's name. Results are saved to the folder `output_dir`, or to `default_output()` if `output_dir` is
+    empty. Raises UsageError if papermill set an unknown parameter, or if a parameter has another type than its annotation.
     """
 
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
@@ -53,9 +56,10 @@ class Notebook:
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
-        """Return a pair's networks: by default the pair that the parameters name.
+        """Return the networks of a pair. `target` and `auxiliary` are by default the notebook's parameters of these names.
 
-        Missing networks are first trained with the preset `quick`. Without `compressor` the pair needs none.
+        If `dataset` has training images, missing networks are first trained with the preset `quick`. With `compressor` False
+        the pair has no compressor.
         """
         from . import training, weights
         from .inference import prepare_pair
@@ -66,20 +70,29 @@ class Notebook:
         return prepare_pair(weights.load_pair(dataset.family, target, auxiliary, compressor=compressor))
 
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
-        """Return the evaluation of a pair on the first `limit` test images (a parameter of the notebook; 0: all)."""
+        """Return an `Evaluation` of `pair` on the test images of `dataset`. `options` are further arguments of `Evaluation`.
+
+        Only the first `limit` images are used. `limit` is a parameter of the notebook, and 0 means all images.
+        """
         from .evaluation import Evaluation
 
         return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
 
     def result(self, name: str, values: Any, origin: dict[str, Any]) -> None:
-        """Save a result with its origin: data, weights, versions, as `Evaluation.origin` returns them."""
+        """Save the `values` of a result under its `name`.
+
+        `origin` states the data, weights and versions behind the values, as `Evaluation.origin` returns it.
+        """
         self._kept["results"].append({"name": name, "values": plain(values), **origin})
         self._write()
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "", main: bool = False
     ) -> Any:
-        """Save a table, and return it for display. `note` is a line below it, `main` moves it to the top of the report."""
+        """Save a table, and return it as HTML for display.
+
+        `note` is a line of text below the table. `main` moves the table to the top of the report.
+        """
         from IPython.display import HTML
 
         cells = [[format_cell(cell) for cell in row] for row in rows]
@@ -90,7 +103,7 @@ class Notebook:
         )
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
-        """Save a matplotlib figure as PNG and SVG with its caption, close it, and return it for display."""
+        """Save a matplotlib figure with its caption as PNG and SVG, close the figure, and return it as HTML for display."""
         import matplotlib.pyplot as plt
         from IPython.display import HTML
 
@@ -118,7 +131,10 @@ class Notebook:
 
 
 def loss_text(training: dict[str, Any]) -> str:
-    """Return the terms of a loss with their weights as text, from the training record of a weights file."""
+    """Return the loss of a training as text: the name and the weight of each term.
+
+    `training` is the field `training` of a network's manifest.
+    """
     loss = training.get("loss", {})
     terms = loss.get("joint", {key: value for key, value in loss.items() if key not in ("start", "before")})
     text = ", ".join(f"{key} {value}" for key, value in terms.items())
@@ -126,9 +142,9 @@ def loss_text(training: dict[str, Any]) -> str:
 
 
 def check_parameters(declared: dict[str, Any]) -> None:
-    """Raise UsageError for a parameter that papermill set and that is not in `declared`, or that has another type.
+    """Raise UsageError if papermill set an unknown parameter, or if a parameter has another type than its annotation.
 
-    papermill itself only warns of unknown parameters.
+    `declared` are the notebook's parameters and their values. papermill itself only warns of unknown parameters.
     """
     import ast
 
@@ -158,15 +174,16 @@ def _injected() -> list[str]:
 
 
 def default_output() -> Path:
-    """Return the default folder of results: papermill's working directory if it set parameters, else `data/runs/interactive`.
+    """Return the default folder of results: the working directory under papermill, else `data/runs/interactive`.
 
-    Environment variables cannot tell these apart, because a papermill that a notebook starts inherits the notebook's.
+    A notebook runs under papermill if papermill has injected a cell of parameters. Environment variables do not show this,
+    because a notebook that starts papermill passes its own variables on.
     """
     return Path.cwd() if _injected() else data_root() / "runs" / "interactive"
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain JSON: estimates as objects, tuples as lists, numpy and torch numbers as numbers."""
+    """Return a value as plain JSON. An `Estimate` becomes an object, a tuple a list, and a numpy or torch number a number."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -179,7 +196,7 @@ def plain(value: Any) -> Any:
 
 
 def format_cell(value: Any) -> str:
-    """Return a value as the text of a table's cell. An `Estimate` is a proportion, shown in percent."""
+    """Return a value as text for a cell of a table. An `Estimate` is a proportion and is shown in percent."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -192,9 +209,9 @@ LONG = 20  # characters from which a cell may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return the alignment of each of a table's `count` columns: "figure" (right), "word" (left) or "words" (left, may wrap).
+    """Return how to align each column of a table: "figure" (right), "word" (left) or "words" (left, may wrap).
 
-    The first column is never a "figure".
+    `rows` are the texts of the table's cells. `count` is the number of columns. The first column is never a "figure".
     """
     kinds = []
     for k in range(count):
@@ -214,7 +231,7 @@ _STYLES = {
 
 
 def table_html(title: str, columns: list[str], rows: list[list[str]], note: str) -> str:
-    """Return a table as HTML that is legible on light and dark backgrounds."""
+    """Return a table as HTML that is legible on light and dark backgrounds. `note` is a line of text below the table."""
     styles = [f"padding:4px 10px;{_STYLES[kind]}" for kind in column_kinds(rows, len(columns))]
     above = "white-space:normal;vertical-align:bottom;border-bottom:1px solid currentColor"
     head = "".join(f'<th style="{style};{above}">{html.escape(name)}</th>' for style, name in zip(styles, columns, strict=True))

@@ -1,6 +1,9 @@
-"""Read picture files of any kind and size as uint8 N x 3 x H x W tensors. Limits are checked before decoding.
+"""Read picture files as 8-bit RGB: check each file against limits, then decode it.
 
-A single picture is read without torch, whose import takes seconds.
+Several pictures become one uint8 tensor, N x 3 x H x W. A single picture is read without torch, whose import takes seconds.
+
+A scan is one pass of a JPEG file over the picture. Many files need only one, others refine the picture scan by scan. Segments
+are the parts of a JPEG file, and chunks are the parts of a PNG file.
 """
 
 from __future__ import annotations
@@ -58,12 +61,14 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits within which files are decoded. `formats` are Pillow's names, `file_bytes` limits a file's size.
+    """Limits for picture files. A file beyond a limit is not decoded.
 
-    `jpeg_pixels` limits a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits all other
-    pictures: a JPEG with several scans is held in memory completely until the last. `scans` limits their number, because each
-    scan costs one pass over the whole picture. `pieces` limits the number of a JPEG's segments or a PNG's chunks, since a
-    reader stores more for each than its length.
+    `formats` are Pillow's names of the accepted formats. `file_bytes` limits the size of a file. `jpeg_pixels` limits the
+    pixels of a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits the pixels of all other
+    pictures: a JPEG with several scans is held in memory completely until the last scan.
+
+    `scans` limits the scans of a JPEG, because each scan costs one pass over the whole picture. `pieces` limits the number of
+    segments or chunks, because a reader stores more for each of them than its length.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -75,14 +80,15 @@ class Limits:
 
     @property
     def names(self) -> str:
-        """The names of the formats as text for a user."""
+        """The names of the formats as text for a user, such as "JPEG, PNG or WebP"."""
         *others, last = (name.replace("WEBP", "WebP") for name in self.formats)
         return f"{', '.join(others)} or {last}" if others else last
 
     def scans_of(self, file: bytes, label: str) -> int:
-        """Check a file's bytes before Pillow opens it. Return the number of scans of a JPEG, or 0 for any other file.
+        """Return the number of scans of a JPEG, or 0 for any other file. Call this before Pillow opens the file.
 
-        Raises DataError, with the picture's name `label`, for a file beyond the limits.
+        `file` is the content of the file. Raises DataError if the file has too many scans or pieces. `label` is the picture's
+        name in the message.
         """
         pieces = scans = exif = 0
         filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
@@ -99,9 +105,10 @@ class Limits:
         return scans
 
     def check(self, picture: Image.Image, scans: int, label: str) -> None:
-        """Raise DataError, with the name `label`, if a picture that is not decoded yet has too many pixels.
+        """Raise DataError if a picture has too many pixels. Call this before the picture is decoded.
 
-        `scans` is the number from `scans_of`, which selects the limit.
+        `scans` is the result of `scans_of` for the picture's file, and selects the limit. `label` is the picture's name in the
+        message.
         """
         width, height = picture.size
         most = self.jpeg_pixels if scans == 1 else self.pixels
@@ -113,10 +120,10 @@ ANY = Limits()
 
 
 def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, limits: Limits = ANY) -> Tensor:
-    """Read pictures (paths or files' bytes) into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
+    """Read picture files into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
 
-    With `size` None they are not scaled, and must have equal sizes. Raises DataError for different sizes or an unreadable
-    picture.
+    `sources` are paths or contents of files. With `size` None the pictures are not scaled, and must have equal sizes. Raises
+    DataError if the sizes differ, or if a picture is unreadable or beyond the `limits`.
     """
     import torch
 
@@ -149,13 +156,16 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
 
 
 def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY, name: str = "") -> Image.Image:
-    """Read one picture as RGB, upright, cropped to its central square and scaled to `size` x `size` (None: unscaled).
+    """Read one picture as upright RGB. Crop it to its central square, and scale that square to `size` x `size`.
 
-    EXIF orientation is applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
-    animation the first frame is read. A picture that is already `size` x `size` is not scaled. White in a grey picture is the
-    largest value that its bits can hold. With 32 bits it is the picture's maximum (floats: 1, or the maximum if larger).
+    `source` is a path or the content of a file. With `size` None the picture is neither cropped nor scaled. EXIF orientation is
+    applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Only the first frame of an
+    animation is read.
 
-    `name` is the name in error messages of a picture that is given as bytes. Raises DataError for a file that is missing, no
+    In a grey picture, white is the largest value that its bits can hold. In a grey picture of 32 bits, white is the largest
+    value in the picture, but at least 1.
+
+    `name` is the name in error messages of a picture that is given as content. Raises DataError for a file that is missing, no
     picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.
     """
     with suppress_warnings():  # Pillow warns of large images and odd metadata; our limits are checked below
@@ -180,7 +190,7 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
 def without_metadata(file: bytes) -> bytes:
     """Return a PNG without its text chunks and colour profile, but with its orientation. Other files are returned unchanged.
 
-    Pillow inflates such chunks when it opens a file. A chunk of a kilobyte may inflate to a megabyte.
+    Pillow would decompress these chunks when it opens the file. A chunk of a kilobyte may decompress to a megabyte.
     """
     if not file.startswith(PNG):
         return file
@@ -217,7 +227,7 @@ def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
 
 
 def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
-    """Return the content of a picture file, which may be a pipe. Raises DataError if it is unreadable or too large."""
+    """Return the content of a picture file, which may be a pipe. Raises DataError if the file is unreadable or too large."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(limits.file_bytes + 1)
@@ -349,14 +359,14 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def encode(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG", **options: Any) -> bytes:
-    """Encode uint8 pixels H x W x 3 as a file of a format, with Pillow's options."""
+    """Encode pixels (uint8, H x W x 3) as the content of a picture file. `options` are those of Pillow's `save`."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
-    """Return the difference y - x, amplified by `gain`, as an image in which equal pixels are mid-grey."""
+    """Return the difference y - x as an image, 0.5 + gain * (y - x) / 2, clamped to [0, 1]. Equal pixels become mid-grey."""
     return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
 
 

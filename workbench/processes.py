@@ -1,4 +1,4 @@
-"""Jobs of a batch and their child processes, Ctrl-C between two steps, and settings of memory and threads."""
+"""Run a batch of jobs and their child processes, handle Ctrl-C, and configure memory and threads."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ MALLOC = {M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 <<
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """A context that yields an event, which the first Ctrl-C sets instead of raising. A second Ctrl-C raises.
+    """A context that yields an event. The first Ctrl-C sets the event instead of raising, and a second Ctrl-C raises.
 
-    The caller checks the event between two steps of its work, because an interrupted step would leave a half-done update.
-    Only the main thread receives Ctrl-C: in other threads the event is never set.
+    The caller checks the event between two steps of its work, because an interrupted step would leave a half-done update. Only
+    the main thread receives Ctrl-C: in other threads the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -62,7 +62,10 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def allowed_cores() -> list[int]:
-    """Return the cores that this process may use, or an empty list without support for pinning (macOS, Windows)."""
+    """Return the processor cores that this process may use, by number.
+
+    The list is empty on systems that cannot restrict a process to some cores (macOS, Windows).
+    """
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 
@@ -72,7 +75,10 @@ def cores() -> int:
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's model name, or its architecture if the system reports no name."""
+    """Return the processor's model name, or its architecture if the system reports no name.
+
+    `cpuinfo` is the file in which Linux describes the processor.
+    """
     with contextlib.suppress(OSError):
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
@@ -82,10 +88,10 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def keep_memory() -> None:
-    """Make the C library keep freed memory and share it between all threads. Call it before any thread starts.
+    """Make the C library keep freed memory for reuse by all threads. Call this before any thread starts.
 
-    By default freed memory returns to the system, and the pages of the next batch of images must be cleared again. Does
-    nothing unless the C library is glibc.
+    By default, freed memory returns to the system, which must clear its pages again for the next batch of images. Only glibc is
+    configured. With any other C library this function does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -95,10 +101,10 @@ def keep_memory() -> None:
 
 
 def spin_briefly() -> None:
-    """Limit the spinning of torch's idle threads to 10,000 turns. Call it before torch is loaded.
+    """Limit how long torch's idle threads spin (poll for work): 10,000 turns. Call this before torch is loaded.
 
-    Torch's default of 300,000 turns keeps other threads from the processor. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are
-    respected.
+    Torch's default of 300,000 turns keeps the processor from other threads. The environment variables OMP_WAIT_POLICY and
+    GOMP_SPINCOUNT take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -117,7 +123,10 @@ class Children:
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """A context with a child process in its own session, with piped output. Raises RunError after `stop`."""
+        """A context that starts and yields a child process. The process has its own session, and its output is piped.
+
+        `options` are those of `subprocess.Popen`. Raises RunError after `stop`.
+        """
         with self._lock:
             if self._stopped:
                 raise RunError(f"{command[0]} was not started: the batch is being stopped")
@@ -132,9 +141,9 @@ class Children:
                 self._running.discard(process)
 
     def stop(self, number: int, patience: float = 0.0) -> None:
-        """Send the signal `number` to the sessions of all children, and refuse to start more.
+        """Send the signal `number` to all children and to their own children, and refuse to start more.
 
-        If `patience` is above 0, kill the processes that still run after that many seconds.
+        If `patience` is above 0, wait up to that many seconds, then kill the children that still run.
         """
         with self._lock:
             self._stopped, running = True, list(self._running)
@@ -150,7 +159,7 @@ class Children:
 
 
 def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | None = None) -> Iterator[Future[Result]]:
-    """Yield futures as they complete. Raise KeyboardInterrupt before the next one if the event `interrupted` is set."""
+    """Yield futures as they complete. Raise KeyboardInterrupt soon after the event `interrupted` is set."""
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)  # a longer wait would delay Ctrl-C
@@ -169,10 +178,13 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call `function` with the arguments of each of `jobs`, by name. At a job's end, `done` gets its name and result or error.
+    """Run each of `jobs` in parallel: call `function` with the job's arguments.
 
-    Without `executor`, a thread for each core calls it. Ctrl-C, or an error in `done`, cancels waiting jobs, sends the signal
-    `number` to `children`, the processes that `function` started, kills them after `patience` seconds (0: never), and raises.
+    `jobs` maps the name of each job to its arguments. `executor` makes the calls. None means a thread for each core. When a job
+    ends, `done` is called with the job's name and its result or error. `children` are the processes that `function` starts.
+
+    Ctrl-C, or an error in `done`, cancels the waiting jobs, sends the signal `number` to `children`, and is raised again.
+    Children that still run after `patience` seconds are killed (0: never).
     """
     pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
     futures: dict[Future[Result], str] = {}

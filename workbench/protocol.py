@@ -7,8 +7,8 @@
               parameters have `binary_data_size`, in order, little-endian; an element of BYTES is its length in 4 bytes, then
               its content
 
-The bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are checked before any object is built. Malformed
-bytes raise a `ProtocolError`. No message contains data.
+The services are the edge and the cloud. Received bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are
+checked before any object is built. Malformed bytes raise a `ProtocolError`, whose message contains no data of a tensor.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ JSON_NUMBERS = (int, float, bool)
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor: an array of its shape or, for datatype BYTES, a list of its elements in row-major order."""
+    """A named input or output of a model. `datatype` is the protocol's name of the type, such as FP32.
+
+    `data` is an array of the shape `shape`. For the datatype BYTES it is a list of the elements in row-major order.
+    """
 
     name: str
     datatype: str
@@ -62,7 +65,7 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, data: NDArray[Any] | list[bytes]) -> Tensor:
-        """Return a tensor of an array or of a list of byte strings. Raises ProtocolError for an unsupported dtype."""
+        """Make a tensor from an array or from a list of byte strings. Raises ProtocolError for an unsupported dtype."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
         if data.dtype not in DATATYPE_OF:
@@ -72,7 +75,10 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request. Empty `outputs` request all outputs, of which those in `binary` as binary data (None: all)."""
+    """An inference request. `outputs` are the names of the requested outputs. An empty tuple requests all outputs.
+
+    `binary` are the names of the outputs that the client requests as binary data. None means all outputs.
+    """
 
     inputs: dict[str, Tensor]
     id: str = ""
@@ -86,7 +92,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """An inference response: the model's name and its outputs."""
+    """An inference response. `model` is the name of the model, and `outputs` are its outputs by name."""
 
     model: str
     outputs: dict[str, Tensor]
@@ -96,7 +102,10 @@ class Response:
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
-    """Parse the body of a request. `json_length` is the value of `LENGTH_HEADER` (None: not sent). Raises ProtocolError."""
+    """Parse the body of a request. Raises ProtocolError if the body is malformed.
+
+    `json_length` is the value of the header `LENGTH_HEADER`, or None if this header was not sent.
+    """
     content, rest = _content(body, json_length)
     asked = _entries(content, "outputs", required=False)
     everything = _parameters(content, "the request").get("binary_data_output", False)
@@ -266,16 +275,20 @@ def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: s
 
 
 def write_request(inputs: Sequence[Tensor], id: str = "", parameters: dict[str, Any] | None = None) -> tuple[bytes, str]:
-    """Return a request's body, with binary inputs and a request for binary outputs, and the value of its `LENGTH_HEADER`."""
+    """Return the body of a request, and the value of its header `LENGTH_HEADER`.
+
+    Inputs are sent as binary data. All outputs are requested as binary data.
+    """
     content: dict[str, Any] = {"id": id} if id else {}
     content["parameters"] = {**(parameters or {}), "binary_data_output": True}
     return _written(content, "inputs", inputs, [True] * len(inputs))
 
 
 def write_response(response: Response, request: Request) -> tuple[bytes, str | None]:
-    """Return the body of a response, and the value of its `LENGTH_HEADER` (None: plain JSON).
+    """Return the body of a response, and the value of its header `LENGTH_HEADER` (None: plain JSON).
 
-    It has only the outputs that `request` names. Raises ProtocolError if one of them is missing.
+    The body has the outputs that `request` names, or all outputs if it names none. Raises ProtocolError if a named output is
+    missing.
     """
     if missing := [name for name in request.outputs if name not in response.outputs]:
         raise ProtocolError(f"no output {missing[0]!r}; there are {', '.join(response.outputs)}")

@@ -1,12 +1,15 @@
-"""The rates of a variable-rate compressor: its stops, and each stop's quantisation step and integer tables.
+"""The rates of a variable-rate compressor, with the quantisation step and the integer tables of each rate.
 
 ::
 
     rate 0 ... 1 -> nearest of S stops -> step 1 / gain[stop] -> tables of that step, all from one density
 
-A stop is one of the S rates that a compressor has, from 0, the fewest bits. Its gain is the inverse of the step to whose
-multiples latents are rounded. Gains and density are those of CompressAI's variable-rate models (`models.vbr`; Kamisli et al.
-2024, arXiv 2402.18930). Encoder and decoder need equal integer tables, so these ship with the weights.
+A rate is a number from 0 (the fewest bits) to 1 (the most bits). A compressor has S rates, and a stop is the index of one of
+them. The compressor rounds the latents of an image to multiples of the stop's step. A gain is the inverse of a step.
+
+The integer tables are the symbol frequencies for the entropy coder. Encoder and decoder need equal tables, so these ship with
+the weights. Gains and density are those of CompressAI's variable-rate models (`models.vbr`; Kamisli et al. 2024, arXiv
+2402.18930).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label'
 
 
 def gains(stops: int) -> Tensor:
-    """Return the gain of each stop of a new compressor with `stops` stops, coarse to fine (S)."""
+    """Return the gains of a new compressor with `stops` stops: one for each stop, from the coarsest step to the finest."""
     if stops < 3:
         raise UsageError(f"a variable-rate compressor has at least 3 stops, got {stops}")
     steps = torch.logspace(torch.tensor(COARSE).log2(), torch.tensor(FINE).log2(), stops - 1, base=2)
@@ -35,7 +38,7 @@ def gains(stops: int) -> Tensor:
 
 
 def rates_of(stops: int) -> tuple[float, ...]:
-    """Return the rate of each of a compressor's stops, evenly spread from 0 to 1. Without stops (0) it has only rate 0."""
+    """Return the rates of a compressor with `stops` stops, evenly spread from 0 to 1. Without stops (0) the only rate is 0."""
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
@@ -45,7 +48,10 @@ def check_rate(rate: float | None) -> None:
 
 
 def stop_of(rate: float, stops: int) -> int:
-    """Return the stop nearest to a rate. Raises UsageError for a rate outside [0, 1], and above 0 without stops."""
+    """Return the stop nearest to `rate`, for a compressor with `stops` stops.
+
+    Raises UsageError for a rate outside [0, 1]. Without stops (0), every rate above 0 raises UsageError, too.
+    """
     check_rate(rate)
     if not stops and rate:
         raise UsageError(
@@ -55,11 +61,14 @@ def stop_of(rate: float, stops: int) -> int:
 
 
 def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the integer tables of stops 1 to S - 1, and write those of stop 0 into CompressAI's `EntropyBottleneckVbr`.
+    """Compute the integer tables of every stop. Return those of stops 1 to S - 1, and store those of stop 0 in `bottleneck`.
 
-    `gain` has the gain of each stop (S). The tables have M channels: cumulative frequencies (M x L for each stop, flattened and
-    joined, with L that stop's longest row), offsets and lengths (each S - 1 x M). The first `LABEL_CHANNELS` channels have stop
-    0's tables at every stop. At stop 0 the other channels have the symbol zero only.
+    `bottleneck` is CompressAI's `EntropyBottleneckVbr` for M channels. `gain` has the gain of each of the S stops. The result
+    has three tensors: cumulative frequencies, offsets (S - 1 x M) and lengths (S - 1 x M). The frequencies of a stop are M x L,
+    with L the length of the longest row. These matrices are flattened and joined.
+
+    The first `LABEL_CHANNELS` channels have the tables of stop 0 at every stop. At stop 0 the other channels have the symbol
+    zero only.
     """
     made = []
     for value in gain:

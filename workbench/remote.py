@@ -60,10 +60,10 @@ class Result:
 
 
 class Host(abc.ABC):
-    """A machine, local or over SSH. The first call connects. After a lost connection the next call connects again.
+    """A machine: the local one or an SSH host. The first call connects.
 
-    Remote paths are absolute, or relative to the user's home folder, with or without `~/`. Every method raises RemoteError,
-    or its subclass LostError if the network is at fault.
+    After a lost connection the next call connects again. Paths on the machine are absolute, or relative to the user's home
+    folder, with or without `~/`. Every method raises RemoteError, or its subclass LostError if the network is at fault.
     """
 
     def __init__(self, name: str) -> None:
@@ -82,20 +82,33 @@ class Host(abc.ABC):
 
     @abc.abstractmethod
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Forward the port `listen` of the local loopback (0: any free one) to `host`:`port`, as seen from the machine."""
+        """Forward a port of the local machine to `host`:`port`, an address as seen from the remote host.
+
+        `listen` is the local port, on the loopback interface. 0 chooses a free port.
+        """
 
     @abc.abstractmethod
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward the port `listen` of the machine's loopback (0: any free one) to `near` (host, port), as seen from here."""
+        """Forward a port of the remote host to `near` (host, port), an address as seen from the local machine.
+
+        `listen` is the port on the remote host's loopback interface. 0 chooses a free port.
+        """
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in the home folder. The caller writes and closes its standard input, and closes the process."""
+        """Start a command in the user's home folder, and return its process.
+
+        The caller writes and closes the standard input of the process, and finally closes the process.
+        """
         work = self._begin(command)
         self._works.add(work)
         return work
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
+        """Run a command in the user's home folder, and return its result. `input` is written to the command's standard input.
+
+        If the command still runs after `timeout` seconds, it is ended and RemoteError is raised. An exit status other than 0
+        raises no error.
+        """
         out = bytearray()
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
@@ -107,9 +120,10 @@ class Host(abc.ABC):
             return Result(status, bytes(out), work.errors())
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """Run a command, and yield the lines of its output, without line ends. Closing the iterator ends the command.
+        """Run a command, and yield each line of its output, without the line end. Closing the iterator ends the command.
 
-        Raises RemoteError, with the last line of standard error, if the exit status is not 0, or after `timeout` seconds.
+        `input` is written to the command's standard input. Raises RemoteError if the exit status is not 0, with the last line
+        of standard error. If the command still runs after `timeout` seconds, it is ended and RemoteError is raised.
         """
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
@@ -117,9 +131,10 @@ class Host(abc.ABC):
             self._require(command[0], self._ended(work, dog, command[0], timeout), work.errors())
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Upload each file to `folder`/<sha256>, unless that exists. Return the absolute remote paths, in order.
+        """Upload files to `folder`. Return their absolute remote paths, in order.
 
-        A file is a local path, or its content. `progress` shows a progress bar.
+        A file is a local path or the content itself. Its name in `folder` is its SHA-256. Files that exist there already are
+        not uploaded. `progress` shows a progress bar.
         """
         return uploads.put(self, files, _home(folder), progress)
 
@@ -138,7 +153,10 @@ class Host(abc.ABC):
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command with the input `data`, and return its output. Raises RemoteError for another exit status than 0."""
+        """Run a command with `data` as its standard input, and return its standard output.
+
+        Raises RemoteError if the exit status is not 0, or if the command still runs after `timeout` seconds.
+        """
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
@@ -205,10 +223,11 @@ class Here(Host):
 
 
 class SshHost(Host):
-    """A host over SSH. `name` is a Host of the SSH configuration, or user@host:port.
+    """A machine that is reached over SSH. `name` is a Host of the SSH configuration, or user@host:port.
 
-    OpenSSH resolves the configuration (`config` replaces ~/.ssh/config), but host keys are always verified. `ask` prompts for
-    the passphrases of encrypted keys. A connection that is silent for `keepalive` seconds is closed.
+    OpenSSH resolves the configuration. `config` is a file that replaces ~/.ssh/config. Host keys are always verified, even if
+    the configuration disables this. `ask` prompts for the passphrases of encrypted keys. A connection that is silent for
+    `keepalive` seconds is closed.
     """
 
     def __init__(
@@ -237,7 +256,7 @@ class SshHost(Host):
             return connection
 
     def _channel(self) -> paramiko.Channel:
-        """Open a channel for a command. If the connection was lost, retry once, since no command has run yet."""
+        """Open a channel for a command. If the connection was lost, retry once. No command has run yet, so a retry is safe."""
         connection = self._connection()
         try:
             return connection.session()

@@ -1,7 +1,8 @@
-"""The results pages, whose tables and captions are rendered from the JSON files of `data/results`.
+"""Render the results pages from templates and from the JSON files of `data/results`.
 
 `docs/results/templates/<page>.md.j2` becomes `docs/results/<page>.md`. The template `README.md.j2` becomes the block between
-the two markers of README.md. Templates read a file with `load("name")`, so that no figure is typed by hand.
+the two markers of README.md. Templates read a JSON file with `load("name")`, so that no number is typed by hand. Most functions
+below are filters, which the templates use to format numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ UNKNOWN = "not recorded"
 
 
 def pages(root: Path) -> dict[Path, str]:
-    """Return the text of each generated file, by its path below `root` (a checkout).
+    """Render the results pages and the README of the checkout `root`. Return their texts by path, relative to `root`.
 
     Raises UsageError if a template, a result or the README's markers are missing.
     """
@@ -46,7 +47,10 @@ def pages(root: Path) -> dict[Path, str]:
 
 
 def differing(root: Path, rendered: dict[Path, str]) -> list[str]:
-    """Return a line for each generated file below `root` that differs from `rendered`, or has no template."""
+    """Compare the files below `root` with `rendered`, the result of `pages`. Return one message for each file that differs.
+
+    A page without a template counts as different.
+    """
     lines = []
     for path, text in rendered.items():
         kept = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else None
@@ -125,14 +129,18 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def interval(figure: dict[str, float], digits: int = 2, scale: float = 1.0) -> str:
-    """Format an estimate, or a median with its range: `13.21 [13.06, 13.37]`. `scale` multiplies all three values."""
+    """Format a value with its lower and upper bound: `13.21 [13.06, 13.37]`.
+
+    `figure` has the keys `value`, `low` and `high` (an estimate), or `median`, `least` and `most`. `scale` multiplies all three
+    numbers.
+    """
     keys = ("value", "low", "high") if "value" in figure else ("median", "least", "most")
     middle, low, high = (fixed(scale * figure[key], digits) for key in keys)
     return f"{middle} [{low}, {high}]"
 
 
 def percent(figure: dict[str, float], digits: int = 2) -> str:
-    """Format a proportion with its interval in percent: `86.70 % [85.73, 87.61]`."""
+    """Format a proportion and its confidence interval in percent: `86.70 % [85.73, 87.61]`."""
     value, _, bounds = interval(figure, digits, 100).partition(" ")
     return f"{value} % {bounds}"
 
@@ -143,12 +151,12 @@ def spread(figure: dict[str, float], digits: int = 1) -> str:
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result called `name` from the content of a JSON file. Raises UsageError if there is none."""
+    """Return the result called `name` from `run`, the content of a JSON file. Raises UsageError if no result has this name."""
     return picked(run["results"], name=name)
 
 
 def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """Return the first row whose values equal `wanted`. Raises UsageError if there is none."""
+    """Return the first of `rows` with the values `wanted`, which are given as key=value. Raises UsageError if there is none."""
     for row in rows:
         if all(row.get(key) == value for key, value in wanted.items()):
             return row
@@ -156,10 +164,10 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return the line below a table that states the source of its figures.
+    """Return a line of Markdown that states the source of a table's figures.
 
-    It names the result's file `name`, the facts in `origin` (date, processor, device, commit), and the `command` that repeats
-    the measurement. `when` is the date to print if `origin` has none.
+    The line names the results file `name`, the facts in `origin` (date, processor, device, commit), and the `command` that
+    repeats the measurement. `when` is the date to print if `origin` has no date.
     """
     recorded = origin.get("date")
     day = f"{date.fromisoformat(recorded):%-d %B %Y}" if recorded else when or UNKNOWN

@@ -12,9 +12,11 @@ PART = 512  # number of rows that are hashed at a time
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index at which each distinct row first occurs (U), sorted by hash, and each row's index into these (N).
+    """Find the distinct rows among the N rows of a tensor of 32-bit numbers. Return two tensors of indices.
 
-    Rows of 32-bit numbers are compared bit by bit, so 0.0 and -0.0 differ.
+    The first tensor (U) has one entry for each of the U distinct rows: the index of the row's first occurrence. Its order
+    follows a hash of the rows. The second tensor (N) has one entry for each row of `rows`: the position of an equal row in the
+    first tensor. Rows are compared bit by bit, so 0.0 and -0.0 differ.
     """
     bits = rows.flatten(1).contiguous().view(torch.int32).numpy()
     mix = np.random.default_rng(0).integers(1, 1 << 62, bits.shape[1], np.int64)

@@ -1,8 +1,8 @@
-"""Batches of notebooks: papermill executes them in parallel processes, then results are collected and a report is written.
+"""Run a batch of notebooks with papermill, in parallel processes. Then collect the results and write a report.
 
 ::
 
-    data/runs/<time>/  batch.json            the parameters, notebooks and preset of the run
+    data/runs/<time>/  batch.json            the parameters, notebooks and preset of the batch
                        <name>.ipynb          each executed notebook, with its results in <name>.json
                        <name>.status.json    its state: done or failed, with the reason
                        <name>.html           the page that a notebook writes, if any
@@ -10,8 +10,9 @@
                        summary.json          one object for each result
                        report.html           one self-contained page
 
-A batch runs on any `concurrent.futures.Executor`: threads of this machine, each waiting for a notebook's process, or a
-cluster's workers (`dask_executor`), which must access the same files. `resume` skips completed notebooks.
+A task is one notebook to execute. Any `concurrent.futures.Executor` can run the tasks. By default they run on threads of this
+machine, each of which waits for a notebook's process. A cluster (`dask_executor`) can run them, too, if its workers access the
+same files. `resume` skips completed notebooks.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class Task:
 
 
 def notebooks_folder() -> Path:
-    """Return the checkout's `notebooks/`. Raises RunError if the package is installed without it."""
+    """Return the checkout's folder `notebooks/`. Raises RunError if the package was installed without this folder."""
     folder = Path(__file__).resolve().parent.parent / "notebooks"
     if not folder.is_dir():
         raise RunError(f"no notebooks at {folder}: run from a checkout of the repository")
@@ -76,10 +77,10 @@ def notebooks_folder() -> Path:
 
 
 def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], threads: int = 1) -> list[Task]:
-    """Return the tasks of a batch, whose results go to `directory`. A notebook gets only the parameters that it declares.
+    """Return one task for each of the notebooks `names`. All results go to the folder `directory`.
 
-    Notebooks that measure time get all cores, the others `threads` threads each. Raises UsageError for a parameter that none of
-    the notebooks declares, or that JSON would change.
+    A notebook gets only the parameters that it declares. It gets `threads` threads, or all cores if it measures time. Raises
+    UsageError for an unknown notebook, for a parameter that no notebook declares, and for a value that JSON would change.
     """
     import papermill
 
@@ -118,9 +119,10 @@ _children = Children()
 
 
 def execute(task: Task) -> dict[str, Any]:
-    """Execute a notebook in its own process. Return its status: `done` or `failed`, the seconds, the error.
+    """Execute a notebook in its own process. Return its status as a dict.
 
-    Errors in the notebook are not raised. The status is also written next to the executed notebook.
+    The entry `status` is `done` or `failed`. A failed notebook raises nothing: its `error` and `traceback` are in the dict. The
+    status is also written next to the executed notebook.
     """
     start = time.monotonic()
     environment = {
@@ -174,8 +176,8 @@ def _execute_here(task: Task) -> dict[str, Any]:
 def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
     """Execute tasks, and return their statuses in order. A failed task does not stop the others.
 
-    `resume` skips tasks that are done with the same parameters. Without an executor the notebooks share this machine's cores.
-    Ctrl-C stops running notebooks and raises. The results of completed ones stay.
+    `resume` skips tasks that an earlier call completed with the same parameters. Without `executor` the notebooks share this
+    machine's cores. Ctrl-C stops the running notebooks and raises KeyboardInterrupt. The results of completed notebooks stay.
     """
     statuses: dict[str, dict[str, Any]] = {}
     if resume:
@@ -214,9 +216,9 @@ def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
 
 @contextlib.contextmanager
 def dask_executor(scheduler: str) -> Iterator[Executor]:
-    """A context with an Executor on the Dask cluster whose scheduler is at an address (`tcp://host:8786`).
+    """A context that yields an Executor on a Dask cluster. `scheduler` is the address of its scheduler (`tcp://host:8786`).
 
-    It needs the extra `cluster`. Raises RunError without it, or if the scheduler does not respond within ten seconds.
+    Raises RunError if the package's extra `cluster` is not installed, or if the scheduler does not respond within ten seconds.
     """
     try:
         from distributed import Client
@@ -236,7 +238,7 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
 
 
 def new_directory() -> Path:
-    """Create and return `data/runs/<time>`."""
+    """Create the folder `data/runs/<time>`, and return its path."""
     runs = data_root() / "runs"
     stem = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     for attempt in range(100):
@@ -266,7 +268,7 @@ def point_latest(directory: Path) -> None:
 
 
 def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str, Any]) -> Path:
-    """Write `summary.json` and `report.html` from the results of a run's notebooks. Return the report's path.
+    """Write `summary.json` and `report.html` to `directory`, which has the results of a batch. Return the report's path.
 
     `statuses` come from `run_batch`. `about` are the facts at the head of the report, such as versions and settings.
     """
@@ -292,7 +294,10 @@ def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str
 
 
 def main_table(directory: Path) -> dict[str, Any]:
-    """Return the table that a notebook marked as the main one, or a table that reports its absence."""
+    """Return the main table of a batch, or a table that reports its absence. `directory` is the batch's folder.
+
+    A notebook marks its main table with `Notebook.table(..., main=True)`.
+    """
     for path in sorted(directory.glob("*.json")):
         for table in read_json(path).get("tables", []):
             if table.get("main"):
@@ -301,7 +306,7 @@ def main_table(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one if the file is missing or invalid."""
+    """Return the object in a JSON file, or an empty dict if the file is missing or contains no valid object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

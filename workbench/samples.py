@@ -1,4 +1,4 @@
-"""The sample pictures in the package foolbox: 20 pristine ones of CIFAR-10's test set, and 20 of ImageNet."""
+"""Find the sample pictures in the package foolbox: 20 of CIFAR-10's test set, and 20 of ImageNet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PHOTOGRAPHS = {22: "bird", 99: "bird", 129: "bird", 243: "dog", 251: "dog", 609:
 
 
 def sample_files(name: str) -> list[Path]:
-    """Return the files of one of the `SAMPLES`, in order of their numbers. Raises DataError if they are missing."""
+    """Return the picture files of the sample set `name`, a key of `SAMPLES`, in order of their numbers.
+
+    Raises DataError if the package foolbox is not installed.
+    """
     spec = importlib.util.find_spec("foolbox")
     if spec is None or spec.origin is None:
         raise DataError("the samples come inside the package foolbox, which is not installed: pip install foolbox")
@@ -24,5 +27,5 @@ def sample_files(name: str) -> list[Path]:
 
 
 def label_of(path: Path) -> int:
-    """Return the class index in a sample's file name, for CIFAR-10 or ImageNet."""
+    """Return the class index in a sample's file name. The classes are CIFAR-10's or ImageNet's, as in `SAMPLES`."""
     return int(re.split(r"[_.]", path.name)[2])

@@ -4,6 +4,9 @@
 
     file -> {"net": {"module.conv1.weight": ...}, "acc": 93, "epoch": 99}
          -> StateDict(tensors={"conv1.weight": ...}, notes=["read from 'net'", "prefix 'module.' removed"])
+
+A wrapper is a dict around the tensors, such as "net" above. A prefix is a part that enclosing modules add to all names. A state
+dict is a dict of tensors by name.
 """
 
 from __future__ import annotations
@@ -34,7 +37,11 @@ MOST_NESTED = 8
 
 @dataclass(frozen=True)
 class StateDict:
-    """A file's tensors by name, its SHA-256, the hyper-parameters that are text, and notes on what was removed or left out."""
+    """The tensors of a checkpoint file, by name. `sha256` is the hash of the file.
+
+    `hyper_parameters` has the file's hyper-parameters whose values are text. `notes` reports removed prefixes and parts of the
+    file that were not read.
+    """
 
     tensors: dict[str, Tensor]
     sha256: str = ""
@@ -43,7 +50,7 @@ class StateDict:
 
 
 class _Inert(dict):  # type: ignore[type-arg]
-    """A substitute for the few classes in the baseline's Lightning checkpoints. It stores fields and runs no code."""
+    """A substitute for classes that occur in the baseline's Lightning checkpoints. It stores fields and runs no code."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -95,7 +102,11 @@ def _load(file: bytes, path: Path) -> Any:
 
 
 def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Return the path (`model.net`) of the largest state dict, its tensors, and the paths of other state dicts."""
+    """Find the network's state dict in nested dicts. Return its path and tensors, and the keys of other state dicts.
+
+    A path is the keys, joined by points (`model.net`). A nested state dict is chosen only if it has more tensors than the dict
+    around it. Keys in `WRAPPERS` are preferred.
+    """
     own = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     inner: dict[str, tuple[str, dict[str, Tensor], list[str]]] = {}
     for key, value in content.items() if depth < MOST_NESTED else ():
@@ -113,7 +124,7 @@ def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, d
 
 
 def _plain_names(state: StateDict, path: Path) -> StateDict:
-    """Remove the prefixes that DataParallel, torch.compile and enclosing modules add before and inside the names."""
+    """Remove the parts of names that DataParallel, torch.compile and enclosing modules add."""
     split = {key: [part for part in key.split(".") if part not in TRANSPARENT] for key in state.tensors}
     if len({tuple(parts) for parts in split.values()}) < len(split):
         raise WeightsError(f"{path} holds the same tensor with and without a wrapper's prefix: save one network alone")
@@ -126,7 +137,10 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Remove the prefix that all names share, such as `model.net.`, up to the component `keep`. Return tensors and prefix."""
+    """Remove the prefix that all names share, such as `model.net.`. Return the renamed tensors and the prefix.
+
+    The removal stops at a part of the names that equals `keep`.
+    """
     prefix = ""
     while True:
         first = {name.partition(".")[0] for name in tensors}
@@ -137,7 +151,10 @@ def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor
 
 
 def require_finite(tensors: dict[str, Tensor], names: Iterable[str], label: str) -> None:
-    """Raise WeightsError for the first of `names` whose tensor contains NaN or infinity."""
+    """Raise WeightsError if a tensor whose name is in `names` contains NaN or infinity.
+
+    `label` is the start of the message. Names without a tensor are skipped.
+    """
     for name in names:
         if name in tensors and not bool(torch.isfinite(tensors[name]).all()):
             raise WeightsError(f"{label}: tensor {name!r} holds values that are not finite (NaN or infinity); it was not kept")

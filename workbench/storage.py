@@ -1,4 +1,7 @@
-"""Locations of files, and atomic writes: a temporary file is renamed, so that a kill leaves the old file or the new one."""
+"""The location of the data folder, and atomic writes of files.
+
+An atomic write fills a temporary file, and then renames it. A process that is killed leaves the old file or the new one.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Expand `~` in a path. The result is unchanged if the named user has no home directory here."""
+    """Replace `~` or `~user` in a path by that user's home folder. Return the path unchanged if the user has none here."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -38,10 +41,10 @@ def expand_user(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A context that yields a temporary path to write. On success the file replaces `path` atomically, else it is removed.
+    """A context that yields a temporary path to write. On success, the written file replaces `path` atomically.
 
-    The temporary file is readable by its owner alone, the result has the permissions `mode`. Raises StorageError, with `path`
-    unchanged, if the folder cannot be written or the disk is full.
+    After an exception `path` is unchanged, and the temporary file is removed. Only its owner can read the temporary file, but
+    the final file has the permissions `mode`. Raises StorageError if the folder cannot be written or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -79,7 +82,7 @@ def _alive(pid: int) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder, and raise StorageError unless files can be written there. Call it before hours of work."""
+    """Create a folder, and raise StorageError if no file can be written there. Call this before hours of work."""
     with replacing(folder / ".probe") as temporary:
         temporary.write_bytes(b"\0" * 4096)
     (folder / ".probe").unlink(missing_ok=True)

@@ -2,10 +2,10 @@ r"""Make a command's standard streams usable if they are closed, full, or of an 
 
 ==================  ================================================================================
 closed              replaced by /dev/null, so that no file opened later gets its descriptor
-encoding too small  characters that it lacks are written as escapes (`PMC\xb2`)
-control characters  of file names and the like are written as escapes on standard output
+encoding too small  missing characters are written as escapes (`PMC\xb2`)
+control characters  written as escapes on standard output, because file names may contain some
 standard output     a full disk or a broken pipe is an error of the command: `flushed` returns False
-standard error      write errors are ignored: the exit status is that of the work
+standard error      write errors are ignored, and do not change the exit status
 ==================  ================================================================================
 """
 
@@ -43,7 +43,10 @@ class _Diagnostics(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Make the process's standard streams usable. Streams that a caller has replaced stay unchanged."""
+    """Make the standard streams of this process usable, as the module's table describes.
+
+    Streams that a caller has replaced stay unchanged.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -85,7 +88,10 @@ def complain(text: object) -> None:
 
 
 def flushed() -> bool:
-    """Flush standard output. If that fails, report it on standard error, discard the rest and return False."""
+    """Flush standard output, and return True. If the write fails, discard the rest and return False.
+
+    The failure is reported on standard error. A broken pipe is not reported.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:

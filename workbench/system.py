@@ -7,9 +7,12 @@
         ^                                                                        |
         +------------------------------- scores <--------------------------------+
 
-S1 is what the client sends, S2 the payload, which holds a whole batch. Data leave the trusted domain only through
-`Edge.protect`. The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which
-sends PNG directly to the cloud.
+S1 is the data from client to edge. S2 is the payload from edge to cloud, which holds a whole batch of images. The generator
+perturbs images, and the codec encodes them. Data leave the trusted domain only through `Edge.protect`. Methods with a `clock`
+add their time to this `Stopwatch`.
+
+The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which sends PNG
+directly to the cloud. PMC² is the paper with the arrangement above.
 """
 
 from __future__ import annotations
@@ -53,9 +56,10 @@ REMEMBERED = 4096  # limit of codes in the cloud's cache: about 13 MB for codes 
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
-    """Build a codec by name with its `options`. The neural codecs use the pair's compressor, for images of `size` (H, W).
+    """Build the codec called `name`, with its `options`.
 
-    Raises WeightsError if the pair was loaded without its compressor.
+    The neural codecs (`neural`, `compressai`) use the compressor of `pair`, and take images of `size` (H, W). Other codecs
+    ignore `pair` and `size`. Raises WeightsError for a neural codec if the pair was loaded without its compressor.
     """
     if name not in NEURAL:
         return codec(name, **options)
@@ -65,14 +69,14 @@ def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options
 
 
 class Stopwatch:
-    """Adds up milliseconds by component (see `COMPONENTS`)."""
+    """Measures the milliseconds of each component of the system (see `COMPONENTS`). The times of a component add up."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """Add the time of the enclosed code to `component`, with all its work on a CUDA `device`."""
+        """A context that adds the time of the enclosed code to `component`. It waits for the work on a CUDA `device` to end."""
         start = time.perf_counter()
         yield
         if device is not None and device.type == "cuda":
@@ -81,20 +85,20 @@ class Stopwatch:
 
 
 class Client:
-    """The phone: compresses the private picture with JPEG for the edge."""
+    """The phone. It compresses private pictures with JPEG for the edge."""
 
     def __init__(self, quality: int = 90, subsampling: str = "4:4:4") -> None:
         self.jpeg = Jpeg(quality, subsampling)
 
     def capture(self, images: Tensor, clock: Stopwatch | None = None) -> list[bytes]:
-        """Return one JPEG file for each of N x 3 x H x W float images in [0, 1]."""
+        """Return the content of a JPEG file for each image. `images` are floats in [0, 1], N x 3 x H x W."""
         check_images(images)
         with (clock or Stopwatch())("client_compression"):
             return self.jpeg.encode_each(images)
 
 
 class Edge:
-    """The trusted edge: perturbs images, then encodes them."""
+    """The trusted edge. It perturbs images, then encodes them."""
 
     def __init__(self, generator: PerturbationGenerator, codec: Codec, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -104,10 +108,10 @@ class Edge:
     def receive(
         self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None, limits: Limits = ANY
     ) -> Tensor:
-        """Decode the clients' files to images in [0, 1], N x 3 x H x W.
+        """Decode the files that clients sent. Return images in [0, 1], N x 3 x H x W.
 
-        They are cropped and scaled to squares of `size` pixels. For None they are left as they are, and must be of one size.
-        Raises DataError for a file that is unreadable or beyond the `limits`.
+        Images are cropped and scaled to squares of `size` pixels. With `size` None they keep their size, which must be equal
+        for all. Raises DataError for a file that is unreadable or beyond the `limits`.
         """
         with (clock or Stopwatch())("edge_other"):
             return to_float(load_pictures(files, size, limits))
@@ -121,7 +125,10 @@ class Edge:
     def protect(
         self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None, rate: float | None = None
     ) -> bytes:
-        """Return the payload for the cloud: codec.encode(generator(images, strength)), at a rate (None: the codec's own)."""
+        """Perturb images at a `strength` from 0 to 1, encode them, and return the payload for the cloud.
+
+        `rate` is the codec's rate, from 0 (the fewest bits) to 1. None selects the codec's own rate.
+        """
         clock, codec = clock or Stopwatch(), self.codec.at(rate)
         protected = self.perturb(images, strength, clock)
         with clock("compression", self.device):
@@ -131,9 +138,9 @@ class Edge:
 class Cloud:
     """The untrusted cloud: decodes payloads and classifies the images with an unmodified model.
 
-    A code is the coded form of one image. If images often share a code (`codec.repeats`), each distinct code of a payload is
-    decoded once, and the scores of the last `remembered` codes are cached. With `every`, each image is decoded and classified,
-    as in the paper's cloud.
+    A code is the encoded form of one image. With some codecs (`codec.repeats`) many images have equal codes. Then each distinct
+    code of a payload is decoded once, and the scores of the last `remembered` codes are cached. `every` turns this off: each
+    image is decoded and classified, as in the paper's cloud.
     """
 
     def __init__(
@@ -158,9 +165,10 @@ class Cloud:
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
-        """Return the probabilities of the K classes for each of a payload's images (N x K), on the CPU.
+        """Return the probabilities of the K classes for each of the N images in a payload (N x K), on the CPU.
 
-        `proceed` is called before each part of the images. It may raise to stop the work. Raises PayloadError like `decode`.
+        `proceed` is called before each part of the images. It may raise an exception to stop the work. Raises PayloadError for
+        bytes that the codec did not make.
         """
         clock = clock or Stopwatch()
         with clock("decompression"):
@@ -186,7 +194,7 @@ class Cloud:
             return scores
 
     def remember(self, payload: bytes) -> Tensor | None:
-        """Return the cached scores of a payload with one image, or None if it is not in the cache."""
+        """Return the cached scores for a payload of one image, or None if this payload is not in the cache."""
         return self._singles.get(payload)
 
     def _classify(self, coded: list[bytes], clock: Stopwatch, proceed: Callable[[], None]) -> Tensor:
@@ -209,10 +217,11 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The result of a batch of N images: scores N x K, and for the whole batch bytes and milliseconds by component.
+    """The result for a batch of N images. `scores` (N x K) are the probabilities of the K classes for each image.
 
-    `s1_bytes` are those from client to edge, None without that hop. `s2_bytes` are those from edge to cloud, or this request's
-    part of them if several requests share a payload. A component that was not measured is None.
+    `s1_bytes` is the number of bytes from client to edge, or None without a client. `s2_bytes` is the number of bytes from edge
+    to cloud. If several requests share a payload, `s2_bytes` is this request's part of the payload. `milliseconds` has the time
+    of each component for the whole batch, or None for a component that was not measured.
     """
 
     scores: Tensor
@@ -227,7 +236,7 @@ class Recognition:
 
 @dataclass(frozen=True)
 class System:
-    """Client, Edge and Cloud joined. Without a client, the phone does the edge's work (the baseline PP)."""
+    """Client, Edge and Cloud joined. Without a client, the phone does the work of the edge, as in the baseline PP."""
 
     client: Client | None
     edge: Edge
@@ -261,9 +270,11 @@ class System:
         precision: str = "float32",
         **options: Any,
     ) -> System:
-        """Build the system of PMC² from the weights of a pair, trained on data sets of a `family`.
+        """Build the system of PMC² from the stored weights of a pair.
 
-        `codec` is a codec's name, and `options` are its options. Raises WeightsError if the weights are missing.
+        The pair is the classifiers `target` (at the cloud) and `auxiliary`, with the networks that were trained for them.
+        `family` is the name under which data sets share weights (see `weights`). `codec` is a codec's name, and `options` are
+        its options. Raises WeightsError if weights are missing.
         """
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
@@ -277,9 +288,9 @@ class System:
         return cls(None, Edge(generator, Png(), device), Cloud(Png(), classifier, device))
 
     def recognise(self, images: Tensor, strength: float = 1.0, rate: float | None = None) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the whole system.
+        """Send images through the whole system. They are floats in [0, 1], N x 3 x H x W.
 
-        The edge protects them at a strength from 0 to 1, and the codec encodes them at a rate (None: its own).
+        The edge protects the images at a `strength` from 0 to 1. The codec encodes them at a `rate`, by default its own rate.
         """
         check_images(images)
         clock = Stopwatch()

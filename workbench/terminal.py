@@ -8,10 +8,10 @@ __all__ = ["printable"]
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader, as in ``\x1b``.
+    r"""Return `str(text)`, but escape every character that could mislead a terminal or a reader, as in ``\x1b``.
 
-    That is everything that does not print: control and formatting characters, separators of lines and paragraphs, surrogates,
-    private and unassigned code points. `keep` names characters to keep: ``"\n"`` for a text of several lines.
+    These characters do not print: control and formatting characters, separators of lines and paragraphs, surrogates, private
+    and unassigned code points. `keep` names characters to keep: ``"\n"`` for a text of several lines.
     """
     whole = str(text)
     if whole.isascii() and whole.isprintable():

@@ -1,4 +1,7 @@
-"""The paper's five-level U-Net. Its modules have the public baseline's names and shapes, so that its checkpoints load."""
+"""The paper's five-level U-Net. Its modules have the names and shapes of the public baseline.
+
+So the baseline's checkpoints load.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ __all__ = ["UNet"]
 
 
 class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution -> batch norm -> LeakyReLU 0.2. C_in x H x W -> C_out x H x W."""
+    """Two blocks of 3x3 convolution -> batch norm -> LeakyReLU 0.2. Shapes: C_in x H x W -> C_out x H x W."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -23,7 +26,7 @@ class DoubleConv(nn.Module):
 
 
 class Down(nn.Module):
-    """2x2 max-pool -> DoubleConv. C_in x H x W -> C_out x H/2 x W/2."""
+    """2x2 max-pool -> DoubleConv. Shapes: C_in x H x W -> C_out x H/2 x W/2."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -34,9 +37,10 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """2x2 transposed convolution of stride 2 -> concatenation, with the skip connection first -> DoubleConv.
+    """2x2 transposed convolution of stride 2 -> concatenation with the skip connection -> DoubleConv.
 
-    C_in x H x W and the skip connection C_in/2 x 2H x 2W -> C_out x 2H x 2W.
+    The skip connection comes first in the concatenation. Shapes: the input is C_in x H x W, the skip connection is C_in/2 x 2H
+    x 2W, and the output is C_out x 2H x 2W.
     """
 
     def __init__(self, c_in: int, c_out: int) -> None:
@@ -58,9 +62,10 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """The U-Net without its final addition: from normalised images N x 3 x H x W to an additive perturbation of this shape.
+    """The network that computes a perturbation from normalised images. The caller adds the perturbation to the images.
 
-    Sides are multiples of 16. `width` is the number of channels of the first level.
+    Images and perturbation are N x 3 x H x W. H and W are multiples of 16. `width` is the number of channels of the first
+    level.
 
     ::
 
@@ -80,7 +85,10 @@ class UNet(nn.Module):
         self.outc = OutConv(w, 3)
 
     def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the features of the five levels, from N x w x H x W to N x 16 w x H/16 x W/16, with w the width."""
+        """Return the features of each of the five levels, before the upsampling.
+
+        The first level is N x w x H x W, and the fifth is N x 16 w x H/16 x W/16. w is the width of the network.
+        """
         x1 = self.inc(x)
         x2 = self.d1(x1)
         x3 = self.d2(x2)

@@ -33,5 +33,5 @@ _SHARED = _SuppressWarnings()
 
 
 def suppress_warnings() -> _SuppressWarnings:
-    """Return a context that suppresses all warnings of the process, and may be entered by several threads."""
+    """Return a context that suppresses all warnings of the process. Several threads may enter it at the same time."""
     return _SHARED

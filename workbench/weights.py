@@ -1,14 +1,17 @@
-"""Storage of networks' weights as safetensors, each with a manifest (SHA-256, architecture, data, seed, accuracy).
+"""Store and load the weights of networks. Each network has a safetensors file and a manifest.
 
-One network is two files in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
+A manifest is a JSON file that states the architecture, data, seed and accuracy of a network, and the SHA-256 of its tensors.
+The files are in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
 
-    resnet18-X-vgg13_bn.json                   the manifest; names the file below and its hash
+    resnet18-X-vgg13_bn.json                   the manifest, with the name and the hash of the file below
     resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
 
 The tensors are written first, under a new name. Then the manifest is replaced. So a kill leaves the old network or the new one.
 
 A family is the name under which data sets share weights. A role is a network's part in the system: target, auxiliary, generator
-or compressor. A pair is a target and an auxiliary, with the generator and the compressor that were trained for them.
+or compressor. The target is the cloud's classifier, which recognises protected images. The auxiliary is another classifier,
+which must not recognise them. A pair is a target and an auxiliary, with the generator and the compressor that were trained for
+them. A variant is an alternative generator or compressor of a pair.
 """
 
 from __future__ import annotations
@@ -61,9 +64,11 @@ class Manifest:
     """The description of one network's weights.
 
     `models.build` makes the network from `kind` and `spec`. `data` is the title of the training data. `training` has the preset
-    and its options. `metrics` were measured on the validation split, which also chose the checkpoint, or on the training images
-    if their names end in `_in_sample`. `depends` maps roles to the SHA-256 of the networks that this one was trained against.
-    `complete` states whether training ran to its end. `file` and `sha256` are those of the tensors.
+    and its options. `metrics` were measured on the validation images, which also selected the checkpoint. Metrics whose names
+    end in `_in_sample` were measured on the training images.
+
+    `depends` maps roles to the SHA-256 of the networks that this one was trained against. `complete` states whether training
+    ran to its end. `file` is the name of the tensors' file, and `sha256` is its hash.
     """
 
     name: str
@@ -82,24 +87,33 @@ class Manifest:
 
 
 def classifier_name(name: str) -> str:
-    """Return the name of a classifier's weights: `name`, that of its architecture. Raises UsageError if it is unknown."""
+    """Return the name of a classifier's weights, which is the `name` of its architecture.
+
+    Raises UsageError for an unknown architecture.
+    """
     if name not in CLASSIFIERS:
         Classifier(name)  # raises UsageError, which lists the names
     return name
 
 
 def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
-    """Return the name of a generator's weights: `target-X-auxiliary`, with `@variant` if one is given."""
+    """Return the name of a generator's weights: `target-X-auxiliary`, followed by `@variant` if a variant is given."""
     return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}{_at(variant)}"
 
 
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
-    """Return the name of a compressor's weights: its generator's name and `-compressor`, with `@variant` if one is given."""
+    """Return the name of a compressor's weights: the generator's name, `-compressor`, and `@variant` if a variant is given.
+
+    The compressor was trained for the generator with the variant `generator_variant`.
+    """
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor{_at(variant)}"
 
 
 def pair_of(name: str) -> tuple[str, str]:
-    """Return target and auxiliary from a pair's `name`, `target-X-auxiliary`. Raises UsageError for any other text."""
+    """Return the names of target and auxiliary from the `name` of a pair, `target-X-auxiliary`.
+
+    Raises UsageError for any other text.
+    """
     target, separator, auxiliary = name.partition("-X-")
     if not separator:
         raise UsageError(f"{name!r} is not a pair: write target-X-auxiliary, such as resnet18-X-vgg13_bn")
@@ -119,14 +133,14 @@ def _plain(what: str, name: str) -> str:
 
 
 def roots() -> tuple[Path, Path]:
-    """Return the folders of weights in the order of search: trained here, then shipped."""
+    """Return the folders in which weights are searched: first the folder of weights trained here, then that of shipped ones."""
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
 def find(name: str, family: str, shipped: bool = True) -> Manifest | None:
-    """Return the manifest of weights by name and family, or None. `shipped` False finds weights trained here only.
+    """Return the manifest of the weights `name` in a `family`, or None if there are no such weights.
 
-    Raises WeightsError for an unreadable manifest.
+    With `shipped` False only weights trained here are found. Raises WeightsError for an unreadable manifest.
     """
     path = _locate(name, family, roots() if shipped else roots()[:1])
     return None if path is None else _read_manifest(path)
@@ -138,7 +152,10 @@ def _locate(name: str, family: str, folders: Sequence[Path] | None = None) -> Pa
 
 
 def files(name: str, family: str) -> tuple[Path, Path]:
-    """Return the paths of a manifest and its tensors. Raises WeightsError if the manifest is missing or unreadable."""
+    """Return the paths of the manifest and of the tensors of the weights `name` in a `family`.
+
+    Raises WeightsError if the manifest is missing or unreadable.
+    """
     path, manifest = _found(name, family)
     return path, path.with_name(manifest.file)
 
@@ -156,7 +173,7 @@ def _found(name: str, family: str) -> tuple[Path, Manifest]:
 def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
     """Yield every manifest with the path of its tensors. Weights trained here hide shipped weights of the same name.
 
-    For an unreadable manifest, `on_error` is called with a WeightsError. Without `on_error`, it is raised.
+    An unreadable manifest raises WeightsError. If `on_error` is given, it is called with this error instead.
     """
     seen: set[tuple[str, str]] = set()
     for root in roots():
@@ -176,9 +193,9 @@ def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[
 def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: bool = False) -> Manifest:
     """Write a network's tensors and manifest atomically. Return the manifest, completed with file name and hash.
 
-    `root` is the folder of all families, `data/runs/weights` by default. `half` stores floats in 16 bits, which `load` widens
-    again. Raises StorageError if the files cannot be written, and WeightsError for a tensor beyond 16 bits or a metric that is
-    not finite.
+    `root` is the folder of all families, `data/runs/weights` by default. With `half`, floats are stored in 16 bits, and `load`
+    converts them back. Raises StorageError if the files cannot be written. Raises WeightsError for a value that does not fit 16
+    bits, or a metric that is not finite.
     """
     _plain("data set family", manifest.family)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()}
@@ -206,9 +223,10 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
 
 
 def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
-    """Return a network of a kind (`classifier`, `generator` or `compressor`), frozen and in eval mode, with its manifest.
+    """Load the weights `name` of a `family`. Return the network, frozen and in eval mode, and its manifest.
 
-    Raises WeightsError if the weights are missing, of another kind, or do not fit their manifest's SHA-256 and architecture.
+    `kind` is the expected kind of network: `classifier`, `generator` or `compressor`. Raises WeightsError if the weights are
+    missing or of another kind, or if the tensors do not match the SHA-256 and the architecture in the manifest.
     """
     path, manifest = _found(name, family)
     if manifest.kind != kind:
@@ -229,7 +247,7 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The networks of a pair, frozen, with their manifests by role."""
+    """The networks of a pair, frozen, with their manifests by role. `compressor` is None if it was not loaded."""
 
     target: Classifier
     auxiliary: Classifier
@@ -254,9 +272,11 @@ def load_pair(
     variant: str = "",
     compressor_variant: str = "",
 ) -> Pair:
-    """Load a pair's networks by their names (see `generator_name` and `compressor_name`), with or without the `compressor`.
+    """Load the networks of a pair from the weights of a `family`. With `compressor` False the compressor is left out.
 
-    Raises WeightsError for networks that are missing, damaged, or trained against other versions of the pair's networks.
+    `target` and `auxiliary` are names of architectures. `variant` is the variant of the generator, and `compressor_variant` is
+    the variant of the compressor. Raises WeightsError for networks that are missing, damaged, or trained against other versions
+    of the pair's networks.
     """
     wanted = {
         "target": (classifier_name(target), "classifier"),
@@ -279,7 +299,7 @@ def load_pair(
 
 
 def other_compressors(pair: Pair) -> list[Manifest]:
-    """Return the manifests of all variants of a pair's compressor that were trained with its generator."""
+    """Return the manifest of each compressor variant that was trained with the generator of `pair`."""
     generator = pair.manifests["generator"]
     return [
         manifest
@@ -291,9 +311,9 @@ def other_compressors(pair: Pair) -> list[Manifest]:
 
 
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
-    """Write a pair's networks to the folder `root` in the form in which they ship, and return their manifests.
+    """Write the networks of a pair to the folder `root` as they ship with the workbench. Return their manifests.
 
-    Floats are stored in 16 bits unless `half` is False. This changes the hashes, also in `depends`.
+    With `half`, floats are stored in 16 bits. This changes the hashes of the networks, also in `depends`.
     """
     pair = load_pair(family, target, auxiliary)
     made: dict[str, Manifest] = {}
@@ -305,12 +325,16 @@ def export(family: str, target: str, auxiliary: str, root: Path, half: bool = Tr
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """Return a network's tensors by name, as in public checkpoints: without the prefix `network.` or `unet.`."""
+    """Return the tensors of a network by name. The names are those of public checkpoints, without `network.` or `unet.`."""
     return _core(module).state_dict()
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
-    """Copy tensors, named as by `state_dict`, into a network. Raises WeightsError, begun with `label`, if one does not fit."""
+    """Copy the tensors `state` into a network. Their names are the ones that `state_dict` returns.
+
+    Raises WeightsError if a tensor is missing, has another shape, or is not part of the network. `label` is the start of the
+    message.
+    """
     own = state_dict(module)
     tables = {key for key in own if key.rpartition(".")[2] in models.TABLES}
     for key in sorted(own.keys() | state.keys()):
@@ -361,7 +385,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Return the kind and the arguments with which `models.build` builds a network of this shape."""
+    """Return the kind of a network, and the arguments with which `models.build` builds it."""
     if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
         spec |= {"head": module.head} if module.head != "public" else {}
