@@ -7,7 +7,8 @@
 - map: draw a point for each picture, computed from the target classifier's features of the picture
 - prefetching: compute the cloud's results at other strengths and rates, and send the results to the page in advance
 
-The page is the widget in the browser. The settings are the controls' values, such as the strength, the rate and the networks.
+The cloud decodes and classifies the protected pictures. The page is the widget in the browser. The settings are the controls'
+values, such as the strength, the rate and the networks.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class BackgroundTasks:
     def table(self) -> list[dict[str, Any]]:
         """Return the cloud's results at every prefetched strength, then at every prefetched rate, in the format of `pack_seen`.
 
-        Missing results are computed first.
+        Results that are not cached yet are computed.
         """
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
@@ -343,8 +344,8 @@ class BackgroundTasks:
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
         """Return the parameters with which the notebook `explore` reproduces `view`.
 
-        The notebook cannot read uploads. So an uploaded picture is first written below `folder`, by `exports.write_pictures`,
-        to which `gain` is passed.
+        The notebook cannot read uploads. So an uploaded picture is first written below `folder`. For this, `gain` is passed to
+        `exports.write_pictures`.
         """
         explorer = self.explorer
         settings: Settings = view.settings

@@ -113,7 +113,7 @@ class Controls(ViewBase):
         """Call `handler(change)` whenever one of the named attributes changes.
 
         `names` is one name or several, such as "strength", "pictures" or "view". "view" is the displayed result. Handlers of
-        "pictures" and "view" run in the worker's thread. `change` is the change of a trait, as traitlets reports it.
+        "pictures" and "view" run in the worker's thread. `change` has the attribute's old and new value, as in traitlets.
         """
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
@@ -186,7 +186,7 @@ class Controls(ViewBase):
         return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
 
     def link(self) -> dict[str, str]:
-        """Return two ways to reproduce the view: `python` is a Python call, `command` is a papermill command."""
+        """Return {"python": Python call, "command": papermill command}. Each of the two texts reproduces the view."""
         from ..notebook import default_output
 
         self._require_shown()

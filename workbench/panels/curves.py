@@ -20,7 +20,7 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation of `pair` on at most `limit` test images. It calls `pace` before each batch.
+    """An evaluation of `pair` on at most `limit` test images. The evaluation calls `pace` before each batch.
 
     `pace` may wait, or raise an exception that ends the evaluation.
     """

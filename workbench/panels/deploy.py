@@ -62,7 +62,7 @@ class DeployPanel:
         self._do("launching", self.deployed.launch)
 
     def stop(self, purge: bool = False) -> None:
-        """Stop both stages in the background, and remove their files from the machines.
+        """Stop both stages in the background, and remove the stages' files from the machines.
 
         With `purge`, also remove the files that would speed up the next launch. Does nothing while another launch or stop is
         running.
@@ -70,9 +70,9 @@ class DeployPanel:
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
-        """Wait until the running launch or stop ends.
+        """Wait until the running launch or stop ends. Raises RemoteError after `timeout` seconds.
 
-        Raises the error of the launch or stop, or RemoteError if it takes longer than `timeout` seconds.
+        If the launch or stop fails, the error is raised here.
         """
         deadline = time.monotonic() + timeout
         while self._busy.is_set():

@@ -1,7 +1,8 @@
 """The view of the notebook `explore`: pictures on their way from a phone over the edge to the cloud.
 
-The view uses the networks of a pair: a target classifier, an auxiliary classifier, and a generator that protects pictures. A
-variant is another generator for the same two classifiers.
+The view uses the networks of a pair. The target is a classifier that must still recognise protected pictures. The auxiliary is
+a classifier that must not recognise them. The generator protects the pictures. A variant is another generator for the same two
+classifiers.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class Explorer(LiveView):
     """An interactive view of pictures on their way from a phone to the cloud. Display `explorer.widget`.
 
     The controls appear at once, and the networks are loaded in the background. Missing networks are trained if the data set has
-    training images. A new explorer closes the open explorer of the same `name`. All other parameters are those of the notebook
-    `explore`, which explains them. Raises UsageError for an invalid parameter.
+    training images. A new explorer closes the open explorer of the same `name`. `output` is the folder for exports. All other
+    parameters are those of the notebook `explore`, which explains them. Raises UsageError for an invalid parameter.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Explorer(LiveView):
         - `methods`: {name: (protect, encode, decode)}. `callables.CallableMethod` describes these functions.
         - `images`: N x 3 x H x W, numpy or torch, uint8 or floats in [0, 1]
         - `recognise(images)` returns class scores N x K.
-        - `labels`: the true class indices of the images, and `classes`: the names of the classes
-        - `parameters`: the view's first strength, rate, picture and sheet (number of pictures), and the output folder
+        - `labels`: the true class indices of the images
+        - `classes`: the names of the classes
+        - `parameters`: the first `strength` and `rate`, the first picture's number (`picture`), the number of pictures on the
+          screen (`sheet`), and the folder for exports (`output`)
 
         A new view closes the open view of the same `name`. Raises UsageError for invalid values.
         """

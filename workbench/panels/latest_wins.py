@@ -16,11 +16,11 @@ Request = TypeVar("Request")
 
 
 class Closed(Exception):  # noqa: N818 - not an error
-    """Raised in a running function of the worker, to end the function after the worker was closed."""
+    """Raised to end a running function of the worker, because the worker was closed."""
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
-    """Raised in a running function of the worker, to end the function after a newer request."""
+    """Raised to end a running function of the worker, because a newer request has arrived."""
 
 
 class LatestWinsWorker(Generic[Request]):
@@ -55,7 +55,7 @@ class LatestWinsWorker(Generic[Request]):
         return threads.join(self.threads, timeout)
 
     def close(self) -> None:
-        """Request that all threads end after the step that each is running. Does not wait."""
+        """Request that all threads end soon, and return at once. `join` waits for the threads."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()

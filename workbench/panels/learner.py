@@ -69,7 +69,7 @@ class Reporter(io.TextIOBase):
 
 
 def main() -> int:
-    """Run the training whose settings are the first line of standard input, and return the exit status.
+    """Run a training with the settings in the first line of standard input, and return the exit status.
 
     The status is 0 after success, 1 after an error, and `STOPPED` (130) after an interrupt.
     """

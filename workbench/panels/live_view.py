@@ -127,7 +127,7 @@ class LiveView(Controls):
     def request(self) -> None:
         """Request that the worker computes and shows the view of the present settings.
 
-        Inside `programmatic_update`, this does nothing.
+        Does nothing inside `programmatic_update`.
         """
         if not self.by_program and self.picture_source.sources:
             self.worker.request(self.settings())

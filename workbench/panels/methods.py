@@ -37,7 +37,8 @@ Result = TypeVar("Result")
 class Captured:
     """The edge's result for N pictures. Images are N x 3 x H x W in [0, 1].
 
-    - `original`: the images before JPEG, and `received`: the images after JPEG
+    - `original`: the images before JPEG
+    - `received`: the images after JPEG
     - `full`: the protected images at strength 1
     - `s1`: the sizes of the JPEG files (bytes)
     - `on_original`: the target's class probabilities for the originals, or None. The networks of a pair set this field for a
@@ -91,8 +92,9 @@ class View:
     """The displayed result for one picture. Images are 3 x H x W in [0, 1].
 
     `target`, `auxiliary` and `on_original` are the most likely classes, each as (name, probability). `label` is the true
-    class's name. `guess` is an attacker's reconstruction, or None. `code_bits` is the information in the picture's code. The
-    payload is longer than `code_bits`, because the coder rounds up and the container adds a header and a tag.
+    class's name. `s1_bytes` is the picture's size from client to edge, and `s2_bytes` from edge to cloud. `guess` is an
+    attacker's reconstruction, or None. `code_bits` is the information in the picture's code. The payload is longer than
+    `code_bits`, because the coder rounds up and the container adds a header and a tag.
     """
 
     settings: Settings
@@ -156,8 +158,8 @@ def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
 class Attack:
     """A trained attacker. The function `guess` maps decoded pictures to reconstructions of the originals.
 
-    The attacker was trained on `pairs` pictures that were protected at `strength`. It saw `passes` images in total, with
-    repeats.
+    The attacker was trained on `pairs` pictures that were protected at `strength`. `passes` is the total number of training
+    images, with repeats.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
@@ -182,7 +184,7 @@ class Cache:
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the cached result for `key`. If there is none, compute the result by `make()`.
+        """Return the cached result for `key`. A missing result is computed by `make()`, and cached.
 
         `pixels(result)` returns the number of pixels that the result holds.
         """

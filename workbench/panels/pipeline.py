@@ -200,12 +200,12 @@ class Pipeline(Method):
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train an attacker, a network that reconstructs pictures from the cloud's decoded pictures, and return the attacker.
+        """Train an attacker on pictures that were sent with `settings`, and return the attacker.
 
         `attack_of` then returns this attacker for the same codec, quality and rate. The attacker learns from `pairs` training
         pictures of `dataset`. `passes` is the total number of training images, with repeats. After each training step, `tick`
         is called with the step's number of images. Raises DataError if the data set has no training pictures, and UsageError if
-        these are not 32 x 32.
+        the training pictures are not 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -236,9 +236,9 @@ def pairs_there(family: str) -> list[str]:
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the generators of `pair` in `family` that have weights, as {description with the loss: variant}.
+    """Return {description: variant} for the generators of `pair` that have weights in `family`.
 
-    The pair's own generator has the variant "".
+    The description names the training loss. The pair's own generator has the variant "".
     """
     from ..notebook import loss_text
 

@@ -44,8 +44,9 @@ def _umap(features: Tensor) -> Tensor:
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
     """Return the value of the stage's trait `points`, from which the page draws the map.
 
-    The value has each picture's position, true label, label by the target, attacker's PSNR, and pixels. `by` is the projection.
-    With fewer than `FEWEST` (16) distinct features, PCA is used.
+    `captured`, `seen` and `features` are the results of `Pipeline.features`. `labels` are true class indices. `by` is "PCA" or
+    "UMAP". With fewer than `FEWEST` (16) distinct features, PCA is used. The value has the points, the labels, the target's
+    labels, an attacker's PSNR, and pixels.
     """
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"

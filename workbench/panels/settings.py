@@ -57,8 +57,8 @@ class Settings:
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
         """Return these settings as parameters of the notebook `explore`.
 
-        `dataset` is the name of a data set, and `data_dir` the path of its files. `folder` is the path of a folder with further
-        pictures. Both paths may be empty.
+        `dataset` is the name of a data set, and `data_dir` the path of the data set's files. `folder` is the path of a folder
+        whose pictures are shown. Both paths may be empty.
         """
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}

@@ -55,12 +55,13 @@ class NamedImage(widgets.Image):  # type: ignore[misc]
 
 
 class Trainer:
-    """Trains the missing networks of a pair, and shows the learning curves of all its networks. Display `trainer.widget`.
+    """Trains the missing networks of a pair, and shows the learning curves of all networks. Display `trainer.widget`.
 
-    Training runs in a separate process, which ends when the kernel ends. `start` and `interrupt` do the same as the buttons.
-    `state` is one of idle, training, stopping, interrupted, done, failed. A resumed training continues from its checkpoint, and
-    ends with the same weights as an uninterrupted one. A new trainer of the same `name` interrupts and replaces the open
-    trainer.
+    With `begin`, the training starts at once. Training runs in a separate process, which ends when the kernel ends. `start` and
+    `interrupt` do the same as the buttons. `state` is one of idle, training, stopping, interrupted, done, failed. A resumed
+    training continues from its checkpoint, and ends with the same weights as an uninterrupted one. A new trainer of the same
+    `name` interrupts and replaces the open trainer. `preset` is one of `training.PRESETS`. With `compressor`, a compressor is
+    trained, too.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt the training, and wait at most `PATIENCE_S` (60) seconds for its checkpoint. Then end the process.
+        """Interrupt the training, and wait at most `PATIENCE_S` (60) seconds for the checkpoint. Then end the process.
 
         The curves stay on the page.
         """

@@ -59,7 +59,10 @@ class ViewBase(ABC):
         return Settings(stage.source, self.picture_source.pictures, *system)
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a cache key for the pictures of `settings`. It has a hash of the pixels, because uploads may reuse names."""
+        """Return a cache key for the pictures of `settings`.
+
+        The key has a hash of the pixels, because uploads may reuse the names of earlier uploads.
+        """
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
 
@@ -136,7 +139,7 @@ class ViewBase(ABC):
             self._program.depth -= 1
 
     def offer(self, **choices: Any) -> None:
-        """Send values that the page offers, such as `codecs=[...]`. Earlier values of other names stay."""
+        """Send choices to the page, such as `codecs=[...]`. Choices with other names stay as they are."""
         with self._drawing:
             self.stage.options = {**self.stage.options, **choices}
 
@@ -151,7 +154,7 @@ class ViewBase(ABC):
         self.stage.message = {"text": text, "bad": bad, "busy": busy}
 
     def guard(self, action: Callable[[], object]) -> None:
-        """Call `action()` in this thread. Show its errors in the status line, and do not raise them."""
+        """Call `action()` in this thread. Show an error of the action in the status line, and do not raise the error."""
         try:
             action()
         except (Closed, Superseded):

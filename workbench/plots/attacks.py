@@ -2,8 +2,8 @@
 
 Success is the PSNR and the SSIM of a reconstruction (a guess) with the original. A row is a dict of measurements at one point
 of a curve. The control is a guess without any observation: the mean image of the true class. A gain is an attacker's PSNR minus
-the control's. A training pair is a picture together with what the attacker observes of this picture. The target is the
-classifier at the cloud.
+the control's, or 0 if the attacker is worse. A training pair is a picture together with the attacker's observation of this
+picture. The target is the classifier at the cloud.
 """
 
 from __future__ import annotations
@@ -113,9 +113,9 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
 def front(points: Sequence[Row]) -> list[bool]:
     """Return for each point whether the point is on the Pareto front.
 
-    Then no other point is at least as good in all values and better in one. A point has three values: `answered` (accuracy,
-    higher is better), `bits` (lower is better) and `over` (an attacker's gain in dB, lower is better). `answered` and `bits`
-    are Estimates.
+    For a point on the front, no other point is at least as good in all values and better in one. A point has three values:
+    `answered` (accuracy, higher is better), `bits` (lower is better) and `over` (an attacker's gain in dB, lower is better).
+    `answered` and `bits` are Estimates.
     """
     costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
     return [

@@ -20,7 +20,7 @@ GAP = 2  # pixels between the pictures of a mosaic
 
 
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
-    """Draw rows of images. `rows` maps the name of a row to its images, N x 3 x H x W in [0, 1].
+    """Draw rows of images. `rows` maps the name of a row to the row's images, N x 3 x H x W in [0, 1].
 
     The names are drawn on the left, and `captions` above the columns.
     """

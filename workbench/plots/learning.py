@@ -1,6 +1,6 @@
 """Learning curves of networks over training steps, during and after training.
 
-A history is the list of a network's measurements during training, as `training.fit` returns it.
+A history is the list of a network's measurements during training: `history` in the outcome of `training.fit`.
 """
 
 from __future__ import annotations

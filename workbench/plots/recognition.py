@@ -1,7 +1,7 @@
 """Figures of the accuracy of two classifiers, the target and the auxiliary: over strength, over bytes, and by pair.
 
-A pair is a target and an auxiliary classifier. A row is a dict of measurements at one point of a curve, from
-`Evaluation.curve`.
+The target must still recognise protected pictures, and the auxiliary must not. A pair is a target and an auxiliary. A row is a
+dict of measurements at one point of a curve, from `Evaluation.curve`.
 """
 
 from __future__ import annotations

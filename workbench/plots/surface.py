@@ -1,6 +1,7 @@
 """Figures of accuracy, bytes, SSIM and an attacker's gain over two settings: the strength of protection and the codec's rate.
 
-The gain is the attacker's PSNR minus that of the control (dB). The control guesses the mean image of the true class.
+A higher rate means more bits. The gain is the attacker's PSNR minus the control's (dB), or 0 if the attacker is worse. The
+control guesses the mean image of the true class.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 def surface(rows: Sequence[Row], title: str) -> Figure:
     """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain.
 
-    `rows` come from `Evaluation.surface`. The entry `over` of a row is the gain, from `audit.sweeps.of_surface`. Without this
+    `rows` come from `Evaluation.surface`, with the gain of `audit.sweeps.of_surface` as additional entry `over`. Without this
     entry, there is no map of the gain.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [
