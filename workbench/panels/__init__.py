@@ -1,4 +1,7 @@
-"""Interactive views for Jupyter. Views and torch are imported on first use, so that controls appear before torch is loaded."""
+"""Interactive widgets for Jupyter, called views.
+
+Importing this package loads neither the views nor torch, so that a view's controls appear before torch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import a view on first use."""
+    """Import the view's class `name` on first use, and return the class. Raises AttributeError for any other name."""
     from importlib import import_module
 
     if name not in _ROOMS:

@@ -1,8 +1,10 @@
-"""`make app`: serve a notebook's view (interactive widget) as a web page without code, by Voilà (pip extra `app`).
+"""Serve a notebook's view, an interactive widget, as a web page without code: `make app`.
+
+The web server is Voilà, from the pip extra `app`.
 
 ::
 
-    browser --token--> Voilà on loopback --> one kernel for each page: the notebook's cells, up to the first with a view
+    browser --token--> Voilà on loopback --> one kernel for each open page: runs the notebook's cells up to the view
 
 Cells after the view (figures, results) are not run, so that the page appears at once. Closing the page ends its kernel. If the
 connection is lost, the kernel ends after `CULL_S` idle seconds.
@@ -40,9 +42,11 @@ POLICY = (
 
 
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Return a copy of the notebook: its code cells up to the first that ends in `.widget`, with `parameters` set.
+    """Return a copy of the notebook that ends with the view, with `parameters` set.
 
-    Raises UsageError for a parameter that the notebook does not declare, and RunError if no cell ends in `.widget`.
+    The copy has the code cells up to the first cell that ends in `.widget`. `parameters` override values of the notebook's
+    parameters cell. Raises UsageError for a parameter that the notebook does not declare, and RunError if no cell ends in
+    `.widget`.
     """
     cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
     shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)
@@ -68,9 +72,11 @@ def _names(source: str) -> list[str]:
 
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
-    """Return Voilà's configuration, which serves a notebook's view on loopback, and no files.
+    """Return Voilà's configuration for a page that shows the view of `notebook`.
 
-    `token` is the page's secret (None: Voilà draws one). Raises UsageError if the notebook cannot be read.
+    Voilà then listens on loopback only, and serves none of the notebook folder's files. `parameters` override those of the
+    notebook. `theme` is "light" or "dark". `token` is the page's secret. Without a token, Voilà generates one. Raises
+    UsageError if the notebook cannot be read, and the errors of `view_of`.
     """
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
@@ -108,7 +114,10 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a notebook's view as a web page until Ctrl-C or SIGTERM, and return the exit status."""
+    """Serve a notebook's view as a web page until Ctrl-C or SIGTERM, and return the exit status.
+
+    `arguments` are the command-line arguments, by default those of this process.
+    """
     options = _parser().parse_args(arguments)
     try:
         return _serve(options)

@@ -1,10 +1,14 @@
-"""The longer tasks of the view `explore`, which run one after another in their own thread and pause while the user is active.
+"""The long tasks of the view `explore`. One thread runs them in turn, and pauses while the user is active.
 
-- curves: accuracy, SSIM and bytes of the test images over strength; the surface: accuracy and bytes over strength and rate
-- a search: labels, SSIM and an attacker's PSNR of a collection's first pictures, to filter and sort them
-- an attacker: a network that learns to reconstruct pictures from what the cloud decodes
-- the map: a point for each picture, from the target's features
-- prefetched views: the cloud's results at other strengths and rates, sent to the page before the user selects them
+- curves: measure accuracy, SSIM and bytes of the test images over the perturbation's strength
+- surface: measure accuracy and bytes over strength and rate. A higher rate means more bits.
+- search: measure a collection's first pictures, to filter and sort the pictures by the results
+- attack: train an attacker, a network that reconstructs pictures from the cloud's decoded pictures
+- map: draw a point for each picture, computed from the target classifier's features of the picture
+- prefetching: compute the cloud's results at other strengths and rates, and send the results to the page in advance
+
+The cloud decodes and classifies the protected pictures. The page is the widget in the browser. The settings are the controls'
+values, such as the strength, the rate and the networks.
 """
 
 from __future__ import annotations
@@ -34,9 +38,9 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """A thread with a queue of requested tasks. An idle thread measures the curves, then the surface, then prefetches views.
+    """A thread with a queue of tasks. If the queue is empty, the thread measures curves, then the surface, then prefetches.
 
-    `curves`, `surfaces` and `scans` (the results of searches) cache the measurements by settings.
+    `curves`, `surfaces` and `scans` cache the curves, the surfaces and the results of searches, by settings.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -53,23 +57,23 @@ class BackgroundTasks:
 
     @property
     def idle(self) -> bool:
-        """Whether no requested task and no curve is pending or running. The surface and prefetching do not count."""
+        """Whether all queued tasks and requested curves are done. The surface and prefetching do not count."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
-        """Append a task to the queue."""
+        """Append `task` to the queue. The thread calls `task()` after the tasks that are queued before."""
         with self.explorer.worker.changed:
             self._queue.append(task)
             self.explorer.worker.changed.notify_all()
 
     def refresh(self) -> None:
-        """Show the curves of the present settings, after measuring them if necessary."""
+        """Request that the thread shows the curves of the present settings. Curves that are not cached are measured first."""
         with self.explorer.worker.changed:
             self._stale = True
             self.explorer.worker.changed.notify_all()
 
     def look_ahead(self) -> None:
-        """Send views at other strengths and rates to the page in advance."""
+        """Request prefetching: the thread sends the cloud's results at other strengths and rates to the page in advance."""
         with self.explorer.worker.changed:
             self._ahead = True
             self.explorer.worker.changed.notify_all()
@@ -120,7 +124,10 @@ class BackgroundTasks:
         self._around = around
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the cloud's results at all strengths and rates that are prefetched, each in the format of `pack_seen`."""
+        """Return the cloud's results at every prefetched strength, then at every prefetched rate, in the format of `pack_seen`.
+
+        Results that are not cached yet are computed.
+        """
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
         captured = explorer.capture(method, settings)
@@ -211,12 +218,12 @@ class BackgroundTasks:
         return rows
 
     def show_known(self) -> None:
-        """Show the curves of the present settings if they are cached, else clear the plot."""
+        """Show the cached curves of the present settings. If none are cached, clear the plot."""
         if self.explorer.measurable and self.explorer.picture_source.sources:
             self.show_curves(self.explorer.settings())
 
     def show_curves(self, settings: Settings) -> None:
-        """Show the cached curves of the settings, or an empty plot if they are not measured."""
+        """Show the cached curves and surface of `settings`. If no curves are cached, clear the plot."""
         from .curves import for_page
 
         key = self.key(settings)
@@ -227,7 +234,10 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter or sort a collection's first `SCANNED` (512) pictures by the cloud's labels, SSIM or an attacker's PSNR."""
+        """Measure the collection's first 512 pictures, then filter and sort these pictures as the user has selected.
+
+        The measurements are the cloud's labels, SSIM and an attacker's PSNR. The results are cached by settings.
+        """
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -245,7 +255,7 @@ class BackgroundTasks:
             explorer.report(f"{count} of the first {n} pictures, at strength {settings.strength:g}", kept=True)
 
     def forget(self, source: str) -> None:
-        """Drop the cached searches of a collection whose pictures were replaced."""
+        """Drop the cached searches of the collection `source`. Called after the collection's pictures were replaced."""
         self._around = self._mapped = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
@@ -255,7 +265,10 @@ class BackgroundTasks:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Draw the map: a point for each of the first `MAPPED` decoded pictures, which projects the target's features of it."""
+        """Draw the map of the collection's first `MAPPED` (256) pictures, with one point for each picture.
+
+        A point is the projection to a plane of the target classifier's features of the decoded picture.
+        """
         from .projection import as_points
 
         explorer = self.explorer
@@ -275,7 +288,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker at the present settings, and show its reconstructions from then on."""
+        """Train an attacker at the present settings. From then on, the page shows the attacker's reconstructions."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -301,7 +314,10 @@ class BackgroundTasks:
     # --- exports -------------------------------------------------------------------------------------------------------------
 
     def export(self, kind: str) -> None:
-        """Write the present view as a file of `kind`, one of `exports.KINDS`. A figure also shows the pinned views."""
+        """Write the present view to files. `kind` is one of `exports.KINDS`, such as "figure (PNG)".
+
+        A figure also shows the pinned views, which the user has kept for comparison. A single file is also sent to the page.
+        """
         explorer, view = self.explorer, self.explorer.view
         if view is None:
             return
@@ -326,9 +342,10 @@ class BackgroundTasks:
             explorer.stage.send(content, [paths[0].read_bytes()])
 
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` that reproduce a view.
+        """Return the parameters with which the notebook `explore` reproduces `view`.
 
-        An uploaded picture is first written below `folder`, because the notebook reads its pictures from a folder.
+        The notebook cannot read uploads. So an uploaded picture is first written below `folder`. For this, `gain` is passed to
+        `exports.write_pictures`.
         """
         explorer = self.explorer
         settings: Settings = view.settings

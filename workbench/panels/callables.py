@@ -1,4 +1,7 @@
-"""User-defined methods in `explore`: three callables in place of the networks for protection and compression."""
+"""Methods of `explore` that a user defines by three functions: protect, encode and decode.
+
+The functions replace the workbench's networks, which protect and compress pictures.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,16 @@ STOPS = tuple(k / 10 for k in range(11))  # selectable values of a continuous ra
 
 
 class CallableMethod(Method):
-    """A method of three functions `protect`, `encode` and `decode`, and optionally `recognise`.
+    """A method that calls user-defined functions: `protect`, `encode`, `decode` and, optionally, `recognise`.
 
-    Images are N x 3 x H x W in [0, 1]: numpy arrays if `numpy`, else torch tensors.
+    `callables` is the tuple (`protect`, `encode`, `decode`). `name` is the method's name on the page. Images are N x 3 x H x W
+    in [0, 1]. They are numpy arrays if `numpy` is set, else torch tensors.
 
-    - `protect(images)` returns the images protected at full strength.
-    - `encode(images)` or `encode(images, rate)`, with a rate in [0, 1], returns N byte strings, or one for the whole batch.
+    - `protect(images)` returns the images, protected at full strength.
+    - `encode(images)` returns one byte string for each image, or one byte string for the whole batch. A function with two
+      required parameters is called as `encode(images, rate)`, with a rate in [0, 1].
     - `decode(payload)` takes the result of `encode` and returns images.
-    - `recognise(images)` returns class scores N x K, probabilities or logits.
+    - `recognise(images)` returns class scores N x K, as probabilities or logits.
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -110,7 +115,10 @@ def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | No
 
 
 def as_source(images: Any, labels: Sequence[int] | None) -> Source:
-    """Return images N x 3 x H x W, uint8 or floats in [0, 1], as a collection. Raises UsageError for any other input."""
+    """Return a collection of `images`, which are N x 3 x H x W, uint8 or floats in [0, 1].
+
+    `labels` are the N true class indices, or None if the classes are unknown. Raises UsageError for any other input.
+    """
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:
         raise UsageError(f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}")

@@ -1,4 +1,7 @@
-"""The view of `Explorer.compare`: pictures on their way through user-defined methods instead of the workbench's networks."""
+"""The view of `Explorer.compare`. It shows pictures on their way through user-defined methods.
+
+A method is a set of functions that protect, encode and decode pictures in place of the workbench's networks.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A view of user-defined methods, with the parameters of `Explorer.compare`. Its setting `pair` is a method's name."""
+    """A view that shows pictures on their way through user-defined methods. `Explorer.compare` describes the parameters.
+
+    The setting `pair` of this view is the name of the selected method.
+    """
 
     def __init__(
         self,
@@ -64,5 +70,8 @@ class Comparison(LiveView):
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return the Python call that restores the settings. There is no command, because no notebook has the functions."""
+        """Return {"python": call, "command": ""}. The Python call restores the present settings.
+
+        The command is empty because no notebook contains the user's functions.
+        """
         return {"python": self.settings().python(), "command": ""}

@@ -1,4 +1,8 @@
-"""The settings of `explore` as Python attributes, and the actions of the page's buttons."""
+"""Python attributes for the settings of the view `explore`, and the actions of the view's buttons.
+
+The page is the view in the browser. The stage is the view's widget, whose traits are shared with the page. A collection is a
+numbered list of pictures.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ MOST_PINS = 12
 
 
 def _choice(name: str, doc: str | None = None) -> Any:
-    """Return a property for a setting of the stage with the values that the page offers."""
+    """Return a property for the setting `name` of the stage. Its setter accepts only values that the page offers."""
 
     def choose(view: Controls, value: str) -> None:
         offered = [each[0] if isinstance(each, list) else each for each in view.stage.options.get(f"{name}s", [""])]
@@ -33,13 +37,13 @@ def _choice(name: str, doc: str | None = None) -> Any:
 
 
 class Controls(ViewBase):
-    """The part of a view whose settings code reads and sets as attributes. An invalid value raises UsageError."""
+    """The settings of a view, as attributes that Python code can read and set. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
     @property
     def strength(self) -> float:
-        """The strength of the perturbation, 0 (the original) to 1."""
+        """The strength of the perturbation that protects the pictures, from 0 (none) to 1 (full)."""
         return float(self.stage.strength)
 
     @strength.setter
@@ -49,7 +53,7 @@ class Controls(ViewBase):
 
     @property
     def rate(self) -> float:
-        """The rate of the codec, 0 (the fewest bits) to 1 (the most). A codec with one rate has rate 0."""
+        """The rate of the codec, from 0 (the fewest bits) to 1 (the most bits). Some codecs have only the rate 0."""
         return float(self.stage.rate)
 
     @rate.setter
@@ -65,7 +69,7 @@ class Controls(ViewBase):
 
     @property
     def quality(self) -> int:
-        """The quality of JPEG and WebP, 1 to 95."""
+        """The quality of the codecs JPEG and WebP, from 1 to 95. Other codecs ignore this setting."""
         return int(self.stage.quality)
 
     @quality.setter
@@ -83,7 +87,7 @@ class Controls(ViewBase):
 
     @property
     def pictures(self) -> list[int]:
-        """The pictures on the screen, by their numbers in the collection."""
+        """The numbers of the pictures on the screen. Numbers count the chosen collection's pictures from 0 on."""
         return list(self.picture_source.pictures)
 
     @pictures.setter
@@ -100,22 +104,27 @@ class Controls(ViewBase):
             self.picture_source.select(numbers)
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show pictures of the chosen collection, by number, all at once. Raises UsageError for an unknown number."""
+        """Show several pictures of the chosen collection at once, by number. Raises UsageError for an unknown number."""
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
 
     def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """Call `handler(change)` at every change of the named attributes. The worker's thread calls handlers of "view"."""
+        """Call `handler(change)` whenever one of the named attributes changes.
+
+        `names` is one name or several, such as "strength", "pictures" or "view". "view" is the displayed result. Handlers of
+        "pictures" and "view" run in the worker's thread. `change` has the attribute's old and new value, as in traitlets.
+        """
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
             self.stage.observe(handler, name)
 
     def apply(self, **settings: Any) -> None:
-        """Set several of `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures` at once.
+        """Set several settings at once, which are given as keyword arguments.
 
-        Raises UsageError for an invalid value before anything changes.
+        The keywords are `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures`. Raises UsageError
+        for an invalid value. In that case no setting changes.
         """
         own = {key: value for key, value in settings.items() if key not in ("source", "pictures")}
         for key in own:
@@ -139,7 +148,10 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several settings of the page by name (see `SETTINGS`) in one step, as its undo button does."""
+        """Set several of the page's settings at once, from {name: value}. The page's undo button calls this.
+
+        The names are those in `SETTINGS`. Other names are ignored.
+        """
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -155,7 +167,7 @@ class Controls(ViewBase):
 
     @property
     def projection(self) -> str:
-        """The map's projection: "PCA", or "UMAP" if umap-learn is installed."""
+        """The method that computes the map's points: "PCA", or "UMAP" if umap-learn is installed."""
         return str(self.stage.projection)
 
     @projection.setter
@@ -163,10 +175,10 @@ class Controls(ViewBase):
         self.stage.projection = value
 
     def save(self, path: str | Path) -> Path:
-        """Write the view as one HTML file that works without a kernel, and return its path.
+        """Write the view to `path`, as one HTML file that works without a kernel. Return the path.
 
-        In the file, the sliders for strength and rate still work, for the pictures on the screen. Raises StorageError if the
-        file cannot be written.
+        The file has the pictures on the screen. The sliders for strength and rate still work in the file. Raises StorageError
+        if the file cannot be written.
         """
         from .saved_page import write
 
@@ -174,7 +186,7 @@ class Controls(ViewBase):
         return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
 
     def link(self) -> dict[str, str]:
-        """Return the Python call and the papermill command that reproduce the view, as `python` and `command`."""
+        """Return {"python": Python call, "command": papermill command}. Each of the two texts reproduces the view."""
         from ..notebook import default_output
 
         self._require_shown()
@@ -192,7 +204,7 @@ class Controls(ViewBase):
     # --- the page's controls -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Subscribe to changes of the widget's settings and to messages from the page."""
+        """Register the handlers for changes of the widget's settings, and for messages from the page."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
@@ -230,7 +242,7 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Keep the present view on the page for comparison (a pin). Beyond `MOST_PINS` pins, the oldest is dropped."""
+        """Pin the present view: keep it on the page for comparison. Only the newest `MOST_PINS` (12) pins are kept."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()

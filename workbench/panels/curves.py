@@ -1,4 +1,8 @@
-"""Accuracy, SSIM and bytes over strength (curves) and over strength and rate (surface), for the page of `explore`."""
+"""The curves and the surface of the view `explore`, two plots of measurements on test images.
+
+The curves show accuracy, SSIM and bytes over the perturbation's strength. The surface shows accuracy and bytes over strength
+and rate. A higher rate means more bits.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation that calls `pace` before each batch. `pace` may wait, or raise an exception that ends the evaluation."""
+    """An evaluation of `pair` on at most `limit` test images. The evaluation calls `pace` before each batch.
+
+    `pace` may wait, or raise an exception that ends the evaluation.
+    """
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:
         super().__init__(pair, dataset, limit=limit, batch=CHUNK)
@@ -29,10 +36,12 @@ class Paced(Evaluation):
 
 
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
-    """Return the curves and the surface in the page's format, from rows of `Evaluation.curve`.
+    """Convert rows of `Evaluation.curve` to the format in which the page draws the curves and the surface.
 
-    A curve is a list of [strength, value, low, high]: low and high bound the 95 % interval. A point of the surface is
-    [strength, rate, accuracy, bytes]. Accuracies are in %. `classes` is the number of classes.
+    `rows` are the measurements for the curves, one row for each strength. `surface` are the measurements for the surface, or an
+    empty list. `title` begins the plot's caption. `classes` is the number of classes. In the result, a point of a curve is
+    [strength, value, low, high]. Low and high bound the 95 % interval. A point of the surface is [strength, rate, accuracy,
+    bytes]. Accuracies are in %.
     """
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:

@@ -1,4 +1,7 @@
-"""The view of the notebook `deploy`: buttons that launch and stop the stages (edge and cloud), and show states and logs."""
+"""The view of the notebook `deploy`: buttons that launch and stop a deployment, and a display of states and logs.
+
+A deployment has two stages, the edge and the cloud. A plan is a TOML file that names each stage's machine.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,10 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 
 
 class DeployPanel:
-    """A panel with buttons for the deployment in a plan file: display `panel.widget`. Actions run in a thread.
+    """A panel that launches, stops and shows the deployment in a plan file. Display `panel.widget`.
 
-    `launch` and `stop` do the same as the buttons. The panel shows a failure in one line, and `wait` raises it.
+    `plan` is the path of the file. `config` replaces ~/.ssh/config. `launch` and `stop` do the same as the buttons, and work in
+    a background thread. The panel shows a failure in one line, and `wait` raises the error.
     """
 
     def __init__(self, plan: str | Path, config: Path | None = None) -> None:
@@ -54,15 +58,22 @@ class DeployPanel:
         self._watcher.start()
 
     def launch(self) -> None:
-        """Launch both stages, edge and cloud, in the background."""
+        """Launch both stages in the background. Does nothing while another launch or stop is running."""
         self._do("launching", self.deployed.launch)
 
     def stop(self, purge: bool = False) -> None:
-        """Stop and remove both stages in the background. `purge` also removes files that speed up the next launch."""
+        """Stop both stages in the background, and remove the stages' files from the machines.
+
+        With `purge`, also remove the files that would speed up the next launch. Does nothing while another launch or stop is
+        running.
+        """
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
-        """Wait up to `timeout` seconds for the running action. Raises the action's error, or RemoteError at the timeout."""
+        """Wait until the running launch or stop ends. Raises RemoteError after `timeout` seconds.
+
+        If the launch or stop fails, the error is raised here.
+        """
         deadline = time.monotonic() + timeout
         while self._busy.is_set():
             if time.monotonic() > deadline:
@@ -72,7 +83,7 @@ class DeployPanel:
             raise self.error
 
     def close(self) -> None:
-        """Stop polling and disconnect from the hosts. The stages keep running."""
+        """Stop polling the machines, and disconnect. The stages keep running."""
         self._closed.set()
         self._watcher.join(30)
         self.deployed.close()
@@ -115,7 +126,7 @@ class DeployPanel:
         )
 
     def show(self, rows: Sequence[StageRow]) -> None:
-        """Display one row of the table for each stage."""
+        """Display the states of the stages in the panel's table, one line for each of `rows`."""
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"
             f'<td class="state" style="--dot:{COLOURS.get(row.state, "#888")}">{row.state}</td>'
@@ -157,7 +168,7 @@ class DeployPanel:
         self._say(str(error), bad=True)
 
     def look(self) -> None:
-        """Query the state and the log of each stage, and display them."""
+        """Fetch the state and the log of each stage, and display both."""
         with self._looking:
             self.rows = self.deployed.status()
             self.show(self.rows)

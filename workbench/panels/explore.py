@@ -1,4 +1,9 @@
-"""`Explorer`: the view of the notebook `explore`, on the networks of a pair (a target and an auxiliary classifier)."""
+"""The view of the notebook `explore`: pictures on their way from a phone over the edge to the cloud.
+
+The view uses the networks of a pair. The target is a classifier that must still recognise protected pictures. The auxiliary is
+a classifier that must not recognise them. The generator protects the pictures. A variant is another generator for the same two
+classifiers.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +33,11 @@ KEPT = 3  # pairs whose networks stay loaded
 
 
 class Explorer(LiveView):
-    """The interactive view of pictures on their way from a phone to the cloud: display `explorer.widget`.
+    """An interactive view of pictures on their way from a phone to the cloud. Display `explorer.widget`.
 
-    The controls appear at once. The networks are loaded in the background, and missing ones are trained if the data set has
-    training images. A new explorer closes an open one of the same `name`. The other parameters are those of the notebook
-    `explore`, which explains each. Raises UsageError for an invalid one.
+    The controls appear at once, and the networks are loaded in the background. Missing networks are trained if the data set has
+    training images. A new explorer closes the open explorer of the same `name`. `output` is the folder for exports. All other
+    parameters are those of the notebook `explore`, which explains them. Raises UsageError for an invalid parameter.
     """
 
     def __init__(
@@ -76,11 +81,17 @@ class Explorer(LiveView):
         name: str = "compare",
         **parameters: Any,
     ) -> LiveView:
-        """Show user-defined methods on `images` N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
+        """Return a view that shows `images` on their way through user-defined methods.
 
-        `methods` maps names to tuples of functions `(protect, encode, decode)`, which `callables.CallableMethod` describes.
-        `recognise(images)` returns class scores N x K. `labels` are the true class indices, `classes` the class names.
-        `parameters` set the first view: strength, rate, picture, sheet, output. Raises UsageError for invalid values.
+        - `methods`: {name: (protect, encode, decode)}. `callables.CallableMethod` describes these functions.
+        - `images`: N x 3 x H x W, numpy or torch, uint8 or floats in [0, 1]
+        - `recognise(images)` returns class scores N x K.
+        - `labels`: the true class indices of the images
+        - `classes`: the names of the classes
+        - `parameters`: the first `strength` and `rate`, the first picture's number (`picture`), the number of pictures on the
+          screen (`sheet`), and the folder for exports (`output`)
+
+        A new view closes the open view of the same `name`. Raises UsageError for invalid values.
         """
         from .comparison import Comparison
 
@@ -89,9 +100,10 @@ class Explorer(LiveView):
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
-        """Wait for the curves at the present settings, and return one row for each strength, as `Evaluation.curve` does.
+        """Wait for the curves of the present settings, and return one row for each strength.
 
-        Raises the error that prevented the measurement, or RunError if there are no curves after 20 minutes.
+        The rows are those of `Evaluation.curve`. Raises the error that prevented the measurement, or RunError if there are no
+        curves after 20 minutes.
         """
         self.rest()
         rows = self.tasks.curves.get(self.tasks.key(self.settings()))
@@ -105,22 +117,22 @@ class Explorer(LiveView):
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return rows of pictures at increasing strength, one of each class, and the class names, for `plots.gallery`."""
+        """Return example pictures at increasing strength: {row name: images}, and the class names of the columns.
+
+        Both are arguments of `plots.gallery`.
+        """
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline with the networks that the present settings select."""
+        """The networks that the present settings select, with the steps from client to cloud."""
         return self.pipeline_of(self.settings())
 
     # --- the pictures and the networks ---------------------------------------------------------------------------------------
 
     def _glance(self) -> None:
-        """Show the first picture together with the controls, if it is one of the samples, which are image files.
-
-        Other data sets need torch and take seconds to load.
-        """
+        """Show the first picture at once if the data set is one of `SAMPLES`. Other data sets need torch, and load slowly."""
         from ..samples import SAMPLES, sample_files
 
         if self.dataset in SAMPLES and not self.folder:
@@ -197,9 +209,9 @@ class Explorer(LiveView):
         return load(self.dataset, self.data_dir or None)
 
     def fill_variants(self) -> None:
-        """Offer the pair's variants on the page, and select the first if the selected one is missing.
+        """Offer the selected pair's variants on the page. If the selected variant is missing, select the first one.
 
-        A missing variant that the constructor was given stays selected, so that loading it reports the error.
+        Exception: a missing variant that the constructor received stays selected. Loading this variant then reports the error.
         """
         from .pipeline import variants_there
 

@@ -1,4 +1,7 @@
-"""The stage, the widget of `explore` (an anywidget), and the binary format of its data. Its JavaScript part is the page.
+"""The stage, which is the widget of `explore` (an anywidget), and the binary format of the widget's data.
+
+The page is the widget's part in the browser, written in JavaScript. x is a picture that the edge has received, G(x) the same
+picture protected at full strength, and a the strength.
 
 ::
 
@@ -8,8 +11,8 @@
     decoded pictures, classes, bytes       <--------  `seen` (present settings), custom messages (prefetched)
     buttons, files, pasted settings        -------->  custom messages
 
-Pixels are binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before it is
-loaded.
+Pixels are sent as binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before
+torch is loaded.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ TOP = 5  # classes shown for a single picture; one for each picture of a sheet
 
 
 class Stage(anywidget.AnyWidget):
-    """The widget: the settings as typed traits, and the data that its page draws. A value out of range raises UsageError."""
+    """The widget. Its traits are the settings, and the data that the page draws. A value out of range raises UsageError."""
 
     _esm = HERE / "explore.js"
     _css = HERE / "explore.css"
@@ -95,9 +98,10 @@ def projections() -> list[str]:
 
 
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
-    """Return the value of the stage's trait `frames`: the pixels of the original, received and fully protected pictures.
+    """Return the value of the trait `frames`: the pixels of the original, the received and the fully protected pictures.
 
-    `number` is its id, to which the cloud's results refer. `labels` are class indices (-1: unknown), `names` are file names.
+    `number` is the id of the frames. The cloud's results refer to this id. `labels` are class indices (-1: unknown). `names`
+    are file names.
     """
     original = captured.on_original
     return {
@@ -116,10 +120,11 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 
 
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
-    """Return the value of the stage's trait `seen`: the cloud's result for the pictures of the `frames` with id `number`.
+    """Return the value of the trait `seen`: the cloud's result for the pictures on the page.
 
-    `spent` are milliseconds by step, `note` is a text on the attacker's training. Of the returned items, `meta` has classes and
-    measurements, and `blob` the pixels of the distinct decoded pictures, followed by those of an attacker's reconstructions.
+    `number` is the id of these pictures' `frames`. `spent` maps each step to milliseconds. `note` describes the attacker's
+    training. The returned dict has two entries. `meta` are classes and measurements. `blob` are pixels: first those of the
+    distinct decoded pictures, then those of an attacker's reconstructions, if there are any.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())

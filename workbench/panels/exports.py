@@ -1,4 +1,7 @@
-"""Exports of the view `explore`: a figure, PNG files of the pictures, or the settings with a command to reproduce the view."""
+"""Exports of the view `explore`: a figure, PNG files of the pictures, or the settings with a command to reproduce the view.
+
+A view in this module is a `methods.View`, the result for one picture.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/jso
 
 
 def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Convert pictures ... x 3 x H x W in [0, 1] to uint8 pixels, ... x H x W x 3."""
+    """Convert images in [0, 1], ... x 3 x H x W, to uint8 pixels, ... x H x W x 3."""
     from ..pictures import to_uint8
 
     out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images.detach().cpu()).movedim(-3, -1).contiguous().numpy()
@@ -30,19 +33,19 @@ def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Encode uint8 pixels H x W x 3 as a PNG of the same size."""
+    """Encode uint8 pixels (H x W x 3) as a PNG file of the same size."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def system_text(settings: Settings) -> str:
-    """Return the name of the settings' networks: `target-X-auxiliary`, and `@variant` for another generator."""
+    """Return the name of the selected networks: the pair's name, followed by `@variant` if a variant is selected."""
     return f"{settings.pair}@{settings.variant}" if settings.variant else settings.pair
 
 
 def settings_text(view: Any) -> str:
-    """Return a short text with a view's collection, picture number, strength and codec."""
+    """Return a line of text with the view's collection, picture number, strength and codec."""
     settings = view.settings
     return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
 
@@ -50,10 +53,11 @@ def settings_text(view: Any) -> str:
 def export(
     kind: str, views: Sequence[Any], folder: Path, parameters: dict[str, Any], origin: dict[str, Any], gain: float
 ) -> list[Path]:
-    """Write views to a folder as `kind` (one of `KINDS` except `PAGE`), and return the files.
+    """Write views to `folder` in the format `kind`, and return the paths of the files.
 
-    A figure shows all `views`, any other kind the last one. `parameters` are the notebook's parameters that reproduce it, and
-    `origin` its data, weights and versions. `gain` amplifies the residual (protected minus original).
+    `kind` is one of `KINDS` except `PAGE`. A figure shows all `views`. Any other kind shows the last view only. `parameters`
+    are the notebook's parameters that reproduce the last view. `origin` names data, weights and versions. `gain` amplifies the
+    residual, which is the protected minus the original picture.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -71,10 +75,10 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write a view's pictures as PNG files at their own resolution, and return the paths.
+    """Write the pictures of a view to `folder` as PNG files, without scaling. Return the paths.
 
-    The files are named original, protected, cloud (the decoded picture), residual (amplified by `gain`) and attacker (the
-    reconstruction, if there is one). `only` is the name of a single file to write (empty: all).
+    The pictures are named original, protected, cloud (decoded), residual (amplified by `gain`) and attacker (a reconstruction,
+    if there is one). `only` selects a single picture by name. Empty selects all pictures.
     """
     from ..pictures import residual
 

@@ -12,8 +12,8 @@ arrive late by this time.
     kernel  started ------------- "Run All Cells" -- controls -- view
                     importing torch takes seconds, while the user still reads
 
-`pmc2-workbench.json` and `ipython_kernel_config.json` make every Jupyter server and every kernel of the environment load this
-module. `overrides.json` disables JupyterLab's news. JupyterLab's page is not changed.
+Every Jupyter server and every kernel of the environment load this module, because of `pmc2-workbench.json` and
+`ipython_kernel_config.json`. `overrides.json` disables JupyterLab's news. JupyterLab's page is not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ _CONNECTION = "kernel_websocket_connection_class"
 
 
 def at_once(connection: type[Any]) -> type[Any]:
-    """Return a subclass of a server's connection class that sets TCP_NODELAY on the WebSocket."""
+    """Return a subclass of `connection` whose WebSocket sends each message without delay (TCP_NODELAY).
+
+    `connection` is the server's class for a WebSocket between a page and a kernel.
+    """
 
     class AtOnce(connection):  # type: ignore[misc]
         def connect(self) -> Any:
@@ -44,7 +47,10 @@ def at_once(connection: type[Any]) -> type[Any]:
 
 
 def load_ipython_extension(shell: object) -> None:
-    """Import torch in a thread when a kernel starts whose notebook uses `workbench.panels`."""
+    """Import torch in a background thread if the kernel's notebook uses `workbench.panels`.
+
+    IPython calls this function when a kernel starts.
+    """
     notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by a Jupyter server, not by papermill
     with contextlib.suppress(OSError, UnicodeError):
         if "workbench.panels" in notebook.read_text("utf-8"):

@@ -1,8 +1,8 @@
-"""The one patch of ipykernel that `explore` needs: messages to its widget are handled while a cell runs.
+"""A patch of ipykernel for `explore`: the kernel handles messages to the widget even while a cell runs.
 
-The page sends messages on a subshell (JEP 91), whose thread handles them next to running cells. ipykernel 7.4 instead uses the
-thread that last sent a message for the widget. At first that is the cells' thread, which created the widget. Without the patch
-no view would appear before the cell ends.
+The page sends its messages on a subshell (JEP 91), a thread of the kernel that works next to running cells. ipykernel 7.4
+instead uses the thread that last sent a message for the widget. At first that is the cells' thread, which created the widget.
+Without the patch no view would appear before the cell ends.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ __all__ = ["handle_on_subshell"]
 
 
 def handle_on_subshell(widget: ipywidgets.Widget) -> None:
-    """Handle a widget's messages on the subshell that the page requests, even while a cell runs."""
+    """Make the kernel handle messages to `widget` on the subshell that the page requests, even while a cell runs."""
     if hasattr(widget.comm, "_reply_subshell_for"):  # ipykernel has no public interface for this
         widget.comm._reply_subshell_for = lambda _, requested: requested

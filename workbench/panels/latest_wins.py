@@ -1,4 +1,4 @@
-"""A worker thread that handles only the newest request. A newer request replaces a waiting one, so there is no queue."""
+"""A worker thread that handles only the newest request. A new request replaces a waiting request, so there is no queue."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Request = TypeVar("Request")
 
 
 class Closed(Exception):  # noqa: N818 - not an error
-    """Raised in a callback or task after the worker was closed."""
+    """Raised to end a running function of the worker, because the worker was closed."""
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
-    """Raised in a callback or task after a newer request has replaced the request that it handles."""
+    """Raised to end a running function of the worker, because a newer request has arrived."""
 
 
 class LatestWinsWorker(Generic[Request]):
-    """A thread that calls `begin` once, then `handle` with each newest request, and `end` after `close`.
+    """A thread that calls `begin()` once, then `handle(request)` with each newest request, and `end()` after `close`.
 
-    These functions must not raise. The condition `changed` is notified of each request, and when the worker becomes idle, busy
-    or closed. A new worker is busy until `begin` returns.
+    None of the three functions may raise an exception. The condition `changed` is notified at each request, when the worker
+    becomes idle, and at `close`. A new worker is busy until `begin` returns.
     """
 
     def __init__(
@@ -44,44 +44,50 @@ class LatestWinsWorker(Generic[Request]):
         self.run_along(self._run, self._name)
 
     def run_along(self, target: Callable[[], None], name: str) -> None:
-        """Start a further thread, which must end once `self.closed` is set. `join` also waits for this thread."""
+        """Run `target` in an additional thread. `join` also waits for this thread.
+
+        `target` must return soon after `self.closed` is set. `name` is the thread's name.
+        """
         self.threads.append(threads.start(target, name, self.close))
 
     def join(self, timeout: float) -> bool:
-        """Wait for all threads to end. Return whether they did within `timeout` seconds. Call `close` first."""
+        """Wait for all threads to end. Return whether all have ended within `timeout` seconds. Call `close` first."""
         return threads.join(self.threads, timeout)
 
     def close(self) -> None:
-        """Request that all threads end after their present step, without waiting."""
+        """Request that all threads end soon, and return at once. `join` waits for the threads."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
     def request(self, request: Request) -> None:
-        """Submit a request. It replaces a waiting one."""
+        """Submit a request. If another request is waiting, the new request replaces it."""
         with self.changed:
             self._wanted, self._requested_at = request, time.monotonic()
             self.changed.notify_all()
 
     @property
     def idle(self) -> bool:
-        """Whether the worker neither handles a request nor has one waiting."""
+        """Whether the worker is idle: no request is waiting, and none is being handled."""
         return self._wanted is None and not self._busy
 
     def proceed(self) -> None:
-        """Raise Superseded if a newer request waits, or Closed after `close`. `handle` calls this between steps."""
+        """Raise Closed after `close`, or Superseded if a newer request is waiting. Called between the steps of `handle`."""
         if self.closed:
             raise Closed
         if self._wanted is not None:
             raise Superseded
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `condition()` holds, tested when `self.changed` is notified. Return False at the timeout or `close`."""
+        """Wait until `condition()` is true, and return True. Return False after `timeout` seconds, or after `close`.
+
+        `condition` is called whenever `self.changed` is notified.
+        """
         with self.changed:
             return self.changed.wait_for(lambda: self.closed or condition(), timeout) and not self.closed
 
     def wait_for_rest(self, seconds: float) -> None:
-        """Wait until the worker is idle and the last request is at least `seconds` old. Raises Closed after `close`."""
+        """Wait until the worker is idle and has received no request for `seconds`. Raises Closed after `close`."""
         with self.changed:
             while not self.closed:
                 left = self._requested_at + seconds - time.monotonic()

@@ -4,10 +4,10 @@
 
     stdin     first line: the settings; a second line, or end of file: stop after the present step; a third: stop at once
     stdout    {"bar": ...} progress   {"epoch": ...} the history so far   {"line": ...} other output
-              {"known": ...} existing networks   {"error": ...} the reason of a failure
+              {"known": ...} the networks, and which of them exist   {"error": ...} the reason of a failure
 
-A training needs a process of its own: it can only be interrupted in the main thread, and no other code may draw random numbers.
-Otherwise a resumed training would not end with the same weights as an uninterrupted one.
+Training needs a process of its own for two reasons. An interrupt reaches only the main thread of a process. And no other code
+may draw random numbers, so that a resumed training ends with the same weights as an uninterrupted training.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BAR = re.compile(
 
 
 class Reporter(io.TextIOBase):
-    """A replacement for standard error that sends each line and each state of a progress bar as a message."""
+    """A replacement for standard error. It sends each line of text, and each update of a progress bar, as a JSON message."""
 
     encoding = "utf-8"
 
@@ -44,13 +44,13 @@ class Reporter(io.TextIOBase):
         self._label, self.stopping = "", False
 
     def send(self, **message: Any) -> None:
-        """Write one message as a line of JSON."""
+        """Write the keyword arguments as one JSON object on a line."""
         with self._lock:
             self._out.write(json.dumps(message) + "\n")
             self._out.flush()
 
     def write(self, text: str) -> int:
-        """Send the complete lines and progress-bar states in `text` as messages. Return the length of `text`."""
+        """Send each complete line and each progress-bar update in `text` as a message. Return the length of `text`."""
         *lines, self._kept = re.split(r"[\r\n]", self._kept + text)
         if _BAR.match(self._kept):  # tqdm ends no state with a newline: send it at once
             lines, self._kept = [*lines, self._kept], ""
@@ -69,7 +69,10 @@ class Reporter(io.TextIOBase):
 
 
 def main() -> int:
-    """Run the training that standard input describes. Return 0, 1 after an error, or STOPPED after an interrupt."""
+    """Run a training with the settings in the first line of standard input, and return the exit status.
+
+    The status is 0 after success, 1 after an error, and `STOPPED` (130) after an interrupt.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     reporter = Reporter(sys.stdout)
     request = json.loads(sys.stdin.readline())
@@ -86,7 +89,7 @@ def main() -> int:
 
 
 def _stop_on_request(reporter: Reporter, requests: TextIO) -> None:
-    """Send SIGINT to this process for each further line of input, and at the end of the input."""
+    """Send SIGINT to this process for each line in `requests`, and once more at the end of `requests`."""
     for _ in requests:
         reporter.stopping = True
         _interrupt()

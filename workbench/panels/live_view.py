@@ -1,4 +1,4 @@
-"""The part of `explore` that computes the page's data for the newest settings.
+"""The part of the view `explore` that computes the page's data whenever the settings change.
 
 ::
 
@@ -8,7 +8,8 @@
     Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, without a queue
       `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, prefetching           while the user is idle
 
-The stage is the widget. A method is a pair of networks, or user-defined functions, that protects and encodes pictures.
+The stage is the widget, and the page is the widget's display in the browser. A method protects, encodes and decodes pictures,
+by a pair of networks or by user-defined functions. `capture` returns the pictures at the edge, `see` the cloud's result.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SHOWN_IN_FIGURE = 10  # pictures of a sheet
 
 
 class LiveView(Controls):
-    """The base of `Explorer`, which shows a pair of networks, and of `Comparison`, which shows user-defined callables."""
+    """The base class of the views `Explorer`, for a pair of networks, and `Comparison`, for user-defined functions."""
 
     tasks: BackgroundTasks
     picture_source: PictureSource
@@ -70,21 +71,21 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the background threads, waiting at most `CLOSE_S` seconds. The last view stays on the page."""
+        """End the background threads, and wait for them at most `CLOSE_S` (2) seconds. The page keeps the last view."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
     def _glance(self) -> None:
-        """Show the first picture together with the controls, if that needs no slow import."""
+        """Show the first picture at once, if that needs no slow import."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """Read the pictures, load the networks if any, and request the first view. Runs in the worker's thread."""
+        """Read the pictures, load the networks if there are any, and request the first view. Runs in the worker's thread."""
 
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def wait(self, timeout: float = 600.0) -> bool:
-        """Wait until the view shows the present settings. Return False after `timeout` seconds.
+        """Wait until the view shows the present settings. Return False after `timeout` seconds, or if the view is closed.
 
         Raises the error that prevented the first view.
         """
@@ -94,14 +95,21 @@ class LiveView(Controls):
         return done
 
     def rest(self, timeout: float = 1200.0) -> bool:
-        """Wait until the view is up to date and all requested tasks are done. Return False after `timeout` seconds."""
+        """Wait until the view shows the present settings, and all requested background tasks are done.
+
+        Return False after `timeout` seconds, or if the view is closed.
+        """
         deadline = time.monotonic() + timeout
         return self.wait(timeout) and self.worker.wait(
             lambda: self.tasks.idle and self.worker.idle, deadline - time.monotonic()
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure: one picture with its measurements, or the first of several pictures without."""
+        """Return the view as a figure.
+
+        The figure of a single picture has measurements. The figure of several pictures shows the first ten, without
+        measurements.
+        """
         from .. import plots
 
         captured, seen = self._last
@@ -117,7 +125,10 @@ class LiveView(Controls):
     # --- the worker ----------------------------------------------------------------------------------------------------------
 
     def request(self) -> None:
-        """Compute and show the view of the present settings in the worker's thread, except inside `programmatic_update`."""
+        """Request that the worker computes and shows the view of the present settings.
+
+        Does nothing inside `programmatic_update`.
+        """
         if not self.by_program and self.picture_source.sources:
             self.worker.request(self.settings())
 
@@ -125,12 +136,15 @@ class LiveView(Controls):
         self.guard(lambda: self.show(settings, *self.compute(settings)))
 
     def _release(self) -> None:
-        """Drop the pictures of a closed view. Its widgets live as long as the kernel, and would keep the pictures in memory."""
+        """Drop the pictures of a closed view. Otherwise the widgets would keep the pictures until the kernel ends."""
         self.picture_source.sources.clear()
         self._last = (None, None)
 
     def compute(self, settings: Settings) -> tuple[Captured, Seen]:
-        """Send the settings' pictures through edge and cloud, and return both results. Raises Superseded on a newer request."""
+        """Send the pictures of `settings` through edge and cloud, and return the results of edge and cloud.
+
+        The edge's result is also sent to the page. Raises Superseded after a newer request.
+        """
         method = self.method_of(settings)
         settings = self._possible(settings, method)
         captured = self.capture(method, settings)
@@ -138,7 +152,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return settings that the method supports, with its first codec or nearest rate if necessary. Update the controls."""
+        """Return `settings` with a codec and a rate that `method` supports, and set the controls to these values."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)
@@ -168,7 +182,7 @@ class LiveView(Controls):
             self.stage.frames = pack_frames(self.shown, captured, settings, labels, names)
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
-        """Send the cloud's result to the page, and update the kernel's `View` for observers."""
+        """Send the cloud's result `seen` to the page, and set the stage's `view`, which Python code can observe."""
         from .methods import View
 
         fresh = self._last

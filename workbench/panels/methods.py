@@ -1,12 +1,13 @@
-"""Methods that protect, encode and decode pictures: the interface, its results, and a cache of results.
+"""Methods that protect, encode and decode pictures: the interface, the types of results, and a cache of results.
 
 ::
 
     original --JPEG (S1)--> received --protect--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
               `capture`, once for the pictures               `see`, once for each setting
 
-`pipeline` implements the interface with the networks of a pair, `callables` with user-defined functions. S1 is what the client
-sends to the edge, S2 what the edge sends to the cloud.
+The class `Method` is the interface. `pipeline` implements `Method` with the networks of a pair: a generator and two
+classifiers, the target and the auxiliary. `callables` implements `Method` with user-defined functions. S1 is the data that the
+client sends to the edge, and S2 the data that the edge sends to the cloud.
 """
 
 from __future__ import annotations
@@ -34,10 +35,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Captured:
-    """N pictures at the edge as tensors N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`.
+    """The edge's result for N pictures. Images are N x 3 x H x W in [0, 1].
 
-    `full` are the protected pictures at strength 1, `s1` are the sizes of the JPEG files (bytes). `on_original` has the
-    target's class probabilities for the original. The networks of a pair set `on_original` for a single picture only (1 x K).
+    - `original`: the images before JPEG
+    - `received`: the images after JPEG
+    - `full`: the protected images at strength 1
+    - `s1`: the sizes of the JPEG files (bytes)
+    - `on_original`: the target's class probabilities for the originals, or None. The networks of a pair set this field for a
+      single picture only (1 x K).
+    - `milliseconds`: the time of each step
     """
 
     original: Tensor
@@ -48,7 +54,7 @@ class Captured:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def protected(self, strength: float) -> Tensor:
-        """Return the protected pictures at a strength in [0, 1], blended from `received` and `full`."""
+        """Return the protected pictures at a strength in [0, 1]: `received` at 0, `full` at 1, else a blend of both."""
         return torch.lerp(self.received, self.full, strength)
 
 
@@ -56,11 +62,16 @@ class Captured:
 class Seen:
     """The cloud's result for N pictures that were sent in one payload.
 
-    - `cloud`: the D distinct decoded pictures, D x 3 x H x W; `which` (N): each picture's index in `cloud`
-    - `ssim` (N): between protected and original pictures
-    - `bits`: the information in each picture's code; `payload`: the size in bytes; `codec`: a description for people
-    - `target`, `auxiliary`: class probabilities N x K, or None without that classifier
-    - `guess` (D x 3 x H x W): an attacker's reconstructions, `psnr` (N): their PSNR (dB) to the originals, or None
+    - `cloud` (D x 3 x H x W): the D distinct decoded pictures
+    - `which` (N): for each picture, the index of its decoded picture in `cloud`
+    - `ssim` (N): the similarity of the protected and the original picture
+    - `bits` (N): the information in a picture's code
+    - `payload`: the payload's size (bytes)
+    - `codec`: the codec's description for people
+    - `target`, `auxiliary` (N x K): class probabilities of the two classifiers, or None without the classifier
+    - `guess` (D x 3 x H x W): an attacker's reconstructions of the originals, or None without an attacker
+    - `psnr` (N): the reconstructions' PSNR with the originals (dB), or None without an attacker
+    - `milliseconds`: the time of each step
     """
 
     cloud: Tensor
@@ -78,10 +89,12 @@ class Seen:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class View:
-    """The displayed result for one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by step.
+    """The displayed result for one picture. Images are 3 x H x W in [0, 1].
 
-    `guess` is an attacker's reconstruction, if one was trained. `code_bits` is the information in the code (bits). The payload
-    is longer than this, because the coder rounds up and the container adds a header and a tag.
+    `target`, `auxiliary` and `on_original` are the most likely classes, each as (name, probability). `label` is the true
+    class's name. `s1_bytes` is the picture's size from client to edge, and `s2_bytes` from edge to cloud. `guess` is an
+    attacker's reconstruction, or None. `code_bits` is the information in the picture's code. The payload is longer than
+    `code_bits`, because the coder rounds up and the container adds a header and a tag.
     """
 
     settings: Settings
@@ -103,9 +116,10 @@ class View:
 
     @classmethod
     def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...]) -> View:
-        """Return the view of the first of the pictures in a payload. `s2_bytes` is an equal share of the payload.
+        """Return the view of a payload's first picture, from the results of edge (`captured`) and cloud (`seen`).
 
-        `label` is the name of the picture's true class, `classes` are the names of all classes.
+        `s2_bytes` is an equal share of the payload's size. `label` is the name of the picture's true class, and `classes` has
+        the names of all classes.
         """
         which = int(seen.which[0])
         return cls(
@@ -129,7 +143,11 @@ class View:
 
 
 def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
-    """Return the `TOP` most likely classes of the first row of class probabilities (N x K), each as (name, probability)."""
+    """Return the `TOP` (5) most likely classes of the first picture, each as (name, probability).
+
+    `shares` are the class probabilities of N pictures (N x K). None gives an empty list. `classes` are the names of the
+    classes.
+    """
     if shares is None:
         return []
     values, order = shares[0].topk(min(TOP, shares.shape[1]))
@@ -138,9 +156,10 @@ def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained attacker: `guess` maps decoded pictures to reconstructions of the originals.
+    """A trained attacker. The function `guess` maps decoded pictures to reconstructions of the originals.
 
-    It was trained on `pairs` pictures at `strength`, for `passes` images in total, with repeats.
+    The attacker was trained on `pairs` pictures that were protected at `strength`. `passes` is the total number of training
+    images, with repeats.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
@@ -150,7 +169,10 @@ class Attack:
 
 
 class Cache:
-    """A thread-safe cache of results. Above `CACHED_PIXELS` pixels, the least recently used results are dropped."""
+    """A thread-safe cache. If the results exceed `CACHED_PIXELS` pixels, the least recently used results are dropped.
+
+    At least two results stay.
+    """
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -162,7 +184,10 @@ class Cache:
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the result for a key, computed by `make` if it is missing. `pixels` counts the pixels of a result."""
+        """Return the cached result for `key`. A missing result is computed by `make()`, and cached.
+
+        `pixels(result)` returns the number of pixels that the result holds.
+        """
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
@@ -190,10 +215,10 @@ class Method(ABC):
 
     @abstractmethod
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the rates in [0, 1] that a codec offers, or an empty tuple if it has one rate only."""
+        """Return the rates in [0, 1] that `codec` offers. For a codec with a single rate, return an empty tuple."""
 
     def attack_of(self, settings: Settings) -> Attack | None:
-        """Return the attacker that was trained with the settings' codec, quality and rate, or None."""
+        """Return the attacker that was trained with the codec, quality and rate of `settings`, or None."""
         return None
 
     @abstractmethod
@@ -203,15 +228,20 @@ class Method(ABC):
     def _see(self, settings: Settings, captured: Captured, attack: Attack | None, proceed: Callable[[], None]) -> Seen: ...
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as the edge receives and protects them, cached by `key`."""
+        """Send `images` (uint8, N x 3 x H x W) to the edge, which protects them. Return the edge's result.
+
+        The result is cached by `key`, which identifies the images.
+        """
         return self.cache.get(
             ("captured", key), lambda: self._capture(to_float(images)), lambda made: 3 * _pixels(made.original)
         )
 
     def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return the cloud's result for captured pictures, cached by `key` and settings.
+        """Send protected pictures to the cloud, with the strength and the codec of `settings`. Return the cloud's result.
 
-        `proceed` is called between encoding, decoding and classification. It may raise to stop the work.
+        The result is cached by the settings and by `key`, which identifies the pictures. `captured` is the edge's result for
+        the pictures. `proceed` is called between encoding, decoding and classification. `proceed` may raise an exception to
+        stop the work.
         """
         attack = self.attack_of(settings)
         known = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)

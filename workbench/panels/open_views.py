@@ -1,4 +1,4 @@
-"""A registry of open views by name. A new view closes the earlier one of its name, for example when a cell runs again."""
+"""A registry of open views. A new view closes the open view of the same name, for example when a cell runs again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _OPEN: dict[tuple[str, str], Any] = {}
 
 
 def replace_view(kind: str, name: str, view: Any) -> None:
-    """Close the open view of this kind and name, if any, and register `view` in its place."""
+    """Close the open view that is registered by `kind` and `name`, if there is one, and register `view` instead."""
     if (before := _OPEN.get((kind, name))) is not None:
         before.close()
     _OPEN[kind, name] = view

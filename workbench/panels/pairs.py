@@ -1,4 +1,4 @@
-"""The grid of target x auxiliary classifiers as a heat map of buttons. Pressing a pair opens it in `explore` below the grid."""
+"""A heat map of buttons, one for each pair of a target and an auxiliary classifier. A button opens its pair in `explore`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ LIGHT = 0.5  # brightness above which a cell's text is black
 
 
 class PairGrid:
-    """A grid of buttons, each of which opens a pair of classifiers in an `Explorer`: display `grid.widget`.
+    """A grid of buttons, coloured by accuracy. Each button opens a pair of classifiers in an `Explorer`. Display `grid.widget`.
 
-    `values` maps (target, auxiliary) to the target's accuracy on protected images. The other parameters are the explorer's.
+    `values` maps (target, auxiliary) to the target's accuracy on protected images. All other parameters are passed to
+    `Explorer`.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class PairGrid:
         return cell
 
     def open(self, target: str, auxiliary: str) -> None:
-        """Open a pair in an `Explorer` below the grid, in place of the previous pair."""
+        """Open a pair in an `Explorer` below the grid. The new explorer replaces the previous one."""
         from .explore import Explorer
 
         self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)

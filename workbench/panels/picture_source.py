@@ -1,4 +1,9 @@
-"""The choice of the pictures that `explore` shows: a collection, its filter and order, and the position in that order."""
+"""Select the pictures that `explore` shows: a collection, a filter, an order, and a position in the filtered order.
+
+A collection is a numbered list of pictures, such as the test images or a folder's pictures. The page shows one or more pictures
+from the position on. A search is a background task that measures a collection's first pictures. Filters and orders that depend
+on the cloud's results need a search.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 
 
 class PictureSource:
-    """The collections of pictures, and the filtered and sorted order of the chosen one, of which the screen shows a section."""
+    """The collections, and the filtered and sorted order of the chosen collection. The screen shows a section of this order."""
 
     def __init__(self, explorer: ViewBase) -> None:
         self.explorer, self.stage = explorer, explorer.stage
@@ -35,7 +40,7 @@ class PictureSource:
 
     @property
     def pictures(self) -> tuple[int, ...]:
-        """The pictures on the screen, by their numbers in the collection."""
+        """The numbers of the pictures on the screen. Numbers count the collection's pictures from 0 on."""
         first, count = self.stage.number, self.stage.sheet
         order: Sequence[int] = range(self._count()) if self._order is None else self._order
         return tuple(order[first : first + count]) or tuple(order[:1])
@@ -48,7 +53,7 @@ class PictureSource:
         self.tell()
 
     def add(self, name: str, source: Source) -> None:
-        """Add a collection, choose it, and reset filter and order."""
+        """Add the collection `source` under `name`, and choose this collection. Reset filter and order."""
         self.sources[name] = source
         with self.explorer.programmatic_update():
             self.stage.source = name
@@ -56,7 +61,7 @@ class PictureSource:
         self.tell()
 
     def tell(self) -> None:
-        """Send the available collections, filters and orders to the page."""
+        """Send the names of the available collections, filters and orders to the page."""
         if (source := self.sources.get(self.stage.source)) is None:
             return
         self.explorer.offer(
@@ -67,12 +72,15 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Go to a position in the filtered order, or to the last picture if the position is beyond it."""
+        """Go to the position `number` in the filtered order. If there are fewer pictures, go to the last picture."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show pictures of the chosen collection, by number, in the given order. Raises UsageError for an unknown number."""
+        """Show the pictures with the given numbers, in the given order. Raises UsageError for an unknown number.
+
+        Numbers count the chosen collection's pictures from 0 on.
+        """
         there = len(self.sources[self.stage.source].split)
         for number in numbers:
             if not 0 <= number < there:
@@ -94,13 +102,16 @@ class PictureSource:
         self.stage.number = random.randrange(self._count())
 
     def take_folder(self, path: str) -> None:
-        """Add a folder's pictures as a collection, and choose it."""
+        """Read the pictures of the folder `path` as a new collection, and choose this collection."""
         from .sources import from_folder
 
         self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
 
     def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
-        """Add uploaded pictures as a collection, in place of the previous upload, and choose it."""
+        """Read uploaded picture files as a collection, and choose this collection.
+
+        `names` are the names and `contents` the bytes of the files. The new collection replaces the previous upload.
+        """
         if sum(map(len, contents)) > MOST_UPLOADED:
             self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
             return
@@ -109,12 +120,19 @@ class PictureSource:
         self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
 
     def repeat_search(self) -> None:
-        """Filter and sort again, after a change of networks or codec, if that depends on the cloud's results."""
+        """Filter and sort again if the filter or the order depends on the cloud's results.
+
+        Called after a change of the networks or of the codec.
+        """
         if self._searched():
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply a filter and an order that code set. The position stays unless they depend on the cloud's results."""
+        """Apply the filter and the order. Called after Python code has set the filter or the order.
+
+        The position is kept. But if the filter or the order depends on the cloud's results, a search starts, which resets the
+        position.
+        """
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
@@ -123,7 +141,11 @@ class PictureSource:
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Filter and sort the collection as chosen, by the measurements of its first pictures in `scan`."""
+        """Apply the chosen filter and order to the collection, with the measurements in `scan`.
+
+        `scan` has measurements of the collection's first pictures. A filter or an order that needs these measurements leaves
+        out all other pictures.
+        """
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT

@@ -1,7 +1,9 @@
-"""Client, edge and cloud with the networks of one pair, in one process: up to 256 pictures at once, with the steps' times.
+"""Client, edge and cloud in one process, with the networks of one pair. Up to 256 pictures are sent at once.
 
-A pair is a target classifier, an auxiliary classifier, and a generator that protects pictures. A data set's family is the name
-of the data set whose weights are used.
+A pair is a target classifier, an auxiliary classifier, and a generator that protects pictures. A variant is another generator
+for the same two classifiers. A data set's family is the name of the data set whose weights are used. An attacker is a network
+that reconstructs pictures from the cloud's decoded pictures. The settings are the strength of protection, the codec and its
+rate.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ CHUNK = 32  # pictures in one step of a search; requests are handled between two
 
 @dataclass(frozen=True)
 class Scan:
-    """Measurements of a collection's first pictures: whether the cloud's label is right, |SSIM|, and an attacker's PSNR (dB).
+    """Measurements of a collection's first pictures, with one entry in each list for a picture.
 
-    `psnr` is empty if no attacker was trained.
+    `right`: whether the cloud's label is correct. `ssim`: the absolute SSIM of the protected and the original picture. `psnr`:
+    the PSNR of an attacker's reconstruction (dB). This list is empty if no attacker was trained.
     """
 
     right: list[bool]
@@ -49,9 +52,10 @@ class Scan:
 
 
 class Pipeline(Method):
-    """The networks of `pair`, named `target-X-auxiliary`, with the generator named `variant` (empty: the pair's own).
+    """Protects, sends and recognises pictures with the networks of one pair.
 
-    Raises WeightsError if weights are missing in `family`. `classes` are the names of the classes.
+    `pair` is the pair's name, `target-X-auxiliary`. `variant` is the generator's variant (empty: the pair's own generator).
+    `classes` are the names of the classes. Raises WeightsError if weights are missing in `family`.
     """
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
@@ -80,7 +84,7 @@ class Pipeline(Method):
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the settings' codec at their rate, for images of `size` (H, W)."""
+        """Return the codec that `settings` select, set to the selected rate, for images of `size` (H, W)."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -143,7 +147,10 @@ class Pipeline(Method):
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Measure the first `SCANNED` pictures (uint8, N x 3 x H x W) at edge and cloud. `pace` is called between steps."""
+        """Send a collection's first `SCANNED` (512) pictures through edge and cloud, and return measurements of each picture.
+
+        `images` are uint8, N x 3 x H x W, and `labels` are the true class indices (N). `pace` is called between steps.
+        """
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -157,9 +164,10 @@ class Pipeline(Method):
         return Scan(right, ssim, psnr)
 
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
-        """Send pictures (uint8, N x 3 x H x W) through edge and cloud.
+        """Send pictures through edge and cloud. Return the results of both, and the target's features of the decoded pictures.
 
-        Return both results, and the target's features of the decoded pictures (N x F): the inputs of its last layer.
+        `images` are uint8, N x 3 x H x W. The features (N x F) are the inputs of the target's last layer. `pace` is called
+        between steps.
         """
         captured = self._capture(to_float(images))
         pace()
@@ -177,9 +185,10 @@ class Pipeline(Method):
         return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return {title: row of pictures}, and the columns' class names. A column has the first picture of one class.
+        """Return example pictures for a figure: {name of a row: images}, and the class names of the columns.
 
-        The rows are the picture at increasing strength, the decoded picture, and the residual.
+        The rows show the pictures at increasing strength, then decoded at the cloud, then the residual (protected minus
+        original). A column shows the first picture of a class. There are at most ten columns.
         """
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
@@ -191,11 +200,12 @@ class Pipeline(Method):
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train a network to reconstruct pictures from their decoded views, and return it as the settings' attacker.
+        """Train an attacker on pictures that were sent with `settings`, and return the attacker.
 
-        It sees `pairs` training pictures of `dataset` and their views, and `passes` images in total, with repeats. `tick` is
-        called with the number of images after each step. Raises DataError if the data set has no training pictures, and
-        UsageError unless they are 32 x 32.
+        `attack_of` then returns this attacker for the same codec, quality and rate. The attacker learns from `pairs` training
+        pictures of `dataset`. `passes` is the total number of training images, with repeats. After each training step, `tick`
+        is called with the step's number of images. Raises DataError if the data set has no training pictures, and UsageError if
+        the training pictures are not 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -220,13 +230,16 @@ class Pipeline(Method):
 
 
 def pairs_there(family: str) -> list[str]:
-    """Return the names of the pairs whose target, auxiliary and generator have weights in a data set's family."""
+    """Return the names of the pairs in `family` that have weights for target, auxiliary and generator."""
     names = {name.partition("@")[0] for name in _generators(family)}
     return sorted(name for name in names if all(weights.find(each, family) for each in weights.pair_of(name)))
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the variants of a pair's generator in a data set's family: {description with the loss: variant name}."""
+    """Return {description: variant} for the generators of `pair` that have weights in `family`.
+
+    The description names the training loss. The pair's own generator has the variant "".
+    """
     from ..notebook import loss_text
 
     found = {}

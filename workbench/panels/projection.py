@@ -1,4 +1,7 @@
-"""The map of `explore`: the target's features of the decoded pictures, projected to points in a plane."""
+"""The map of `explore`: a point in the plane for each picture.
+
+A point is the projection of the target classifier's features of the decoded picture.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ FEWEST = 16  # distinct features that UMAP needs, because its neighbourhoods hav
 
 
 def project(features: Tensor, by: str = "PCA") -> Tensor:
-    """Project features N x F to a plane by "PCA" or "UMAP", scaled to [0, 1] (N x 2). Equal features get equal points."""
+    """Project features (N x F) to points in the unit square (N x 2), by "PCA" or "UMAP". Equal features get equal points."""
     points = _umap(features) if by == "UMAP" else _components(features)
     low, high = points.min(0).values, points.max(0).values
     return ((points - low) / (high - low).clamp(min=1e-9)).float()
@@ -31,7 +34,7 @@ def _components(features: Tensor) -> Tensor:
 
 
 def _umap(features: Tensor) -> Tensor:
-    """Return the UMAP projection (McInnes, Healy and Melville 2018) of the distinct features, from a fixed seed (N x 2)."""
+    """Return the UMAP projection of the features (N x 2), with a fixed seed (McInnes, Healy and Melville 2018)."""
     from umap import UMAP
 
     distinct, which = torch.unique(features, dim=0, return_inverse=True)
@@ -39,7 +42,12 @@ def _umap(features: Tensor) -> Tensor:
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
-    """Return the value of the stage's trait `points`: positions, true labels, the target's labels, attacker's PSNR, pixels."""
+    """Return the value of the stage's trait `points`, from which the page draws the map.
+
+    `captured`, `seen` and `features` are the results of `Pipeline.features`. `labels` are true class indices. `by` is "PCA" or
+    "UMAP". With fewer than `FEWEST` (16) distinct features, PCA is used. The value has the points, the labels, the target's
+    labels, an attacker's PSNR, and pixels.
+    """
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {

@@ -1,4 +1,7 @@
-"""Save a view of `explore` as one HTML file with the widget's ES module, style and state. It works without a kernel."""
+"""Save a view of `explore` as one HTML file that works without a kernel.
+
+The file has the JavaScript module, the style and the state of the view's widget, which is called the stage.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,17 @@ __all__ = ["encoded", "state_of", "write"]
 
 
 def state_of(stage: Stage) -> dict[str, Any]:
-    """Return the traits that a stage (the widget of `explore`) synchronises with its page, as JSON values by name."""
+    """Return the traits that the widget `stage` shares with its page, as {name: JSON value}."""
     names = [name for name in stage.keys if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")]
     return {name: encoded(getattr(stage, name)) for name in names}
 
 
 def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
-    """Write a stage's page to `path`, and return it. `ahead` are the cloud's results at other settings, as of `pack_seen`."""
+    """Write the view of `stage` to `path` as an HTML file, and return `path`.
+
+    `ahead` are the cloud's results at other settings, each in the format of `pack_seen`. `title` is the page's title. Raises
+    StorageError if the file cannot be written.
+    """
     traits = state_of(stage)
     traits["options"] |= {"saved": True}
     traits["message"] = {}
@@ -40,7 +47,7 @@ def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str)
 
 
 def encoded(value: Any) -> Any:
-    """Return a trait's value with JSON types only. Bytes become `{"base64": text}`."""
+    """Convert a trait's value to JSON types. Bytes become `{"base64": text}`."""
     if isinstance(value, bytes | memoryview):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The settings of a view of `explore`: their ranges, and conversion to and from a Python call, JSON or papermill command."""
+"""The settings of the view `explore`: valid ranges, conversion to a Python call or a papermill command, and parsing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # f
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a view: its pictures, its networks (`pair`: `target-X-auxiliary`) and the transmission.
+    """The settings of a view: the pictures, the networks and the transmission.
 
-    `pictures` are numbers in the collection `source`. `strength` and `rate` are in [0, 1]. `quality`, 1 to 95, is for JPEG and
-    WebP only.
+    - `source`: the name of a collection of pictures, and `pictures`: numbers of pictures in this collection
+    - `strength`: the strength of protection, from 0 (none) to 1 (full)
+    - `codec`: the name of a codec, and `rate`: from 0 (the fewest bits) to 1 (the most bits)
+    - `quality`: 1 to 95, for the codecs JPEG and WebP only
+    - `pair`: the names of the two classifiers, as `target-X-auxiliary`, or the name of a user-defined method
+    - `variant`: the name of another generator for these classifiers (empty: the pair's own generator)
     """
 
     source: str
@@ -42,16 +46,20 @@ class Settings:
 
     @property
     def index(self) -> int:
-        """The first shown picture's number in the collection."""
+        """The number of the first picture on the screen, as counted in the collection."""
         return self.pictures[0]
 
     @property
     def graded(self) -> int:
-        """The quality if the codec uses it (JPEG, WebP), else 0."""
+        """The quality if the codec has one (JPEG, WebP), else 0."""
         return self.quality if self.codec in GRADED else 0
 
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` for these settings. `folder` is the pictures' folder, if any."""
+        """Return these settings as parameters of the notebook `explore`.
+
+        `dataset` is the name of a data set, and `data_dir` the path of the data set's files. `folder` is the path of a folder
+        whose pictures are shown. Both paths may be empty.
+        """
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}
         own = {key: getattr(self, key) for key in ("variant", "strength", "rate", "codec", "quality")}
@@ -59,20 +67,21 @@ class Settings:
 
     @staticmethod
     def command(parameters: dict[str, Any]) -> str:
-        """Return the papermill command that runs the notebook `explore` with parameters."""
+        """Return the papermill command that runs the notebook `explore` with `parameters`."""
         given = [f"-p {key} {shlex.quote(str(value))}" for key, value in parameters.items() if value != ""]
         return " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])
 
     def python(self) -> str:
-        """Return the Python call that applies these settings to an explorer."""
+        """Return the Python call `explorer.apply(...)` that applies these settings."""
         values = asdict(self) | {"pictures": list(self.pictures)}
         return f"explorer.apply({', '.join(f'{key}={values[key]!r}' for key in VIEW)})"
 
 
 def parse(text: str, dataset: str) -> dict[str, Any]:
-    """Return the settings in a Python call, a papermill command or exported JSON, as arguments of `Explorer.apply`.
+    """Read settings from a text, and return them as arguments of `Explorer.apply`.
 
-    Raises UsageError for any other text, and for settings of another data set than `dataset`.
+    `text` is a Python call, a papermill command or exported JSON. Raises UsageError for any other text, and for settings of
+    another data set than `dataset`.
     """
     text = text.strip()
     try:
@@ -114,7 +123,7 @@ def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def check(**values: Any) -> None:
-    """Raise UsageError if one of the given settings, or of the explorer's parameters, is out of range."""
+    """Raise UsageError if a value is out of range. The keywords are settings, or parameters of `Explorer`."""
     for name in ("strength", "rate"):
         if name in values and not _share(values[name]):
             raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")

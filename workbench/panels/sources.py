@@ -1,4 +1,4 @@
-"""A collection of pictures for `explore`: a data set's test images, a folder, or uploaded files."""
+"""A collection of pictures for `explore`: a data set's test images, a folder's pictures, or uploaded files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ MOST = 5000  # pictures that are read from a folder
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures: a data set's test images, a folder's pictures, or uploads.
+    """A collection of pictures: a data set's test images, a folder's pictures, or uploaded files.
 
-    `dataset` is the data set's name and `folder` the folder's path, each empty for other collections. `names` are the file
-    names, empty for a data set.
+    `split` has the images and the labels (-1: unknown). `dataset` is the name of the data set. `folder` is the path of the
+    folder. `names` are the names of the files. A field that does not apply is empty.
     """
 
     split: Split
@@ -34,18 +34,24 @@ class Source:
     names: tuple[str, ...] = ()
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Return the filters: "all", each class with a picture and, with labels, "recognised" and "misclassified"."""
+        """Return the names of the filters: "all", the classes that have pictures, "recognised" and "misclassified".
+
+        `classes` are the names of all classes. Without labels, the only filter is "all".
+        """
         there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
         return ["all", *there, *(["recognised", "misclassified"] if there else [])]
 
     def of_class(self, k: int) -> list[int]:
-        """Return the numbers of the pictures of class index `k`."""
+        """Return the numbers of the pictures whose class index is `k`."""
         numbers: list[int] = (self.split.labels == k).nonzero()[:, 0].tolist()
         return numbers
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures, ordered by name, as `from_files` does. Raises DataError if there is no picture."""
+    """Read the pictures of the folder `path` in the order of their names, as `from_files` does.
+
+    Raises DataError if the folder does not exist or has no pictures.
+    """
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
@@ -58,9 +64,10 @@ def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
 
 
 def from_files(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:
-    """Read picture files, given as (name, content or path), and crop and scale each to `side` x `side` pixels.
+    """Read picture files as a collection. Crop and scale each picture to `side` x `side` pixels.
 
-    Return the collection (None if no file can be read), and a line for each file that cannot be read.
+    `files` are pairs (name, content or path). `folder` is the files' folder, if they have one. Return the collection, and a
+    line of text for each file that cannot be read. If no file can be read, the collection is None.
     """
     images, names, wrong = [], [], []
     for name, content in files:

@@ -1,7 +1,7 @@
 """Background threads that end before Python exits.
 
-A daemon thread inside torch would abort the process ("terminate called") while the interpreter shuts down. So each thread comes
-with a callback that requests its end. At exit all callbacks are called, and the threads are joined.
+A daemon thread that runs torch would abort the process ("terminate called") while the interpreter shuts down. So each thread
+has a callback that requests the thread's end. At exit, all callbacks are called and all threads are joined.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _RUNNING: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
-    """Start and return a daemon thread. The callback `end` requests the thread's end. It may be called more than once."""
+    """Start a daemon thread that calls `target`, and return the thread.
+
+    The callback `end` requests the thread's end. `end` may be called more than once.
+    """
 
     def run() -> None:
         try:
@@ -33,7 +36,7 @@ def start(target: Callable[[], object], name: str, end: Callable[[], None] = lam
 
 
 def join(threads: Iterable[threading.Thread], timeout: float) -> bool:
-    """Wait for threads, except the current one. Return whether all have ended within `timeout` seconds."""
+    """Wait for `threads` to end, except the calling thread. Return whether all have ended within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     others = [thread for thread in threads if thread is not threading.current_thread()]
     for thread in others:

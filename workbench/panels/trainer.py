@@ -1,10 +1,12 @@
-"""The view of the notebook `train`: live curves while a pair's networks are trained, and buttons to interrupt and resume.
+"""The view of the notebook `train`: live learning curves of a pair's networks, and buttons to interrupt and resume training.
 
 ::
 
     buttons --training, or stop--> process: `learner` --lines of JSON--> reader: progress, curves, state
                                    |
                                    +--> checkpoint at every interrupt, weights when a network is done
+
+A pair is a target classifier, an auxiliary classifier, a generator that protects pictures and, optionally, a compressor.
 """
 
 from __future__ import annotations
@@ -43,21 +45,23 @@ STYLE = """<style>
 
 
 class NamedImage(widgets.Image):  # type: ignore[misc]
-    """An image whose `tooltip` is its name for screen readers.
+    """An image with a name for screen readers, which is its `tooltip`.
 
-    The front end of ipywidgets reads the length of the trait `description` before it sets a tooltip. `Image` lacks this trait,
-    so the front end would fail.
+    This class adds the trait `description`. The front end of ipywidgets reads the length of this trait before it sets a
+    tooltip. Without the trait, the front end would fail.
     """
 
     description = traitlets.Unicode("").tag(sync=True)
 
 
 class Trainer:
-    """Trains the missing networks of a pair, and shows the curves of all its networks: display `trainer.widget`.
+    """Trains the missing networks of a pair, and shows the learning curves of all networks. Display `trainer.widget`.
 
-    Training runs in its own process, which ends with this one. `start` and `interrupt` do the same as the buttons. `state` is
-    one of idle, training, stopping, interrupted, done, failed. A resumed training continues from its checkpoint and ends with
-    the same weights as an uninterrupted one. A new trainer of the same `name` interrupts and replaces this one.
+    With `begin`, the training starts at once. Training runs in a separate process, which ends when the kernel ends. `start` and
+    `interrupt` do the same as the buttons. `state` is one of idle, training, stopping, interrupted, done, failed. A resumed
+    training continues from its checkpoint, and ends with the same weights as an uninterrupted one. A new trainer of the same
+    `name` interrupts and replaces the open trainer. `preset` is one of `training.PRESETS`. With `compressor`, a compressor is
+    trained, too.
     """
 
     def __init__(
@@ -114,7 +118,10 @@ class Trainer:
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Stop after the running step and write a checkpoint. A second call stops at once and keeps the previous checkpoint."""
+        """Stop the training after the present step, and write a checkpoint.
+
+        A second call stops the training at once. Then the previous checkpoint is kept.
+        """
         with self._changed:
             if self.state not in (TRAINING, STOPPING) or self._process is None:
                 return
@@ -128,8 +135,8 @@ class Trainer:
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all networks are trained.
 
-        Raises RunError if training was interrupted, failed, or takes longer than `timeout` seconds. Ctrl-C and the notebook's
-        stop button interrupt the training, too.
+        Raises RunError if the training was interrupted, has failed, or takes longer than `timeout` seconds. Ctrl-C and the
+        notebook's stop button interrupt the training.
         """
         try:
             with self._changed:
@@ -142,7 +149,10 @@ class Trainer:
         self._require_done()
 
     async def trained(self) -> None:
-        """Wait like `wait`, but with `await` in a notebook's cell: the kernel handles the buttons while the cell waits."""
+        """Wait until all networks are trained, by `await trainer.trained()` in a cell. Meanwhile the view's buttons work.
+
+        Raises RunError if the training was interrupted or has failed. The notebook's stop button interrupts the training.
+        """
         try:
             while self.state in (TRAINING, STOPPING):
                 await asyncio.sleep(LOOK_S)
@@ -158,7 +168,10 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt the training, and wait up to `PATIENCE_S` seconds for its checkpoint. The curves stay on the page."""
+        """Interrupt the training, and wait at most `PATIENCE_S` (60) seconds for the checkpoint. Then end the process.
+
+        The curves stay on the page.
+        """
         self.interrupt()
         with self._changed:
             ended = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), PATIENCE_S)
@@ -232,7 +245,7 @@ class Trainer:
         return self._title(label).replace(":", "")
 
     def _paper(self) -> dict[str, float]:
-        """Return the paper's accuracies of the target on protected CIFAR-10 (%), by column title. Other data sets have none."""
+        """Return {column title: the paper's target accuracy on protected CIFAR-10 (%)}. Other data sets have none."""
         if self._settings["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER

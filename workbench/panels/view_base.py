@@ -1,7 +1,7 @@
-"""The base of the view `explore`: its state, its status line, and what its parts use of each other.
+"""The base class of the view `explore`: state, status line, and the functions that the view's parts share.
 
-The parts are the controls, the background tasks and the choice of pictures. The stage is the widget, whose traits the page
-shows. A method is what protects, encodes and decodes the pictures: a pair of networks or user-defined functions.
+The parts are the controls, the background tasks and the choice of pictures. The stage is the widget. The page is the widget's
+display in the browser. A method protects, encodes and decodes the pictures, by a pair of networks or by user-defined functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["ViewBase"]
 
 
 class ViewBase(ABC):
-    """The state of a view, and the interface for its parts."""
+    """The state of a view, and the interface through which the view's parts use each other."""
 
     stage: Stage
     worker: LatestWinsWorker[Settings]
@@ -49,7 +49,7 @@ class ViewBase(ABC):
 
     @property
     def view(self) -> View | None:
-        """The displayed result for the first picture on the screen, or None before there is one."""
+        """The displayed result for the first picture on the screen, or None if nothing is displayed yet."""
         shown: View | None = self.stage.view
         return shown
 
@@ -59,7 +59,10 @@ class ViewBase(ABC):
         return Settings(stage.source, self.picture_source.pictures, *system)
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a cache key of the settings' pictures, with a hash of their pixels, because uploads may reuse names."""
+        """Return a cache key for the pictures of `settings`.
+
+        The key has a hash of the pixels, because uploads may reuse the names of earlier uploads.
+        """
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
 
@@ -68,11 +71,11 @@ class ViewBase(ABC):
         return method.capture(self.key(settings), split.images[list(settings.pictures)])
 
     def renew(self) -> None:
-        """Send the pictures again with the next view, so that the page drops its prefetched results."""
+        """Send the pictures to the page again, together with the next view. The page then drops its prefetched results."""
         self._renewed += 1
 
     def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
-        """Return the cloud's result in the page's format, with the id `number` of the pictures on the page."""
+        """Return the cloud's result `seen` in the format of the page. `number` is the id of the pictures on the page."""
         count = len(seen.which)
         spent = {stage: round(statistics.median(times), 3) for (stage, n), times in self._spent.items() if n == count}
         return pack_seen(number, settings, seen, spent, self.note_of(settings))
@@ -90,34 +93,34 @@ class ViewBase(ABC):
 
     @abstractmethod
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data, weights, versions, commit; for networks also seed and device."""
+        """Return the origin of a figure: data set, weights, library versions, commit and device. For networks also the seed."""
 
     def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
-        """Offer the generator's variants (other generators of the same pair) on the page."""
+        """Offer the pair's variants on the page. A variant is another generator for the pair's two classifiers."""
 
     @property
     def measurable(self) -> bool:
-        """Whether there are labelled test images to measure curves on."""
+        """Whether there are labelled test images, on which the curves can be measured."""
         return False
 
     @property
     def attacked(self) -> bool:
-        """Whether an attacker, a network that reconstructs pictures, was trained for the present networks."""
+        """Whether an attacker was trained for the present networks. An attacker is a network that reconstructs pictures."""
         return False
 
     def load(self) -> Dataset:
-        """Return the view's data set. Raises RunError for user-defined methods."""
+        """Return the view's data set. Raises RunError if the view shows user-defined methods."""
         raise self._not_a_pair()
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks for the settings, from a cache or loaded. Raises RunError for user-defined methods."""
+        """Return the networks that `settings` select, loaded if necessary. Raises RunError for user-defined methods."""
         raise self._not_a_pair()
 
     def _not_a_pair(self) -> RunError:
         return RunError(f"{self.stage.pair!r} is not a pair of the workbench: this needs its networks and data set")
 
     def note_of(self, settings: Settings) -> str:
-        """Return a text on the training of the attacker whose reconstruction is shown, or an empty string."""
+        """Return a text on how the attacker for `settings` was trained. Without an attacker, the text is empty."""
         return ""
 
     # --- updates by code -----------------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ class ViewBase(ABC):
 
     @contextmanager
     def programmatic_update(self) -> Iterator[None]:
-        """A context in which this thread sets controls without requesting views."""
+        """A context in which this thread can set controls without requesting a new view."""
         self._program.depth = getattr(self._program, "depth", 0) + 1
         try:
             yield
@@ -136,19 +139,22 @@ class ViewBase(ABC):
             self._program.depth -= 1
 
     def offer(self, **choices: Any) -> None:
-        """Update the choices that the page offers: {kind of choice: values}."""
+        """Send choices to the page, such as `codecs=[...]`. Choices with other names stay as they are."""
         with self._drawing:
             self.stage.options = {**self.stage.options, **choices}
 
     # --- status line ---------------------------------------------------------------------------------------------------------
 
     def report(self, text: str, bad: bool = False, kept: bool = False, busy: bool = False) -> None:
-        """Show a status line. With `kept` it stays after the next view. `busy` shows a moving bar, `bad` marks an error."""
+        """Show `text` in the status line. `bad` marks an error.
+
+        `busy` adds a moving bar. With `kept`, the text stays after the next view.
+        """
         self._kept = kept
         self.stage.message = {"text": text, "bad": bad, "busy": busy}
 
     def guard(self, action: Callable[[], object]) -> None:
-        """Run an action in this thread, and show its errors in the status line instead of raising them."""
+        """Call `action()` in this thread. Show an error of the action in the status line, and do not raise the error."""
         try:
             action()
         except (Closed, Superseded):

@@ -1,15 +1,15 @@
-"""The figures, in one style for notebooks, reports and papers, with the colour-blind-safe palette of Okabe and Ito.
+"""The figures, in one style for notebooks, reports and papers. The palette is the colour-blind-safe palette of Okabe and Ito.
 
 ::
 
-    style        colours, defaults, a line with its interval
+    style        colours, matplotlib's defaults, lines and points with intervals
     galleries    pictures in rows and columns
-    labels       labels next to points
-    recognition  accuracy over strength, bytes and pairs
+    labels       names next to points
+    recognition  accuracy over strength, over bytes, and by pair
     learning     loss and accuracy during and after training
     timing       the components of a picture's latency
     energy       the energy of a picture on the phone
-    attacks      the success of attackers, and its trade-off with accuracy and bits
+    attacks      the success of attackers, and the trade-off with accuracy and bits
     surface      accuracy, similarity and an attacker's gain over strength and rate
 """
 

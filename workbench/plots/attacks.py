@@ -1,4 +1,10 @@
-"""Figures of attackers' success over strength, bits, pairs and effort, and of its trade-off with accuracy and bits."""
+"""Figures of the success of attackers that reconstruct pictures, and of the trade-off with accuracy and bits.
+
+Success is the PSNR and the SSIM of a reconstruction (a guess) with the original. A row is a dict of measurements at one point
+of a curve. The control is a guess without any observation: the mean image of the true class. A gain is an attacker's PSNR minus
+the control's, or 0 if the attacker is worse. A training pair is a picture together with the attacker's observation of this
+picture. The target is the classifier at the cloud.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +27,10 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 
 
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
+    """Draw three curves over the perturbation's strength: an attacker's PSNR, the attacker's SSIM, and the target's accuracy.
 
-    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the control, which guesses the class's mean image.
-    `recognisable` has the values of `psnr` and `ssim` from which a reconstruction counts as recognisable.
+    `rows` come from `audit.sweeps.of_strength`. `control` is the control's row. `recognisable` has the lowest values of `psnr`
+    and `ssim` at which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]
@@ -39,10 +45,10 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
 
 
 def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM and the target's accuracy over bits an image (log scale), labelled by codec.
+    """Draw an attacker's PSNR, the attacker's SSIM, and the target's accuracy over the bits of an image (log scale).
 
-    `rows` come from `audit.sweeps.of_rate`: the attacker holds the cloud's decoded images. `control` and `recognisable` are as
-    in `attack_curves`.
+    `rows` come from `audit.sweeps.of_rate`. In these rows the attacker holds the cloud's decoded images. Each point is labelled
+    with its codec. `control` and `recognisable` are as in `attack_curves`.
     """
     figure, axes = subplots(1, 3, figsize=(12, 4.2))
     rows = sorted(rows, key=lambda row: row["bits"].value)
@@ -64,10 +70,10 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 
 
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source of pairs.
+    """Draw an attacker's PSNR and SSIM over the number of training pairs (log scale), with one line for each source of pairs.
 
-    The attacker's pictures come from the same data set (key `same` of `sources`), from others (`other`) or are noise (`noise`).
-    The rows come from `audit.sweeps.of_pairs`. `control` and `recognisable` are as in `attack_curves`.
+    `sources` maps the name of a source to rows of `audit.sweeps.of_pairs`. The attacker's pictures come from the same data set
+    (`same`), from other data sets (`other`), or are noise (`noise`). `control` and `recognisable` are as in `attack_curves`.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
     for axis, key in zip(axes, AXIS_LABELS, strict=True):
@@ -85,10 +91,10 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
 
 
 def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
-    """Draw the best attacker's PSNR over its training images (log scale), one line for each view.
+    """Draw the best attacker's PSNR over the number of training images (log scale), with one line for each view.
 
-    A view is what attackers observe of a picture, such as `decoded`. `rows` come from `Audit.converge`. `control` is the row of
-    the control, which guesses the class's mean image.
+    A view is the data that attackers observe of a picture, such as `decoded`. `rows` come from `Audit.converge`. `control` is
+    the control's row.
     """
     figure, axis = subplots(figsize=(6.4, 3.6))
     views = list(dict.fromkeys(row["view"] for row in rows))
@@ -105,10 +111,11 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
 
 
 def front(points: Sequence[Row]) -> list[bool]:
-    """Return for each point whether it is on the Pareto front.
+    """Return for each point whether the point is on the Pareto front.
 
-    A point has the keys `answered` (accuracy, higher is better) and `bits` (lower is better), both Estimates, and `over` (an
-    attacker's gain in dB, lower is better).
+    For a point on the front, no other point is at least as good in all values and better in one. A point has three values:
+    `answered` (accuracy, higher is better), `bits` (lower is better) and `over` (an attacker's gain in dB, lower is better).
+    `answered` and `bits` are Estimates.
     """
     costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
     return [
@@ -117,10 +124,11 @@ def front(points: Sequence[Row]) -> list[bool]:
 
 
 def pareto(points: Sequence[Row], title: str) -> Figure:
-    """Draw the target's accuracy over bits an image (log scale), coloured by an attacker's gain in PSNR over the control.
+    """Draw the target's accuracy over the bits of an image (log scale). The colour is an attacker's gain (dB).
 
-    The control guesses the class's mean image. A point is a row of `audit.sweeps.of_rate`, plus the key `variant` for the
-    generator's variant ("": the pair's own), which selects the marker. Points on the Pareto front have a ring.
+    `points` are rows of `audit.sweeps.of_rate`, with the additional key `variant`. A variant is the name of another generator
+    for the same pair of classifiers ("": the pair's own generator). The variant selects the marker. Points on the Pareto front
+    (see `front`) have a ring.
     """
     figure, axis = subplots(figsize=(8.6, 4.6))
     overs = [point["over"] for point in points]

@@ -1,4 +1,9 @@
-"""Figures of the phone's energy for a picture, by arrangement (no protection, the baseline PP, or PMC²)."""
+"""Figures of the energy that a phone needs for one picture, by arrangement.
+
+The arrangements are no protection, the baseline PP (the generator runs on the phone), and PMC² (the generator runs on the
+edge). Our energies come from a model. The range is over the assumptions of this model, and the 95 % interval is over
+repetitions of the measurements.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +32,11 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): our model's as a stack of parts, the paper's in a second panel.
+    """Draw the energy of a picture (mJ) by arrangement: our values in one panel, and the paper's values in a second panel.
 
-    `ours` maps an arrangement's name to a result of `bench.energy_model.energy`. Thin bars show the range over the assumptions,
-    thick bars the 95 % interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no
-    second panel. `meter` is that panel's title.
+    `ours` maps the name of an arrangement to a result of `bench.energy_model.energy`, which is drawn as a stack of parts. A
+    thin bar shows the range, and a thick bar the interval. `paper` maps the same names to the paper's values in mJ. If `paper`
+    is empty, there is no second panel. `meter` is the second panel's title.
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]
@@ -59,10 +64,10 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 
 
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
-    """Draw each arrangement's energy in percent of the baseline's: ours with range and interval, and the paper's.
+    """Draw the energy of each arrangement in percent of the energy of PP: our values and the paper's values.
 
-    The baseline is PP. `ours` maps an arrangement's name to a row of `bench.energy_model.shares`. `paper` has percent by the
-    same names. The range is over the model's assumptions, the interval (95 %) is over repetitions of the measurement.
+    `ours` maps the name of an arrangement to a row of `bench.energy_model.shares`, which is drawn with range and interval.
+    `paper` maps the same names to the paper's values in percent.
     """
     figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
     names = list(ours)

@@ -1,4 +1,4 @@
-"""Figures of pictures in rows and columns."""
+"""Figures that show pictures in rows and columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ GAP = 2  # pixels between the pictures of a mosaic
 
 
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
-    """Draw rows of images, each N x 3 x H x W in [0, 1], with row names on the left and `captions` above the columns."""
+    """Draw rows of images. `rows` maps the name of a row to the row's images, N x 3 x H x W in [0, 1].
+
+    The names are drawn on the left, and `captions` above the columns.
+    """
     n = max(len(images) for images in rows.values())
     figure, axes = subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
@@ -36,9 +39,11 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 
 
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
-    """Draw the `each` best and the `each` worst guesses of each attacker by PSNR (dB), below the originals.
+    """Draw the best and the worst reconstructions of several attackers, below the original pictures.
 
-    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to its guesses of the first originals.
+    `images` are the originals, N x 3 x H x W in [0, 1]. `guesses` maps the name of an attacker to the reconstructions of the
+    first originals. `each` is the number of best and of worst reconstructions that are drawn for an attacker. The ranking is by
+    PSNR.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
@@ -75,10 +80,11 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw a row for each of `views`: original, protected, at the cloud, residual, and a column of text.
+    """Draw a row for each view: the original, protected and decoded picture, the residual, and a column of text.
 
-    A view is what one pair of networks makes of a picture (`panels.methods.View`). The residual is protected minus original,
-    amplified by `gain`, on mid-grey. If an attacker was trained, its guess is drawn, too.
+    A view is the result of one pair of networks for one picture (`panels.methods.View`). The residual is the protected minus
+    the original picture, amplified by `gain`, on mid-grey. If an attacker was trained, the attacker's reconstruction is drawn,
+    too.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

@@ -1,4 +1,4 @@
-"""Place labels next to points of a figure, so that they cover neither points nor lines nor each other."""
+"""Write names next to the points of a figure, with as little overlap as possible."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ PLACES = [
 def label_points(
     axis: Axes, points: Sequence[Point], names: Sequence[str], strokes: Sequence[tuple[Point, Point]] = (), clear: float = 4
 ) -> None:
-    """Write the name of each point (x, y) next to the point, so that the name covers no point, stroke or other name.
+    """Write the name of each point (x, y) next to the point, with as little overlap as possible.
 
-    `strokes` are the ends of straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this
-    last, after `figure.draw_without_rendering`, which sets the positions of the axes.
+    A name avoids points, strokes, other names and the edge of the axes. `strokes` are straight lines that are already drawn,
+    given by their two ends. `clear` is the radius of a point's marker (pt). Call this function last, after
+    `figure.draw_without_rendering`, which sets the positions of the axes.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)

@@ -1,4 +1,7 @@
-"""Learning curves of networks over training steps, during and after training."""
+"""Learning curves of networks over training steps, during and after training.
+
+A history is the list of a network's measurements during training: `history` in the outcome of `training.fit`.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ LEAST = 4  # minimum number of columns in the layout
 def learning_curves(
     histories: Mapping[str, History], totals: Mapping[str, int], paper: Mapping[str, float], title: str
 ) -> Figure:
-    """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
+    """Draw the validation accuracy (%) and the losses of networks over training steps. Each network has a column.
 
-    `histories` maps a network's name to its history from `training.fit`. `totals` maps it to the planned steps.
-    `paper` has the paper's accuracy (%) of some networks, drawn as a line. A ring marks the lowest validation loss.
+    `histories` maps the name of a network to its history. `totals` maps the name to the planned number of steps. `paper` maps
+    some names to the paper's accuracy (%), which is drawn as a horizontal line. A ring marks the lowest validation loss.
     """
     columns = max(1, len(histories))
     figure, axes = subplots(2, columns, figsize=(0.6 + 2.7 * max(LEAST, columns), 4.0), squeeze=False)
@@ -44,9 +47,10 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw each network's validation accuracy, and its bits (compressor), SSIM (generator) or loss (else), in one column.
+    """Draw the validation accuracy of networks, and a second measurement, over training steps. Each network has a column.
 
-    `histories` maps a network's name to its history from `training.fit`.
+    The second measurement is bits for a compressor, SSIM for a generator, and the loss for any other network. `histories` maps
+    the name of a network to its history.
     """
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):

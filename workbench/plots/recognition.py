@@ -1,4 +1,8 @@
-"""Figures of the target's and the auxiliary's accuracy over strength, over bytes, and by pair."""
+"""Figures of the accuracy of two classifiers, the target and the auxiliary: over strength, over bytes, and by pair.
+
+The target must still recognise protected pictures, and the auxiliary must not. A pair is a target and an auxiliary. A row is a
+dict of measurements at one point of a curve, from `Evaluation.curve`.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,9 @@ PAYLOAD = "payload to the cloud (bytes/image)"
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracies, SSIM and bytes over the perturbation's strength, from the rows of `Evaluation.curve`.
+    """Draw both classifiers' accuracies, SSIM and bytes over the perturbation's strength.
 
-    `chance` is the accuracy of guessing, in [0, 1].
+    `rows` has one row for each strength. `chance` is the accuracy of guessing, in [0, 1].
     """
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
@@ -42,10 +46,10 @@ def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Fi
 def accuracy_bytes(
     curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
 ) -> Figure:
-    """Draw the target's accuracy over JPEG quality, and over payload bytes (log scale).
+    """Draw the target's accuracy in two panels: over JPEG quality, and over payload bytes (log scale).
 
-    `curves` maps a JPEG mode (such as chroma subsampling 4:2:0) to its rows of `Evaluation.curve` over quality. `points` maps
-    another codec to its single row, which only the second panel shows.
+    `curves` maps a mode of JPEG, such as chroma subsampling 4:2:0, to one row for each quality. `points` maps the name of
+    another codec to a single row. Only the second panel shows this row, as a point.
     """
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
@@ -64,11 +68,11 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw the target's accuracy over bytes an image, for several codecs and for an edge that classifies and sends the label.
+    """Draw the target's accuracy over bytes an image, for several codecs, and for an edge that sends only the label.
 
-    A dashed line shows the least number of bytes with which any codec can reach an accuracy. `label` is the accuracy of an edge
-    that sends only the class, in log2(`classes`) bits. `curves` maps a codec to its rows of `Evaluation.curve` over quality or
-    rate. `points` maps a codec with a single row to that row.
+    `curves` maps the name of a codec to one row for each quality or rate. `points` maps the name of a codec with a single
+    setting to its row. `label` is the accuracy of the edge that classifies a picture and sends the label in log2(`classes`)
+    bits. A dashed line is the lower bound: no codec reaches an accuracy with fewer bytes.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)
@@ -87,7 +91,10 @@ def rate_accuracy(
 
 
 def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
-    """Draw the grid of the accuracies in `values`, {(target, auxiliary): accuracy}. Pairs without a value stay blank."""
+    """Draw a grid of accuracies, with a row for each target and a column for each auxiliary classifier.
+
+    `values` maps (target, auxiliary) to an accuracy. Pairs without an accuracy stay blank.
+    """
     grid = np.full((len(targets), len(auxiliaries)), np.nan)
     for (target, auxiliary), value in values.items():
         grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value

@@ -1,4 +1,7 @@
-"""The elements that all figures share: colours, matplotlib's defaults, and lines and points with intervals."""
+"""The elements that all figures share: colours, matplotlib's defaults, and lines and points with intervals.
+
+An estimate is a value with the two ends of its 95 % interval.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ RING: dict[str, Any] = {"facecolors": "none", "zorder": 4, "label": "Pareto fron
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for every figure of the workbench."""
+    """Set matplotlib's defaults for all figures of the workbench."""
     mpl.rcParams.update(
         {
             "figure.dpi": 96,
@@ -42,14 +45,17 @@ def use_style() -> None:
 def subplots(
     rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
 ) -> tuple[Figure, Any]:
-    """Return a figure and its axes, made without pyplot: no cell shows it automatically, and any thread may draw it."""
+    """Return a figure and its axes, as matplotlib's `subplots` does, but made without pyplot.
+
+    So a notebook does not show the figure automatically, and any thread may draw it.
+    """
     use_style()
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
 def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colour: str, factor: float = 1.0) -> None:
-    """Draw estimates over `x` as a line, with their 95 % intervals as a band, both multiplied by `factor`."""
+    """Draw estimates over `x` as a line, and the 95 % intervals as a band. Both are multiplied by `factor`."""
     axis.plot(x, [factor * e.value for e in estimates], color=colour, marker=".", label=label)
     axis.fill_between(
         x, [factor * e.low for e in estimates], [factor * e.high for e in estimates], color=colour, alpha=0.18, lw=0
@@ -57,10 +63,13 @@ def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colo
 
 
 def point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
-    """Draw a proportion in percent as a point with its 95 % interval."""
+    """Draw the estimate `y` of a proportion as a point at `x`, in percent, with its 95 % interval."""
     axis.errorbar([x], [100 * y.value], yerr=error_bars([y], 100), fmt=marker, color=colour, capsize=3, label=name)
 
 
 def error_bars(estimates: Sequence[Estimate], factor: float = 1.0) -> list[list[float]]:
-    """Return the lengths of error bars below and above estimates (2 x N), multiplied by `factor`, for matplotlib."""
+    """Return the lengths of error bars as matplotlib expects them (2 x N): below each estimate, then above each estimate.
+
+    The lengths are multiplied by `factor`.
+    """
     return [[factor * (e.value - e.low) for e in estimates], [factor * (e.high - e.value) for e in estimates]]

@@ -1,4 +1,8 @@
-"""Figures over strength and rate: accuracy, SSIM, and an attacker's gain over guessing the class's mean image (control)."""
+"""Figures of accuracy, bytes, SSIM and an attacker's gain over two settings: the strength of protection and the codec's rate.
+
+A higher rate means more bits. The gain is the attacker's PSNR minus the control's (dB), or 0 if the attacker is worse. The
+control guesses the mean image of the true class.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +25,10 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 
 
 def surface(rows: Sequence[Row], title: str) -> Figure:
-    """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain in PSNR.
+    """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain.
 
-    `rows` come from `Evaluation.surface`. Their key `over` is the gain (dB), from `audit.sweeps.of_surface`. Without this key
-    there is no map of the gain.
+    `rows` come from `Evaluation.surface`, with the gain of `audit.sweeps.of_surface` as additional entry `over`. Without this
+    entry, there is no map of the gain.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [
         ("target at the cloud (%)", lambda row: 100 * row["target"].value, "cividis", "{:.1f}"),
@@ -46,10 +50,10 @@ def surface(rows: Sequence[Row], title: str) -> Figure:
 
 
 def surface_front(rows: Sequence[Row], title: str) -> Figure:
-    """Draw accuracy, SSIM and an attacker's gain over bytes an image (log scale), one line for each strength.
+    """Draw accuracy, SSIM and an attacker's gain over bytes an image (log scale), with one line for each strength.
 
-    `rows` are those of `surface`. Points on the Pareto front of accuracy, bytes and the attacker's gain (dB) have a ring: no
-    other point is at least as good in all three and better in one.
+    `rows` are as in `surface`. Points on the Pareto front of accuracy, bytes and gain have a ring: no other point is at least
+    as good in all three and better in one.
     """
     attacked = all("over" in row for row in rows)
     figure, axes = subplots(1, 2 + attacked, (4.4 * (2 + attacked), 3.7), squeeze=False)

@@ -1,4 +1,7 @@
-"""Figures of a picture's latency and its components, by arrangement of phone, edge and cloud (see `bench.latency`)."""
+"""Figures of a picture's latency, the time from image to label, by arrangement (see `bench.latency`).
+
+An arrangement is a way to divide the work between phone, edge and cloud.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#C
 
 
 def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate], axis_title: str, title: str) -> Figure:
-    """Draw each arrangement's latency as a bar of nine components (`parts`), and its measured total (`whole`) with interval.
+    """Draw each arrangement's latency as a bar of nine components, together with the measured total and the total's interval.
 
-    Both have values in ms an image by arrangement. `parts` names the components as `COMPONENT_TITLES` does. `axis_title` is the
-    label of the x axis.
+    `parts` maps the name of an arrangement to {component: ms an image}. `COMPONENT_TITLES` lists the components. `whole` maps
+    the name of an arrangement to the measured total in ms an image. `axis_title` is the label of the x axis.
     """
     figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
@@ -53,7 +56,10 @@ def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate]
 
 
 def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
-    """Draw the end-to-end latency in `measured`, {arrangement: {kind of link: median in ms}}, with intervals."""
+    """Draw the median latency from image to label (ms) over different network links, for each arrangement.
+
+    `measured` maps the name of an arrangement to {kind of link: median}. The medians are drawn with their intervals.
+    """
     figure, axis = subplots(figsize=(9.4, 3.6))
     kinds = list(next(iter(measured.values())))
     width = 0.8 / len(measured)
