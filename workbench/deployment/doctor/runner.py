@@ -1,4 +1,4 @@
-"""Run all checks: probe each machine of a plan in parallel, and turn the results into findings.
+"""Run all checks on the machines of a plan, in parallel. A finding is the result of one check.
 
 ::
 
@@ -50,9 +50,9 @@ class _Target:
 
 
 class Doctor:
-    """Checks the machines of a plan. `host` returns a machine by its name, `close` closes all connections.
+    """Checks the machines of a plan. `host(name)` returns the machine with this name, and `close()` closes all connections.
 
-    `root` is the folder in which a machine's sshd sees the host's root file system: not / if sshd runs in a container. A
+    `root` is the folder in which a machine's sshd sees the host's root file system. It is not / if sshd runs in a container. A
     relative path starts at the home folder.
     """
 
@@ -61,11 +61,11 @@ class Doctor:
         self._host, self._close = host, close
 
     def quick(self) -> list[Finding]:
-        """Return the findings of the short checks before a launch. Raises RemoteError for an unreachable machine."""
+        """Run the short checks before a launch, and return the findings. Raises RemoteError for an unreachable machine."""
         return self._each(self._quick)
 
     def full(self) -> list[Finding]:
-        """Return all findings. An unreachable machine is a finding, too."""
+        """Run all checks, and return the findings. An unreachable machine is a finding, too."""
         return self._each(self._full)
 
     def _each(self, examine: Callable[[_Target], list[Finding]]) -> list[Finding]:
