@@ -53,8 +53,7 @@ class Stage(Protocol):
         """Yield the last `lines` lines of the stage's log. With `follow`, also yield new lines."""
 
     def stop(self) -> bool:
-        """End the stage, and remove its files or Kubernetes objects. Return whether its process ran or its container existed.
-        """
+        """End the stage, and remove its files or Kubernetes objects. Return whether its process ran or its container existed."""
 
 
 class RemoteAgent:

@@ -50,7 +50,7 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock on the file `path` in this context.
 
-    Raises AgentError if another process holds the lock for over `patience` seconds. `reason` opens the error's message.
+    Raises AgentError if another process holds the lock for over `patience` seconds. The error's message begins with `reason`.
     """
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):

@@ -25,10 +25,10 @@ LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source pac
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make a Python environment, unless an equal one exists in `folder`. `asked` has its specification: wheel, lock files, pip
-    options.
+    """Make a Python environment below `folder`, unless an equal one exists there.
 
-    Return {"python": the path of the interpreter, "path": PYTHONPATH, or "" if none is needed}.
+    `asked` describes the environment: wheel, lock files, pip options, device. Return {"python": the path of the interpreter,
+    "path": PYTHONPATH, or "" if none is needed}.
     """
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key

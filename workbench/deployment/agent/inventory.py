@@ -1,4 +1,4 @@
-"""Print facts about this machine as one JSON object, and change nothing. `doctor` checks by them whether a stage can run here.
+"""Print facts about this machine as one JSON object, and change nothing. The facts show whether a stage can run here.
 
 ::
 
@@ -8,8 +8,8 @@ Python reads the program from standard input, so no file stays on the machine. T
 standard library. `root`, a key of the request, is the folder in which sshd sees the host's root file system. It is not / if
 sshd runs in a container. Paths of /proc, /sys, /dev, /etc and /opt are below `root`.
 
-The edge may run in a container under Kata, which starts a virtual machine for each container. A shim is Kata's runtime for one
-kind of virtual machine. A key broker gives the edge its TLS key.
+A stage is the edge or the cloud. It may run in a container under Kata, which starts a virtual machine for each container. A
+shim is Kata's runtime for one kind of virtual machine. A key broker gives the container its TLS key.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def listening(root: Path) -> set[int]:
 
 
 def own_ports(folder: str) -> dict[str, int]:
-    """Return {stage name: port} for the stages of the remote agent in `folder` that have a port."""
+    """Return {stage name: port} for all stages with a port. `folder` is the remote agent's folder."""
     ports: dict[str, int] = {}
     for path in (_absolute(folder) / "stages").glob("*/port"):
         with contextlib.suppress(OSError, ValueError):

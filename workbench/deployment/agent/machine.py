@@ -23,8 +23,8 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return this machine's resources.
 
     Keys: `python` (version), `free` (bytes on the disk of `folder`), `gpus` (lines of text), `uv` (its path, or ""), and
-    `cores`. Raises AgentError if fewer than `asked["bytes"]` bytes are free, or if `asked["device"]` is "cuda" and no GPU is
-    found.
+    `cores`. Raises AgentError if the disk has no room for `asked["bytes"]` bytes, or if `asked["device"]` is "cuda" and no GPU
+    is found.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free

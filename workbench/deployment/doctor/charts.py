@@ -80,8 +80,8 @@ def annotation_findings(
 ) -> list[Finding]:
     """Check that Kata lets pods set the annotations that the container needs.
 
-    `configured` has the annotations that Kata's files on the host with kubectl allow, by shim. It is empty if that host is no
-    node of the cluster. If it has no list for the container's shim, Kata's default and the chart's values apply.
+    `configured` is {shim: annotations that Kata's files on the host with kubectl allow}. It is empty if that host is no node of
+    the cluster. If it has no list for the container's shim, Kata's default and the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)

@@ -29,9 +29,9 @@ UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k":
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """The results of the queries to a cluster. `answers` has the returned Kubernetes objects, by query.
+    """The results of the queries to a cluster.
 
-    `errors` has the error messages of failed queries, by query.
+    `answers` is {query: returned Kubernetes objects}. `errors` is {query: error message} for failed queries.
     """
 
     answers: Mapping[str, Sequence[Object]] = field(default_factory=dict)

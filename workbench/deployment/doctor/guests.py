@@ -33,8 +33,8 @@ def node_findings(
 ) -> list[Finding]:
     """Check a cluster node on which the container's guest shall start.
 
-    `facts` are the output of the shell script in `hosts`. `found` is the output of `agent/inventory.py`, or None if the node
-    has no Python for this program.
+    `facts` are the output of the shell script in `hosts`. `found` is the output of `agent/inventory.py`, or None if this
+    program cannot run on the node.
     """
     kvm = _kvm(machine, facts)
     if container.runtime == "development":

@@ -61,7 +61,7 @@ def facts_of(output: bytes) -> dict[str, str]:
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
     """Check Python, disk space and clock of a machine. `facts` are the facts of the script `SHELL`.
 
-    `skew` is the time (s) by which the machine's clock is ahead of this machine's clock, or None if it is unknown.
+    `skew` is the time (s) by which the machine's clock is ahead of the local clock, or None if it is unknown.
     """
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
 

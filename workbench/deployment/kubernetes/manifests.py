@@ -1,4 +1,4 @@
-"""The Kubernetes objects of an edge in a container.
+"""Render the Kubernetes objects of a container with the edge or the cloud.
 
 ::
 
@@ -47,9 +47,9 @@ ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # t
 
 
 def shim_name(container: Container) -> str:
-    """Return the name of the container's shim under `shims` in Kata's chart, such as `qemu-snp-runtime-rs`.
+    """Return the name of the container's shim in Kata's Helm chart, such as `qemu-snp-runtime-rs`.
 
-    A shim is the runtime for one kind of guest.
+    A shim is Kata's runtime for one kind of guest (virtual machine).
     """
     return str(runtime_class(container)).removeprefix("kata-")
 
@@ -65,7 +65,7 @@ def runtime_class(container: Container) -> str:
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
     """Return the Kubernetes objects of a container.
 
-    `certificates` maps ca.pem, edge.pem and edge.key to their contents, for a container without a key broker. Raises
+    A container without a key broker needs `certificates`, which maps ca.pem, edge.pem and edge.key to their contents. Raises
     UsageError if `certificates` is missing, or is given in addition to a key broker.
     """
     if container.resource and certificates:
@@ -83,7 +83,10 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return JSON for `kubectl apply -f -`, one object on each line, because the server does not validate a List's items."""
+    """Return the objects as JSON for `kubectl apply -f -`, one object on each line.
+
+    The API server does not validate the items of a Kubernetes List.
+    """
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
