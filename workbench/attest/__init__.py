@@ -1,7 +1,7 @@
 """Remote attestation: verify which guest, on which processor, holds the key of a TLS connection.
 
-A guest is a confidential virtual machine under SEV-SNP, AMD's protection from the host. The processor signs a report on the
-guest with the VCEK, its own key, or with the VLEK, a cloud provider's key. AMD's root (ARK) certifies both keys through an
+A guest is a virtual machine. SEV-SNP, a feature of AMD's processors, protects it from its host. The evidence is a report on the
+guest, which a processor's key (VCEK) or a cloud provider's key (VLEK) signs. AMD's root (ARK) certifies the key through an
 intermediate authority (ASK or ASVK).
 
 ::

@@ -72,14 +72,14 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def key_of(certificate: bytes) -> bytes:
-    """Return the public key (SubjectPublicKeyInfo, DER) of a TLS certificate (DER). Attestation evidence is bound to this key."""
+    """Return the public key (SubjectPublicKeyInfo, DER) of a TLS certificate (DER), to which evidence is bound."""
     with readable("TLS certificate"):
         key = x509.load_der_x509_certificate(certificate).public_key()
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value (DER) of the certificate's extension `oid`, or None if it is absent. `oid` names an extension of AMD's."""
+    """Return the value (DER) of the extension `oid`, one of AMD's, or None if the certificate does not have it."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value

@@ -26,7 +26,8 @@ __all__ = ["Chain", "find_chain"]
 class Chain:
     """The certificates that certify a report.
 
-    key: "VCEK" or "VLEK".  leaf: the certificate of this key.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    key: "VCEK" or "VLEK".  leaf: the certificate of this key.
+    issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
     ark: the root.  product: the generation of processors to which this root belongs, such as "Genoa".
     """
 

@@ -69,8 +69,8 @@ microcode = 0
 class Policy:
     """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp" or "sample". Sample evidence is the development runtime's, and proves nothing. A sample policy must leave all other
-        fields at their defaults. A policy of kind "snp" accepts no sample evidence.
+    kind: "snp" or "sample". Sample evidence comes from the development runtime and proves nothing. A sample policy must leave
+        all other fields at their defaults. A policy of kind "snp" accepts no sample evidence.
     measurements: accepted launch measurements of the guest, SHA-384 in hexadecimal; at least one.
     initdata: SHA-256 of the guest's configuration (initdata) in hexadecimal, or "any" to accept every configuration; required.
     products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.

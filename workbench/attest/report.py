@@ -100,7 +100,7 @@ class Tcb:
         return f"{fmc}boot loader {self.boot_loader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}"
 
     def reaches(self, least: Tcb) -> bool:
-        """Return whether no version is lower than the same version in `least`."""
+        """Return whether every version is at least as high as the version in `least`."""
         parts = ("boot_loader", "tee", "snp", "microcode")
         return (self.fmc or 0) >= (least.fmc or 0) and all(getattr(self, part) >= getattr(least, part) for part in parts)
 

@@ -30,8 +30,8 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 def issue_certificates(plan: Deployment) -> bool:
     """Issue all certificates of a deployment if one expires within 14 days, or if the host name of a stage changed.
 
-    Return whether the certificates were issued. After a change of a host name, a new certificate authority is also made. The
-    old authority can only sign the names for which it was made.
+    Return whether certificates were issued. After a change of a host name, a new certificate authority is also made. The old
+    authority can only sign the names for which it was made.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None

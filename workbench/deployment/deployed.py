@@ -6,8 +6,8 @@
               -> start the cloud -> open its tunnels -> start the edge -> open its tunnel -> wait until both are ready
     stop      stop edge, cloud and tunnels; certificates and sent files stay for the next launch, unless they are purged
 
-Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted launch continues it. If a launch
-fails, it stops the stages that it started.
+Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted launch continues it. A launch that
+fails stops the stages that it started.
 """
 
 from __future__ import annotations
@@ -104,11 +104,10 @@ class Deployed:
     # --- launch ------------------------------------------------------------------------------------------------------------
 
     def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
-        """Start both stages and their tunnels, and wait until both stages are ready. Return {stage: URL as seen from this
-        machine}.
+        """Start both stages and their tunnels, and wait until both stages are ready. Return {stage: URL}.
 
-        `ready_s` is the time limit (s) for each stage to become ready. If a step fails, RemoteError, UsageError or WeightsError
-        is raised, and the stages that this call started are stopped.
+        The URLs are as seen from this machine. `ready_s` is the time limit (s) for each stage to become ready. If a step fails,
+        RemoteError, UsageError or WeightsError is raised, and the stages that this call started are stopped.
         """
         self._check_policy()
         with self._alone():

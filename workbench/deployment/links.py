@@ -30,10 +30,10 @@ def on_this_machine(plan: StagePlan) -> bool:
 
 
 class Links:
-    """Opens and closes the tunnels of a plan. `config` replaces ~/.ssh/config. `host()` returns the `Host` of the local
-    machine.
+    """Opens and closes the tunnels of a plan. `host()` returns the `Host` of the local machine.
 
-    In each method, `state` maps the name of a started stage to the stage's host and port, as seen from the stage's machine.
+    `config` replaces ~/.ssh/config. In each method, `state` maps the name of a started stage to the stage's host and port, as
+    seen from the stage's machine.
     """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:

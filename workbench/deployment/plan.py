@@ -97,7 +97,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The table [pair] of a plan, whose keys select the weights of the stages.
+    """The table [pair] of a plan. The table selects the weights of the stages.
 
     `target` is the classifier in the cloud, which recognizes protected pictures. `auxiliary` is another classifier, which must
     not recognize protected pictures.
@@ -218,8 +218,9 @@ class Deployment:
             raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
 
     def container(self) -> Container:
-        """Return the settings of the edge's container. Raises UsageError if the edge runs as a process, or a setting is
-        invalid.
+        """Return the settings of the edge's container.
+
+        Raises UsageError if the edge runs as a process, or a setting is invalid.
         """
         settings = self._container_settings("edge", self.edge.options) | {"runtime": self.edge.runtime}
         least, most = self.edge.container.replicas

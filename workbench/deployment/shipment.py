@@ -42,7 +42,7 @@ class Wheel:
 
 @cache
 def wheel() -> Wheel:
-    """Build a wheel from the source files of this package, which may be installed or a checkout."""
+    """Build a wheel from the source files of this package. The package may be installed, or imported from a checkout."""
     metadata = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
     least = re.search(r">=\s*(\d+\.\d+)", metadata["Requires-Python"] or "")
@@ -60,7 +60,7 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the content of each lock file, by the names "torch", "cuda" and "base".
+    """Return the lock files as {name: content}. The names are "torch", "cuda" and "base".
 
     Together, the lock files pin every package of a Python environment.
     """
@@ -108,11 +108,10 @@ def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return the weights files of the stage `which`, as {remote file name: local path}. Raises WeightsError if a file is
-    missing.
+    """Return the weights files of the stage `which`, as {remote file name: local path}.
 
     Only the edge gets the generator, the network that protects pictures. In the cloud, the generator's weights would help to
-    invert the protection.
+    invert the protection. Raises WeightsError if a file is missing.
     """
     from .. import data, weights  # these import torch
 

@@ -31,10 +31,10 @@ SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
 class Stage(Protocol):
-    """The interface of a stage, the edge or the cloud, for processes and for containers."""
+    """The interface of `ProcessStage` and `ContainerStage`. A stage is the edge or the cloud."""
 
     def prepare(self) -> None:
-        """Send the stage's files to its machine, and install the packages that are missing there."""
+        """Send and install everything that the stage needs and that its machine lacks."""
 
     def start(self, cloud: str) -> tuple[str, int]:
         """Start the stage, unless it already runs with these settings. Return its host and port, as seen from its machine.
@@ -53,7 +53,7 @@ class Stage(Protocol):
         """Yield the last `lines` lines of the stage's log. With `follow`, also yield new lines."""
 
     def stop(self) -> bool:
-        """End the stage, and remove its files or Kubernetes objects. Return whether its process ran or its container existed."""
+        """End the stage, and remove its files or Kubernetes objects. Return whether there was a stage to end."""
 
 
 class RemoteAgent:
@@ -223,7 +223,10 @@ class ProcessStage:
 
 
 class ContainerStage:
-    """Runs the edge in a container on a Kubernetes cluster. kubectl on `host` controls the cluster."""
+    """Runs the edge in a container on a Kubernetes cluster. kubectl on `host` controls the cluster.
+
+    `report` is called with each line of progress.
+    """
 
     def __init__(self, host: Host, deployment: Deployment, report: Report = lambda _: None) -> None:
         settings = deployment.edge.container
@@ -246,11 +249,9 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Return the container's state as a dict. `known` tells whether the container exists, `running` whether a replica is
-        ready.
+        """Return the container's state. `known` tells whether the container exists, and `running` whether a replica is ready.
 
-        If the container exists, `waiting` tells whether all replicas are still being started, and `last` is a list with the
-        first fault.
+        If the container exists, `waiting` tells whether no replica is ready yet, and `last` is a list with the first fault.
         """
         try:
             state = self.containers.status()

@@ -1,5 +1,6 @@
-"""A local process that keeps tunnels open. A tunnel is a port that is forwarded over SSH, between machines in separate
-networks.
+"""A local process that keeps tunnels open. A tunnel is a port that is forwarded over SSH.
+
+Tunnels connect machines in separate networks:
 
 ::
 
@@ -44,8 +45,8 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 class Tunnel:
     """A wanted tunnel between this machine and `host`.
 
-    A `forward` tunnel leads from a port of this machine to `port` of `target`. A `reverse` tunnel leads from a port of `host`
-    to `port` of this machine.
+    A `forward` tunnel leads from a port of this machine to `port` of `target`, an address as seen from the host. A `reverse`
+    tunnel leads from a port of the host to `port` of this machine.
     """
 
     name: str

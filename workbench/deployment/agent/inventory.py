@@ -88,7 +88,7 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return the state of `folder`, the remote agent's folder. If it is missing, its nearest existing parent is examined.
+    """Return the state of the remote agent's folder. If the folder is missing, its nearest existing parent is examined.
 
     Keys: `at` (the examined path), `free` (bytes), `files` (free inodes, None if unlimited), `writable`, and `environment`
     (whether `folder` already has a Python environment).
@@ -118,7 +118,7 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Run the Python interpreter at `path`, and return facts about it, or None if it does not run.
+    """Return facts about the Python interpreter at `path`, or None if the interpreter does not run.
 
     Keys: `path`, `version` ([major, minor]), `venv` and `torch` (whether the interpreter has these modules).
     """
@@ -194,8 +194,7 @@ def _logged_firmware() -> list[int] | None:
 def iommu(root: Path) -> dict[str, Any]:
     """Return the state of the IOMMU, without which SEV-SNP does not work.
 
-    Keys: `units` (the number of active IOMMUs) and `options` (those boot options of the kernel with which SEV-SNP does not
-    work).
+    Keys: `units` (the number of active IOMMUs) and `options` (boot options of the kernel with which SEV-SNP does not work).
     """
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
@@ -257,9 +256,10 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Request the health page of the key broker at `url`. Return its HTTP `status`, or the `error` if it is unreachable.
+    """Request the health page of the key broker at `url`. Return {"status": HTTP status} or {"error": reason}.
 
-    `certificate` is the only trusted certificate (PEM), or "" to trust the system's authorities.
+    Any HTTP status shows that the broker is reachable. `certificate` is the only trusted certificate (PEM), or "" to trust the
+    system's authorities.
     """
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
@@ -276,8 +276,8 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 def image_answer(image: str) -> dict[str, Any]:
     """Request the manifest of `image` from the image's registry. `image` has the form NAME@DIGEST.
 
-    Return the key `registry`, the registry's host. If it responds, also return its HTTP `status`, and `same`: whether the
-    manifest has the digest. Otherwise also return the `error`.
+    The result has the key `registry`, the registry's host. If the registry responds, the other keys are `status` (HTTP) and
+    `same` (whether the manifest has the digest). If the request fails, the other key is `error`.
     """
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)

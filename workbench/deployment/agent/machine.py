@@ -1,6 +1,7 @@
 """Check the machine's resources, and free ports that dead SSH sessions hold.
 
-Both are commands of the remote agent: `folder` is the agent's folder, and `asked` are the arguments of the command.
+`probe` and `free` are commands of the remote agent, the program that runs a stage here. `folder` is the agent's folder, and
+`asked` are the arguments of the command.
 """
 
 from __future__ import annotations

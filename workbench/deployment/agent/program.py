@@ -22,7 +22,7 @@ VERBS = {each.__name__: each for each in (probe, free, environment, start, statu
 def main(arguments: Sequence[str]) -> int:
     """Run one verb, and print the result or the error as a line of JSON. Return 0.
 
-    `arguments` are the agent's folder and the verb. After the verb `supervise` follows the stage's folder.
+    `arguments` are the agent's folder and the verb. The verb `supervise` has one more argument, the folder of a stage.
     """
     folder, verb = Path(arguments[0]).expanduser(), arguments[1]
     if not folder.is_absolute():

@@ -123,8 +123,8 @@ def _last(state: dict[str, Any]) -> str:
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return a stage's state. `running` tells whether the stage runs, and `known` whether it has files here.
 
-    Other keys: `started` (s since the epoch) and `port`. After its end, also `ended` (s since the epoch), `status` (the exit
-    status) and `last` (its last log lines).
+    Other keys: `started` (s since the epoch) and `port`. After the stage's end, also `ended` (s since the epoch), `status` (the
+    exit status) and `last` (the last log lines).
     """
     home = _home(folder, asked)
     state = _state(home)
@@ -137,8 +137,9 @@ def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def logs(folder: Path, asked: dict[str, Any]) -> None:
-    """Print the last `asked["lines"]` lines of a stage's log. With `asked["follow"]`, also print new lines until the stage
-    ends.
+    """Print the end of a stage's log, `asked["lines"]` lines.
+
+    With `asked["follow"]`, new lines are also printed until the stage ends.
     """
     path = _home(folder, asked) / "log"
     if not path.parent.exists():

@@ -20,7 +20,7 @@ LINE = 64 << 10  # bytes: a longer line is split
 
 
 def supervise(home: Path) -> int:
-    """Run a stage until it ends. Write its log, its state and its exit status into `home`, the stage's folder. Return 0.
+    """Run a stage until it ends. Write the stage's log, state and exit status into its folder `home`. Return 0.
 
     The file spec.json in `home` has the stage's command and environment variables.
     """

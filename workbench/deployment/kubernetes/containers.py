@@ -65,7 +65,7 @@ class AbsentError(RemoteError):
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container and its pods. `wanted` and `ready` are numbers of replicas. `trouble` is the first fault, or ""."""
+    """The state of a container. `wanted` and `ready` are numbers of replicas. `trouble` is the first fault as text, or ""."""
 
     wanted: int
     ready: int

@@ -62,12 +62,14 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 class Container:
     """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
-    image: with a digest.  cloud: the cloud's IP:PORT, because network policies support no names.
+    image: the image's name, with a digest.
+    cloud: the cloud's IP:PORT, because network policies support no names.
+    runtime: "confidential", or "development", which needs no special hardware and protects nothing.
     options: further arguments of `workbench serve edge`.
     egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. The image's registry is one, because a
         guest pulls its own image. The key broker is another if its URL has a host name.
-    resource: the key broker's path of ca.pem, edge.pem and edge.key. Only the development runtime works without a path: then the
-        host provides these files, and can read them.
+    resource: the key broker's path of ca.pem, edge.pem and edge.key. Without a path, the host provides these files and can read
+        them. Only the development runtime allows this.
     logs: the host may read the edge's log.  policy: replaces the workbench's policy for the Kata agent.
     shim: the language of the nodes' Kata runtime. Each of the two implementations has its own runtime classes.
     gpu: the Kubernetes resource of the guest's GPU, such as nvidia.com/pgpu.

@@ -4,6 +4,8 @@
 
     Container --render--> NetworkPolicy, Deployment, Service             [Secret, only with the development runtime]
                           PodDisruptionBudget, HorizontalPodAutoscaler   if there can be several replicas
+
+A key broker gives the container its TLS certificate and key. Without a broker, the Secret has them, and the host can read them.
 """
 
 from __future__ import annotations
@@ -65,8 +67,8 @@ def runtime_class(container: Container) -> str:
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
     """Return the Kubernetes objects of a container.
 
-    A container without a key broker needs `certificates`, which maps ca.pem, edge.pem and edge.key to their contents. Raises
-    UsageError if `certificates` is missing, or is given in addition to a key broker.
+    `certificates` maps ca.pem, edge.pem and edge.key to their contents. They are required without a key broker, and forbidden
+    with one. Raises UsageError otherwise.
     """
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
@@ -85,7 +87,7 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 def to_json(manifests: list[KubernetesObject]) -> bytes:
     """Return the objects as JSON for `kubectl apply -f -`, one object on each line.
 
-    The API server does not validate the items of a Kubernetes List.
+    A Kubernetes List is avoided, because the API server does not validate its items.
     """
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 

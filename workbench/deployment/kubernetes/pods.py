@@ -37,9 +37,7 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod. `started` and `ready` are the state of its container. `address` is the pod's IP address, `node_address` its
-    node's.
-    """
+    """A pod. `started` and `ready` describe its container. `address` and `node_address` are IP addresses of pod and node."""
 
     name: str
     started: bool
@@ -70,9 +68,9 @@ class Trouble:
 
 
 def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
-    """Return the pods of a container, and the faults of these pods. Final faults come first.
+    """Return the pods of a container, and the faults of these pods. Faults that the cluster cannot resolve come first.
 
-    `found` are the cluster's pod objects. Pods that are being deleted are left out.
+    `found` are the cluster's pod objects. Pods that are being deleted are left out. `container` has settings for the messages.
     """
     pods, troubles = [], []
     for each in found:
