@@ -46,7 +46,7 @@ _UNREADABLE = (
 def readable(name: str) -> Iterator[None]:
     """Turn parser errors in this context into an AttestationError, which names the certificate `name`.
 
-    Warnings of the parser are suppressed, because every VCEK has the serial number zero, and each causes a warning.
+    Warnings of the parser are suppressed. Every VCEK would cause a warning, because its serial number is zero.
     """
     try:
         with suppress_warnings():
@@ -72,14 +72,17 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def key_of(certificate: bytes) -> bytes:
-    """Return the public key (SubjectPublicKeyInfo, DER) of a TLS certificate (DER), to which evidence is bound."""
+    """Return the public key of a TLS certificate (DER). Attestation evidence is bound to this key.
+
+    The key is a SubjectPublicKeyInfo (DER).
+    """
     with readable("TLS certificate"):
         key = x509.load_der_x509_certificate(certificate).public_key()
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value (DER) of the extension `oid`, one of AMD's, or None if the certificate does not have it."""
+    """Return the value (DER) of AMD's extension `oid`, or None if the certificate does not have this extension."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value

@@ -46,11 +46,11 @@ class Chain:
 
 
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
-    """Return the certificates that certify a report. Their signatures are not verified.
+    """Return the chain of certificates that certifies a report. The signatures of the chain are not verified.
 
-    They are taken from the policy and from `given`, the certificates (DER) in the evidence. `key` is the kind of key that
-    signed the report. AMD's built-in authorities are used if neither source includes an authority. Raises AttestationError if a
-    certificate is missing or the root is not pinned.
+    The certificates are taken from the policy and from `given`, the certificates (DER) in the evidence. If neither has an
+    authority (ARK, ASK or ASVK), AMD's built-in ones are used. `key` is the kind of key that signed the report. Raises
+    AttestationError if a certificate is missing or the root is not pinned.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):

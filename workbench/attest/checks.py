@@ -1,4 +1,4 @@
-"""The result of a verification of evidence: the passed checks, the processor, and warnings about published attacks on it.
+"""The result of a verification of evidence: the passed checks, the processor, and warnings about published attacks.
 
 A VLEK is a key that AMD issues to a cloud provider for signing evidence.
 """

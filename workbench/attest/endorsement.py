@@ -50,7 +50,7 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
     """Return the firmware versions in a certificate. Raises AttestationError if a version is missing.
 
-    With `turin`, the certificate must also have the version of fmc, a firmware of Turin processors.
+    With `turin`, the certificate must also have the version of fmc, a part of the firmware from Turin on.
     """
     versions: dict[str, int] = {}
     with readable(key):
@@ -92,7 +92,7 @@ def name_of(leaf: x509.Certificate, key: SigningKey) -> str:
 
 
 def provider_of(vlek: x509.Certificate) -> str:
-    """Return the cloud provider in a VLEK certificate, such as "CN=cc-us-east-2.amazonaws.com", or "" if it has none."""
+    """Return the cloud provider in a VLEK certificate, such as "CN=cc-us-east-2.amazonaws.com", or "" if there is none."""
     return _text(vlek, PROVIDER, "VLEK")
 
 

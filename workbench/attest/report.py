@@ -1,5 +1,7 @@
 """A strict parser of SEV-SNP attestation reports: 1184 bytes, or the attestation agent's JSON with the same fields.
 
+The numbers are the offsets of the fields, in hexadecimal:
+
 ::
 
     000 version  004 guest_svn  008 policy  010 family_id  020 image_id  030 vmpl  034 sig_algo  038 current_tcb
@@ -159,8 +161,8 @@ class Report:
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
         """Parse a report from `fields`, the JSON object of the attestation agent.
 
-        The fields are encoded as a report's bytes, and these are parsed. Raises AttestationError for unknown, missing or
-        invalid fields.
+        The fields are first encoded as a report's bytes, so that the same checks apply. Raises AttestationError for unknown,
+        missing or invalid fields.
         """
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):

@@ -44,9 +44,9 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the data that binds evidence to a nonce and to a TLS key (DER).
+    """Return the data that binds evidence to a TLS key (DER) and to a nonce, a random value of the client.
 
-    The data is the SHA-256 of both, as 64 hex digits in ASCII. A report contains it as report_data.
+    The data is the SHA-256 of both, as 64 hex digits in ASCII. Evidence must contain this data as report_data.
     """
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 

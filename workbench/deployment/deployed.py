@@ -72,7 +72,7 @@ class StageRow:
 
 
 class Deployed:
-    """A deployment of edge and cloud, which may be running or not. The end of a `with` block closes the connections.
+    """A deployment of edge and cloud, running or stopped. The end of a `with` block closes the connections.
 
     `deployment` is the plan. `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a
     progress bar for uploads.
@@ -184,7 +184,7 @@ class Deployed:
     def examine(self, root: str = "/") -> list[Finding]:
         """Check the machines of both stages for faults that could prevent a launch.
 
-        `root` is the folder in which a machine's sshd sees the host's root file system. It is not / if sshd runs in a
+        `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
         container.
         """
         return Doctor(self.plan, self._host, self.close, root).full()

@@ -88,7 +88,7 @@ host = "local"
 def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
     """Return the text of a plan that runs both stages on this machine, with the current Python interpreter.
 
-    The stages keep their files in `folder`. The other arguments are the keys of the plan's table [pair].
+    The stages keep their files in `folder`. The other arguments become keys of the plan's table [pair].
     """
     pair = f"dataset = {json.dumps(dataset)}\ntarget = {json.dumps(target)}\nauxiliary = {json.dumps(auxiliary)}\n"
     stage = f'host = "local"\npython = {json.dumps(sys.executable)}\nfolder = {json.dumps(str(folder.resolve()))}\n'

@@ -5,8 +5,8 @@
     python3 -I -B - REQUEST  < this file  > JSON
 
 Python reads the program from standard input, so no file stays on the machine. The program needs Python 3.9 and only the
-standard library. `root`, a key of the request, is the folder in which sshd sees the host's root file system. It is not / if
-sshd runs in a container. Paths of /proc, /sys, /dev, /etc and /opt are below `root`.
+standard library. `root`, a key of the request, is the folder in which sshd sees the host's root file system. It differs from /
+if sshd runs in a container. Paths of /proc, /sys, /dev, /etc and /opt are below `root`.
 
 A stage is the edge or the cloud. It may run in a container under Kata, which starts a virtual machine for each container. A
 shim is Kata's runtime for one kind of virtual machine. A key broker gives the container its TLS key.

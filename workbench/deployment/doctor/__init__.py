@@ -1,4 +1,4 @@
-"""Check the machines of a deployment over SSH for faults that would prevent a launch. Nothing is changed there.
+"""Check the machines of a deployment over SSH for faults that would prevent a launch. The checks change nothing.
 
 A deployment has two stages, the edge and the cloud. The edge may run in a container in a guest, a virtual machine.
 

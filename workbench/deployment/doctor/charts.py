@@ -81,7 +81,7 @@ def annotation_findings(
     """Check that Kata lets pods set the annotations that the container needs.
 
     `configured` is {shim: annotations that Kata's files on the host with kubectl allow}. It is empty if that host is no node of
-    the cluster. If it has no list for the container's shim, Kata's default and the chart's values apply.
+    the cluster. Without a list for the container's shim, Kata's default and the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)

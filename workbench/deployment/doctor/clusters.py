@@ -1,4 +1,4 @@
-"""Check the Kubernetes cluster on which a container shall run: runtime class, nodes, namespace and ports.
+"""Check the Kubernetes cluster for a stage's container: runtime class, nodes, namespace and ports.
 
 The checks run kubectl on a host, and read the objects of the cluster.
 """
@@ -90,9 +90,9 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the cluster's node that is the host with kubectl, or None if this host is no node of the cluster.
+    """Return the node that is also the host with kubectl, or None if this host is no node of the cluster.
 
-    `boot` is the boot ID of the host. It identifies the node.
+    `boot`, the boot ID of the host, identifies the node.
     """
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)

@@ -1,4 +1,4 @@
-"""A finding is the result of one check of a machine. For a fault, it has the command that fixes the fault."""
+"""A finding is the result of one check of a machine. For a fault, the finding has the command that fixes the fault."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def host_findings(
     """Check the machine of a stage for interpreter, disk, memory, GPU and port.
 
     `facts` are the facts of the script `SHELL`, and `found` is the inventory. `name` is the stage's name on the machine, such
-    as plan-edge. The stage's port may be in use by this stage.
+    as plan-edge. It is no fault if this stage already uses its port.
     """
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),

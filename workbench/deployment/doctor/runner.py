@@ -3,6 +3,8 @@
 ::
 
     shell facts (POSIX sh, one command) -> inventory (Python, on standard input) and kubectl -> findings
+
+Shell facts and inventory describe a machine. A shell script and a Python program print them there.
 """
 
 from __future__ import annotations
@@ -52,8 +54,8 @@ class _Target:
 class Doctor:
     """Checks the machines of a plan. `host(name)` returns the machine with this name, and `close()` closes all connections.
 
-    `root` is the folder in which a machine's sshd sees the host's root file system. It is not / if sshd runs in a container. A
-    relative path starts at the home folder.
+    `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
+    container. A relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:

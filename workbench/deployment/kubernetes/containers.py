@@ -75,9 +75,10 @@ class PodState:
 
 @dataclass(frozen=True)
 class Containers:
-    """One container with its replicas on a cluster. The commands run `kubectl`, with `context` and `kubeconfig`, on `host`.
+    """One container with its replicas on a cluster, managed by kubectl on `host`.
 
-    Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
+    `kubectl` is the command's name or path. `context` and `kubeconfig` are its options, or "" for kubectl's defaults. Every
+    method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -90,8 +91,8 @@ class Containers:
         """Create or update the container's Kubernetes objects, and delete objects that the settings no longer require.
 
         A second call changes nothing. Manual edits are reverted, but the autoscaler keeps its number of replicas.
-        `certificates` maps ca.pem, edge.pem and edge.key to their contents. They are only for an edge without a key broker,
-        which would give the edge these files.
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents. Only an edge without a key broker needs them. A key
+        broker would give the edge these files.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")

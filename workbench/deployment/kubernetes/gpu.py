@@ -16,7 +16,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """The settings of the cloud's container. The inherited field `cloud`, an edge's address of the cloud, stays empty."""
+    """The settings of the cloud's container. The field `cloud`, an address that only an edge needs, stays empty."""
 
     cloud: str = ""
     port: int = 8444
