@@ -38,7 +38,8 @@ class Boot:
     ovmf: the firmware, in whole pages of 4096 bytes.
     kernel, initrd, append: QEMU's options of these names. initrd and append require a kernel.
     guest_features: SEV_FEATURES in the guest's saved CPU state (VMSA).
-    ovmf_hash: a SHA-384 in hexadecimal, used in place of the digest of the pages of `ovmf`. The metadata is still read from `ovmf`.
+    ovmf_hash: a SHA-384 in hexadecimal, used in place of the digest of the pages of `ovmf`. The metadata is still read from
+        `ovmf`.
     """
 
     ovmf: Path

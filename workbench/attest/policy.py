@@ -76,8 +76,8 @@ class Policy:
     products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
     provider: the exact csp_id in the VLEK's certificate; required with "VLEK", forbidden with "VCEK".
-    chain: certificates (DER) in addition to the evidence's. If neither the policy nor the evidence has an authority (ARK, ASK or
-        ASVK), AMD's built-in ones are used.
+    chain: certificates (DER) in addition to the evidence's. If neither the policy nor the evidence has an authority (ARK, ASK
+        or ASVK), AMD's built-in ones are used.
     minimum_tcb: the oldest trusted firmware versions, or "any" to trust all; required.
     debug: accept a guest that its host may debug.  vmpl: the guest's privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.

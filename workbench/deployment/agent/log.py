@@ -21,7 +21,7 @@ class Log:
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append `line`, which includes its line end. Write errors, such as a full disk, are ignored."""
+        """Append the bytes `line`. No line end is added. Write errors, such as a full disk, are ignored."""
         if self._file.tell() + len(line) > LOG_BYTES:
             self._file.close()
             for number in range(LOGS, 0, -1):
