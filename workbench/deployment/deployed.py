@@ -248,7 +248,7 @@ class Deployed:
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
     def stage(self, which: Which) -> Stage:
-        """Return the stage `which`, which can be started and stopped.
+        """Return the object that starts and stops the stage `which`.
 
         Raises UsageError for an unknown stage, and for a cloud in a container, which cannot be launched.
         """

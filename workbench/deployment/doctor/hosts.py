@@ -116,7 +116,7 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Check the machine of a stage for interpreter, disk, memory, GPU and port.
+    """Check interpreter, disk, memory, GPU and port of a stage's machine.
 
     `facts` are the facts of the script `SHELL`, and `found` is the inventory. `name` is the stage's name on the machine, such
     as plan-edge. It is no fault if this stage already uses its port.
