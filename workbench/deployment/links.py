@@ -59,7 +59,9 @@ class Links:
         return not cloud.address and not edge.local and edge.host != cloud.host
 
     def join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels of the stages in `state`. Raises RemoteError if a tunnel is still closed after `JOINED_S` seconds.
+        """Open the tunnels of the stages in `state`.
+
+        Raises RemoteError if a tunnel is still closed after `JOINED_S` seconds.
         """
         deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):
