@@ -1,4 +1,8 @@
-"""Remote attestation: verify which guest (confidential VM), on which processor, holds the key of a TLS connection.
+"""Remote attestation: verify which guest, on which processor, holds the key of a TLS connection.
+
+A guest is a virtual machine. SEV-SNP, a feature of AMD's processors, protects it from its host. The evidence is a report on the
+guest, which a processor's key (VCEK) or a cloud provider's key (VLEK) signs. AMD's root (ARK) certifies the key through an
+intermediate authority (ASK or ASVK).
 
 ::
 
@@ -9,7 +13,7 @@
 
     nonce, TLS key -> runtime_data -> the guest's attestation agent -> report_data      (fresh evidence of this key)
 
-AMD's revocation lists are not checked, since they need a network. `minimum_tcb` excludes old firmware.
+AMD's revocation lists are not checked, since they need a network. The policy's `minimum_tcb` excludes old firmware.
 """
 
 from .certificates import key_of

@@ -1,5 +1,8 @@
 """Parse AMD's X.509 certificates, and check their signatures and validity periods.
 
+An attestation report is signed with a processor's key (VCEK) or a cloud provider's key (VLEK). AMD's root (ARK) certifies these
+keys through an intermediate authority (ASK or ASVK).
+
 ::
 
     ARK --signs--> itself, ASK --signs--> VCEK --signs--> report              RSA-PSS with SHA-384; the report ECDSA on P-384
@@ -41,10 +44,9 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """A context that turns parser errors into an AttestationError with the certificate's `name`.
+    """Turn parser errors in this context into an AttestationError, which names the certificate `name`.
 
-    Warnings are suppressed: every VCEK has the serial number zero, which `cryptography` warns of, and damaged certificates
-    cause many more.
+    Warnings of the parser are suppressed. Every VCEK would cause a warning, because its serial number is zero.
     """
     try:
         with suppress_warnings():
@@ -54,7 +56,10 @@ def readable(name: str) -> Iterator[None]:
 
 
 def load(der: bytes, name: str = "certificate") -> x509.Certificate:
-    """Parse a certificate (DER). Raises AttestationError if the bytes are no certificate, or more than `MOST_BYTES`."""
+    """Parse a certificate (DER). Raises AttestationError if it is invalid, or longer than `MOST_BYTES` bytes.
+
+    The error names the certificate `name`.
+    """
     if len(der) > MOST_BYTES:
         raise refusal(name, f"at most {MOST_BYTES} bytes", len(der))
     with readable(name):
@@ -67,14 +72,17 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 
 def key_of(certificate: bytes) -> bytes:
-    """Return the SubjectPublicKeyInfo (DER) of a TLS certificate (DER): the key that evidence is bound to."""
+    """Return the public key of a TLS certificate (DER). Attestation evidence is bound to this key.
+
+    The key is a SubjectPublicKeyInfo (DER).
+    """
     with readable("TLS certificate"):
         key = x509.load_der_x509_certificate(certificate).public_key()
         return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value (DER) of one of AMD's extensions, or None if it is absent."""
+    """Return the value (DER) of AMD's extension `oid`, or None if the certificate does not have this extension."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value
@@ -82,15 +90,16 @@ def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> byte
 
 
 def common_name(name: x509.Name) -> str:
-    """Return the common name of a subject or issuer, or "" unless there is exactly one."""
+    """Return the common name in `name`, a certificate's subject or issuer. Return "" if there is none or more than one."""
     values = [attribute.value for attribute in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> bool:
-    """Return whether `issuer` signed a certificate with AMD's algorithm: RSA-PSS with SHA-384 and a key of 4096 bits.
+    """Return whether the key of `issuer` signed `certificate` with AMD's algorithm.
 
-    Raises AttestationError, with `name`, for a certificate that cannot be parsed.
+    The algorithm is RSA-PSS with SHA-384 and a key of 4096 bits. Raises AttestationError, which names the certificate `name`,
+    if a certificate cannot be parsed.
     """
     with readable(name):
         scheme, key = certificate.signature_algorithm_parameters, issuer.public_key()

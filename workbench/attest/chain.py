@@ -1,4 +1,8 @@
-"""Find the three certificates that certify a report: the signing key's, its issuer's, and AMD's pinned root."""
+"""Find the three certificates that certify an attestation report.
+
+A report is signed with a processor's key (VCEK) or a cloud provider's key (VLEK). The three certificates are this key's, its
+issuer's (ASK or ASVK), and AMD's root (ARK), which the policy pins by its fingerprint.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,11 @@ __all__ = ["Chain", "find_chain"]
 
 @dataclass(frozen=True)
 class Chain:
-    """The certificates that certify a report, and the product of the pinned root.
+    """The certificates that certify a report.
 
-    key: "VCEK" or "VLEK".  leaf: the certificate of this key.  issuer: the ASK, which signs VCEKs, or the ASVK (VLEKs).
+    key: "VCEK" or "VLEK".  leaf: the certificate of this key.
+    issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    ark: the root.  product: the generation of processors to which this root belongs, such as "Genoa".
     """
 
     key: SigningKey
@@ -40,10 +46,11 @@ class Chain:
 
 
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
-    """Return the chain that certifies a report, from the certificates of the policy and of the evidence (`given`, DER).
+    """Return the chain of certificates that certifies a report. The signatures of the chain are not verified.
 
-    AMD's built-in authorities are used if neither source includes an authority. Raises AttestationError if a certificate is
-    missing or the root is not pinned. The signatures of the chain are not verified.
+    The certificates are taken from the policy and from `given`, the certificates (DER) in the evidence. If neither has an
+    authority (ARK, ASK or ASVK), AMD's built-in ones are used. `key` is the kind of key that signed the report. Raises
+    AttestationError if a certificate is missing or the root is not pinned.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):

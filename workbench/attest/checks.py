@@ -1,4 +1,7 @@
-"""The result of a verification: the passed checks, the platform, and warnings about published attacks on that platform."""
+"""The result of a verification of evidence: the passed checks, the processor, and warnings about published attacks.
+
+A VLEK is a key that AMD issues to a cloud provider for signing evidence.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["Check", "Checks", "Verdict"]
 
 @dataclass(frozen=True)
 class Check:
-    """A passed check: its name, and its expected and actual value as text."""
+    """A passed check. `expected` and `found` are the expected and the actual value, as text."""
 
     name: str
     expected: str
@@ -23,7 +26,9 @@ class Check:
 class Verdict:
     """The result of a verification. A verdict of kind "sample" proves nothing. `str()` returns a table of the checks.
 
-    chip: the first 16 hex digits of the processor's number, or "masked".  provider: the csp_id of a VLEK, else empty.
+    product: the processor's generation, such as "Genoa".  tcb: the processor's firmware versions.
+    chip: the first 16 hex digits of the processor's number, or "masked" if the host hides it.
+    provider: the cloud provider (csp_id) if a VLEK signed the evidence, else empty.
     """
 
     kind: str
@@ -39,7 +44,7 @@ class Verdict:
 
     @property
     def summary(self) -> str:
-        """The product, firmware versions and processor's number, or the provider, in one line."""
+        """One line with the product, the firmware versions, the processor's number and, for a VLEK, the provider."""
         if not self.proves:
             return "sample evidence of a runtime for development: IT PROVES NOTHING"
         signer = f"; VLEK of {self.provider}" if self.provider else ""
@@ -66,12 +71,15 @@ def _short(text: str) -> str:
 
 @dataclass
 class Checks:
-    """The passed checks of a verification, in order."""
+    """Collects the passed checks of a verification, in order."""
 
     passed: list[Check] = field(default_factory=list)
 
     def that(self, holds: bool, name: str, expected: object, found: object) -> None:
-        """Record a check if it holds, else raise AttestationError with its name, the expected and the actual value."""
+        """Record the check `name` if `holds` is true. Otherwise raise AttestationError.
+
+        The error has the check's name, the expected and the actual value (`found`).
+        """
         if not holds:
             raise refusal(name, expected, found)
         self.passed.append(Check(name, str(expected), str(found)))

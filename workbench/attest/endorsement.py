@@ -1,4 +1,7 @@
-"""Read the certificate of the key that signs reports: a processor's VCEK, or the VLEK that AMD issues to a cloud provider.
+"""Read the certificate of the key that signs attestation reports.
+
+The key is a processor's VCEK, or the VLEK that AMD issues to a cloud provider. In each function, `leaf` is the certificate, and
+`key` is the kind of key. The certificate has these extensions:
 
 ::
 
@@ -36,7 +39,7 @@ TURIN_CHIP = 8  # bytes of chip_id that Turin uses; zeros follow
 
 
 def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePublicKey:
-    """Return the public key that verifies reports. Raises AttestationError if the key is not on P-384."""
+    """Return the public key that verifies the signatures of reports. Raises AttestationError if the key is not on P-384."""
     with readable(key):
         public = leaf.public_key()
         if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP384R1):
@@ -45,7 +48,10 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 
 
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
-    """Return the firmware versions in a VCEK or VLEK, with fmc if `turin`. Raises AttestationError if a version is missing."""
+    """Return the firmware versions in a certificate. Raises AttestationError if a version is missing.
+
+    With `turin`, the certificate must also have the version of fmc, a part of the firmware from Turin on.
+    """
     versions: dict[str, int] = {}
     with readable(key):
         for name, suffix in VERSIONS.items():
@@ -65,9 +71,10 @@ def _is_small_integer(der: bytes) -> bool:
 
 
 def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
-    """Return the processor's number in a VCEK, padded to the 64 bytes of a report.
+    """Return the processor's number in a VCEK certificate, padded with zeros to the 64 bytes of a report.
 
-    Raises AttestationError if the number is missing or has a wrong length. An empty `product` accepts every product's length.
+    `product`, such as "Turin", determines the length of the number. If it is empty, the length of any product is accepted.
+    Raises AttestationError if the number is missing or has a wrong length.
     """
     with readable("VCEK"):
         value = extension(vcek, CHIP_ID) or b""
@@ -80,12 +87,12 @@ def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
 
 
 def name_of(leaf: x509.Certificate, key: SigningKey) -> str:
-    """Return the product's name in a certificate, such as "Milan-B0", or "" if it is absent."""
+    """Return the product's name in a certificate, such as "Milan-B0", or "" if the certificate has none."""
     return _text(leaf, PRODUCT_NAME, key)[:32]
 
 
 def provider_of(vlek: x509.Certificate) -> str:
-    """Return the cloud provider in a VLEK, such as "CN=cc-us-east-2.amazonaws.com", or "" if it is absent."""
+    """Return the cloud provider in a VLEK certificate, such as "CN=cc-us-east-2.amazonaws.com", or "" if there is none."""
     return _text(vlek, PROVIDER, "VLEK")
 
 

@@ -1,11 +1,13 @@
-"""Compute the launch measurement that a guest's report must have, from the files with which QEMU starts the guest.
+"""Compute the launch measurement of a guest, a virtual machine under SEV-SNP, from the files with which QEMU starts it.
+
+The guest's attestation report must have this measurement.
 
 ::
 
     OVMF pages -> sections of its metadata (with hashes of kernel, initrd, command line) -> CPU state, once per vCPU -> SHA-384
 
-The computation is the package sev-snp-measure (virtee, 0.0.13), which Kata's own tests use for the same purpose (kata 4.1.0,
-`tests/integration/kubernetes/k8s-confidential-attestation.bats`).
+The package sev-snp-measure (virtee, 0.0.13) does the computation. Kata's own tests use this package for the same purpose (kata
+4.1.0, `tests/integration/kubernetes/k8s-confidential-attestation.bats`).
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ class Boot:
 
     ovmf: the firmware, in whole pages of 4096 bytes.
     kernel, initrd, append: QEMU's options of these names. initrd and append require a kernel.
-    guest_features: SEV_FEATURES of the guest's VMSA.
-    ovmf_hash: SHA-384 in hexadecimal, which replaces the digest of the pages of `ovmf`. The metadata is still read from `ovmf`.
+    guest_features: SEV_FEATURES in the guest's saved CPU state (VMSA).
+    ovmf_hash: a SHA-384 in hexadecimal, used in place of the digest of the pages of `ovmf`. The metadata is still read from
+        `ovmf`.
     """
 
     ovmf: Path
@@ -50,9 +53,9 @@ class Boot:
 
 
 def measure(boot: Boot) -> bytes:
-    """Return the SEV-SNP launch measurement, 48 bytes.
+    """Return the SEV-SNP launch measurement of a guest, 48 bytes.
 
-    Raises UsageError for invalid or unreadable files or options, and if the extra `measure` is not installed.
+    Raises UsageError if files or options are invalid or unreadable, or if the package's extra `measure` is not installed.
     """
     guest, types = _package()
     _check(boot, list(types.CPU_SIGS))

@@ -1,4 +1,8 @@
-"""The client's attestation policy: requirements on the evidence of an edge, given in code or in a TOML file."""
+"""The client's attestation policy: requirements on the evidence of an edge, given in code or in a TOML file.
+
+The edge runs in a guest, a confidential virtual machine. Its evidence is a report that a processor's key (VCEK) or a cloud
+provider's key (VLEK) signs. AMD's root (ARK) certifies the key through an intermediate authority (ASK or ASVK).
+"""
 
 from __future__ import annotations
 
@@ -65,19 +69,20 @@ microcode = 0
 class Policy:
     """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for evidence of the development runtime, which proves nothing. A sample policy must leave all other
-        fields at their defaults, and a policy of kind "snp" accepts no sample evidence.
+    kind: "snp" or "sample". Sample evidence comes from the development runtime and proves nothing. A sample policy must leave
+        all other fields at their defaults. A policy of kind "snp" accepts no sample evidence.
     measurements: accepted launch measurements of the guest, SHA-384 in hexadecimal; at least one.
-    initdata: SHA-256 of the guest's initdata in hexadecimal, or "any"; required.
+    initdata: SHA-256 of the guest's configuration (initdata) in hexadecimal, or "any" to accept every configuration; required.
     products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
     provider: the exact csp_id in the VLEK's certificate; required with "VLEK", forbidden with "VCEK".
-    chain: certificates (DER) in addition to the evidence's. If neither source has an authority, AMD's built-in ones are used.
-    minimum_tcb: the oldest trusted firmware, or "any"; required.
-    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report, 0 to 3.
+    chain: certificates (DER) in addition to the evidence's. If neither the policy nor the evidence has an authority (ARK, ASK
+        or ASVK), AMD's built-in ones are used.
+    minimum_tcb: the oldest trusted firmware versions, or "any" to trust all; required.
+    debug: accept a guest that its host may debug.  vmpl: the guest's privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
     allow_expired: accept certificates that are not valid at the time `at` (None: now).
-    arks: SHA-256 of root certificates (ARK) in hexadecimal, by product; they replace the built-in ones.
+    arks: {product: SHA-256 of its root certificate (ARK) in hexadecimal}. They replace the built-in digests.
     """
 
     kind: str = "snp"
@@ -155,18 +160,18 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The warnings about published attacks on the trusted products, one sentence for each affected product."""
+        """The warnings about published attacks on the trusted products. Each warning is one sentence."""
         return tuple(WARNINGS[name] for name in self.products if self.kind == "snp" and name in WARNINGS)
 
     @property
     def pins(self) -> dict[str, str]:
-        """The SHA-256 (hex) of the trusted root certificates, by product."""
+        """The trusted root certificates, as {product: SHA-256 in hexadecimal}."""
         known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
         return {name: known[name] for name in self.products}
 
     @property
     def oldest_tcb(self) -> Tcb:
-        """The oldest trusted firmware versions, all zero for "any"."""
+        """The oldest trusted firmware versions. If `minimum_tcb` is "any", all versions are zero."""
         return self.minimum_tcb if isinstance(self.minimum_tcb, Tcb) else Tcb()
 
     @property
@@ -180,7 +185,7 @@ class Policy:
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """Read a policy from a TOML file. Raises UsageError, with the file's name, for an invalid policy."""
+        """Read a policy from a TOML file. Raises UsageError, which names the file, for an invalid policy."""
         try:
             content = tomllib.loads(_bytes(path).decode("utf-8-sig"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

@@ -1,4 +1,7 @@
-"""AMD's SEV-SNP products: their root certificates, their processors, and warnings about published attacks."""
+"""AMD's products with SEV-SNP: root certificates, processors, and warnings about published attacks.
+
+A product is a generation of processors, such as Genoa. Each has a root certificate (ARK) and two intermediate ones (ASK, ASVK).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ DEFAULT_PRODUCTS = tuple(name for name in PRODUCTS if name not in WARNINGS)
 
 
 def product_of(cpuid: tuple[int, int, int]) -> str:
-    """Return the product of a processor by its CPUID family, model and stepping, or "" if it is unknown.
+    """Return the product of a processor, or "" if it is unknown. `cpuid` is the processor's family, model and stepping.
 
     Source of the models' ranges: virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
     """
@@ -35,7 +38,7 @@ def product_of(cpuid: tuple[int, int, int]) -> str:
 
 @functools.cache
 def authorities() -> tuple[bytes, ...]:
-    """Return AMD's ARK, ASK and ASVK (DER) of all products, as published by AMD's key distribution service."""
+    """Return the ARK, ASK and ASVK certificates (DER) of all products, as AMD's key distribution service publishes them."""
     return tuple(der_blocks(Path(__file__).with_name("amd.pem").read_bytes()))
 
 

@@ -1,5 +1,7 @@
 """A strict parser of SEV-SNP attestation reports: 1184 bytes, or the attestation agent's JSON with the same fields.
 
+The numbers are the offsets of the fields, in hexadecimal:
+
 ::
 
     000 version  004 guest_svn  008 policy  010 family_id  020 image_id  030 vmpl  034 sig_algo  038 current_tcb
@@ -66,14 +68,17 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return the error of the failed `check`, as one line with the expected and the actual value, both shortened."""
+    """Return the AttestationError of the failed check `check`.
+
+    Its message has one line, with the expected and the actual value (`found`). Both values are shortened.
+    """
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 
 
 @dataclass(frozen=True)
 class Tcb:
-    """The firmware versions of a processor. `fmc` is None before Turin."""
+    """The firmware versions (TCB) of a processor. `fmc` is None for products before Turin."""
 
     boot_loader: int = 0
     tee: int = 0
@@ -83,7 +88,10 @@ class Tcb:
 
     @classmethod
     def read(cls, raw: bytes, turin: bool) -> Tcb:
-        """Parse a TCB's eight bytes, ordered differently for `turin`. Raises AttestationError if reserved bytes are not 0."""
+        """Parse the eight bytes of a TCB. With `turin`, use the layout of Turin processors.
+
+        Raises AttestationError if reserved bytes are not zero.
+        """
         layout = _TURIN_TCB if turin else _TCB
         if any(byte for index, byte in enumerate(raw) if index not in layout.values()):
             raise refusal("report format", "reserved bytes of a TCB version that are zero", raw.hex())
@@ -94,14 +102,17 @@ class Tcb:
         return f"{fmc}boot loader {self.boot_loader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}"
 
     def reaches(self, least: Tcb) -> bool:
-        """Return whether every version is at least as high as in `least`."""
+        """Return whether every version is at least as high as the version in `least`."""
         parts = ("boot_loader", "tee", "snp", "microcode")
         return (self.fmc or 0) >= (least.fmc or 0) and all(getattr(self, part) >= getattr(least, part) for part in parts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A parsed report. `r` and `s` are the ECDSA signature of the first `SIGNED` bytes of `raw`, not verified here."""
+    """A parsed report. `reported` are the processor's firmware versions, and `chip` is the processor's number.
+
+    `r` and `s` are the ECDSA signature of the first `SIGNED` bytes of `raw`. The signature is not verified here.
+    """
 
     raw: bytes = field(repr=False)
     version: int
@@ -148,9 +159,10 @@ class Report:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
-        """Encode the fields of the agent's JSON as the bytes of a report, and parse these bytes.
+        """Parse a report from `fields`, the JSON object of the attestation agent.
 
-        Raises AttestationError for unknown, missing or invalid fields.
+        The fields are first encoded as a report's bytes, so that the same checks apply. Raises AttestationError for unknown,
+        missing or invalid fields.
         """
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):

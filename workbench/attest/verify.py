@@ -1,9 +1,12 @@
-"""Verify evidence under a policy. The verdict lists each check with its expected and its actual value.
+"""Verify attestation evidence under a policy. The verdict lists each check with its expected and its actual value.
 
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
     {svn, report_data}         -> report_data only: sample evidence, of a runtime for development, proves nothing
+
+The agent is the guest's attestation agent. The VCEK is a processor's key, the VLEK a cloud provider's key, and the ARK is AMD's
+root certificate.
 """
 
 from __future__ import annotations
@@ -41,15 +44,19 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data that binds evidence to a nonce and a TLS key (DER): their SHA-256, as 64 hex digits."""
+    """Return the data that binds evidence to a TLS key (DER) and to a nonce, a random value of the client.
+
+    The data is the SHA-256 of both, as 64 hex digits in ASCII. Evidence must contain this data as report_data.
+    """
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
 def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: bytes) -> Verdict:
-    """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON (bytes or parsed).
+    """Verify attestation evidence under a policy, and return the verdict.
 
-    `runtime_data`, at most 64 bytes, is the data that was sent with the request for evidence. Raises AttestationError for the
-    first failed check, with its name, the expected and the actual value.
+    `evidence` is a report of 1184 bytes, or the attestation agent's JSON, as bytes or parsed. `runtime_data`, at most 64 bytes,
+    is the data that the client sent with its request for evidence. Raises AttestationError for the first failed check, with its
+    name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")

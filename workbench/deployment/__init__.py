@@ -1,15 +1,17 @@
-"""Run the two services, called stages, on other machines: the edge, which protects pictures, and the cloud, which labels them.
+"""Run the two stages (services) of the workbench on other machines.
+
+The edge is the stage that protects pictures. The cloud is the stage that recognizes protected pictures.
 
 ::
 
-    plan             deployment.toml: each stage's machine, and how it is reached
+    plan             deployment.toml: the machine, the settings and the address of each stage
     deployed         a deployment as a whole: launch, status, logs, stop
-    stages           a stage on a plain host or in a container
-    shipment         the files that a stage receives
-    credentials      the certificates of the stages, and the policy for the edge's evidence
-    agent/           the program on a plain host: it makes an environment, supervises the stage, keeps its log
-    kubernetes/      the edge in a confidential container, through kubectl on its host
+    stages           start and stop one stage, as a process on a plain host or in a container
+    shipment         the files that a stage's machine receives
+    credentials      the stages' certificates, and the client's policy for the edge's attestation evidence
+    agent/           the program on a plain host: it makes a Python environment, supervises the stage, keeps the log
+    kubernetes/      the edge in a confidential container, through kubectl on a host
     links            the tunnels that the stages of a plan need
     tunnels          a local process that keeps ports forwarded over SSH
-    doctor/          what prevents a launch, and the command that fixes it
+    doctor/          checks of the machines: faults that prevent a launch, and the commands that fix them
 """

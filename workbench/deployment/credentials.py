@@ -1,4 +1,7 @@
-"""The credentials of a deployment: its stages' certificates, and the policy that verifies the edge's attestation evidence."""
+"""Issue the certificates of a deployment's stages (edge and cloud), and choose the client's attestation policy.
+
+An attestation policy states what the edge's attestation evidence must prove.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue the certificates of a deployment, unless all are valid for 14 more days. Return whether any were issued.
+    """Issue all certificates of a deployment if one expires within 14 days, or if the host name of a stage changed.
 
-    If a stage's host name changes, a new certificate authority is made, because an authority can only sign the names for which
-    it was made.
+    Return whether certificates were issued. After a change of a host name, a new certificate authority is also made. The old
+    authority can only sign the names for which it was made.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -58,10 +61,11 @@ def _valid_until(plan: Deployment) -> datetime:
 
 
 def required_policy(plan: Deployment, given: Policy | str | Path | None = None) -> Policy | None:
-    """Return the policy that verifies the edge's attestation evidence: `given`, else the plan's, else None.
+    """Return the client's attestation policy: `given`, else the plan's policy, else None.
 
-    For a confidential edge, the returned policy requires the digest of the guest's configuration (initdata) that follows from
-    the plan. Raises UsageError if a confidential edge has no policy, or a policy that the edge's evidence can never meet.
+    A confidential edge runs in a guest, an encrypted virtual machine. For such an edge, the returned policy requires the digest
+    of the guest's configuration (initdata), which is computed from the plan. Raises UsageError if a confidential edge has no
+    policy, or if the edge's evidence can never meet the policy.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

@@ -1,12 +1,13 @@
-"""A deployment as a whole: launch both stages, query them, and stop them.
+"""Launch, query and stop a deployment: two stages (edge and cloud) and the SSH tunnels between the machines.
 
 ::
 
-    launch    certificates -> both: probe, send, make an environment -> cloud -> tunnels -> edge -> both ready
-    stop      edge, cloud, tunnels; certificates and sent files stay for the next launch, unless they are purged
+    launch    issue certificates -> prepare both stages: check, send files, make Python environments
+              -> start the cloud -> open its tunnels -> start the edge -> open its tunnel -> wait until both are ready
+    stop      stop edge, cloud and tunnels; certificates and sent files stay for the next launch, unless they are purged
 
-Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted one continues it. If a launch
-fails, the stages that it started are stopped.
+Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted launch continues it. A launch that
+fails stops the stages that it started.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ LAST = 5  # last log lines of a stage that ended
 
 @dataclass(frozen=True)
 class StageRow:
-    """The state of a stage, the edge or the cloud.
+    """The status of a stage, the edge or the cloud.
 
     `state`: ready, starting, unreachable (the stage runs, but does not respond), crashed, absent (not launched), or unknown
-    (its machine is unreachable). `since`: the time (s since the epoch) of the start or, after a crash, of the end.
+    (the stage's machine is unreachable). `since`: the time (s since the epoch) of the start or, after a crash, of the end.
+    `url`: the stage's URL, as seen from this machine.
     """
 
     stage: Which
@@ -70,9 +72,10 @@ class StageRow:
 
 
 class Deployed:
-    """A deployment of edge and cloud, running or not. As a context manager, it disconnects at its end.
+    """A deployment of edge and cloud, running or stopped. The end of a `with` block closes the connections.
 
-    `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a bar for uploads.
+    `deployment` is the plan. `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a
+    progress bar for uploads.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class Deployed:
         self.close()
 
     def close(self) -> None:
-        """Disconnect. Stages and tunnels keep running."""
+        """Close the connections to the machines. Stages and tunnels keep running."""
         for host in self._hosts.values():
             host.close()
         self._hosts.clear()
@@ -101,10 +104,10 @@ class Deployed:
     # --- launch ------------------------------------------------------------------------------------------------------------
 
     def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
-        """Start both stages and their tunnels. Once both are ready, return their URLs, as seen from this machine.
+        """Start both stages and their tunnels, and wait until both stages are ready. Return {stage: URL}.
 
-        `ready_s` is the time limit (s) for each stage to become ready. Raises RemoteError, UsageError or WeightsError if a step
-        fails. Stages that this call started are then stopped.
+        The URLs are as seen from this machine. `ready_s` is the time limit (s) for each stage to become ready. If a step fails,
+        RemoteError, UsageError or WeightsError is raised, and the stages that this call started are stopped.
         """
         self._check_policy()
         with self._alone():
@@ -166,7 +169,10 @@ class Deployed:
     # --- queries -----------------------------------------------------------------------------------------------------------
 
     def url(self, which: Which) -> str:
-        """Return a stage's URL, as seen from this machine. Raises RemoteError if it was not launched."""
+        """Return the URL of the stage `which`, as seen from this machine.
+
+        Raises RemoteError if the stage was not launched and has no address in the plan.
+        """
         plan = self.plan.stage(which)
         if plan.address:
             return f"https://{plan.address}"
@@ -176,13 +182,17 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Check both machines for what could prevent a launch. `root`: where their sshd sees the host's file system."""
+        """Check the machines of both stages for faults that could prevent a launch.
+
+        `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
+        container.
+        """
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
-        """Return a client of the edge, with the `options` of `HttpsClient`.
+        """Return a client that sends pictures to the edge. `options` are keyword arguments of `HttpsClient`.
 
-        With an attestation policy, the client sends nothing before it has verified the edge's evidence.
+        If there is an attestation policy, the client verifies the edge's evidence before it sends a picture.
         """
         from ..client import HttpsClient
 
@@ -190,14 +200,14 @@ class Deployed:
         return HttpsClient(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
-        """Return the attestation policy for the edge: `given`, else the plan's, else None.
+        """Return the client's attestation policy: `given`, else the plan's policy, else None.
 
-        Raises UsageError for a confidential edge without a policy, or with one that its evidence can never meet.
+        Raises UsageError if a confidential edge has no policy, or if the edge's evidence can never meet the policy.
         """
         return required_policy(self.plan, given)
 
     def status(self) -> list[StageRow]:
-        """Return the state of both stages, probed in parallel. A stage whose machine is unreachable has the state `unknown`."""
+        """Query both stages in parallel, and return the status of each."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self._row, STAGES))
 
@@ -205,10 +215,11 @@ class Deployed:
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:
-        """Stop both stages and the tunnels, and remove the files and keys of each stage from its machine.
+        """Stop both stages and the tunnels. Remove the files and keys of each stage from the stage's machine.
 
-        With `purge`, also remove all other files of the deployment, here and on both machines. Return the names of what ran:
-        stages and "tunnels". Raises RemoteError for an unreachable machine, after everything else was stopped.
+        Return the names of the stages that ran, and "tunnels" if the tunnels were open. With `purge`, also remove the remote
+        agent's folder on each machine, and the deployment's folder on this machine. Raises RemoteError for an unreachable
+        machine, after everything else was stopped.
         """
         ran: list[str] = []
         errors: list[WorkbenchError] = []
@@ -237,7 +248,10 @@ class Deployed:
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
     def stage(self, which: Which) -> Stage:
-        """Return the stage `which` of the plan. Raises UsageError for an unknown stage or a plan that cannot be launched."""
+        """Return the object that starts and stops the stage `which`.
+
+        Raises UsageError for an unknown stage, and for a cloud in a container, which cannot be launched.
+        """
         if which not in STAGES:
             raise UsageError(f"there is no stage {which!r}: choose edge or cloud")
         if which not in self._stages:

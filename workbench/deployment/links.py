@@ -1,4 +1,8 @@
-"""The tunnels of a deployment: find out which ones its stages need, and run the local process that keeps them open."""
+"""Open the tunnels that the stages of a deployment need.
+
+The stages are the edge and the cloud. A tunnel is a port that is forwarded over SSH. The module `tunnels` is the local process
+that keeps the tunnels open.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,10 @@ def on_this_machine(plan: StagePlan) -> bool:
 
 
 class Links:
-    """Connects the stages (edge, cloud) through tunnels: ports forwarded over SSH. `host()` returns the local machine's `Host`.
+    """Opens and closes the tunnels of a plan. `host()` returns the `Host` of the local machine.
 
-    In each method, `state` maps a started stage to its host and port, as seen from the stage's machine.
+    `config` replaces ~/.ssh/config. In each method, `state` maps the name of a started stage to the stage's host and port, as
+    seen from the stage's machine.
     """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:
@@ -54,7 +59,10 @@ class Links:
         return not cloud.address and not edge.local and edge.host != cloud.host
 
     def join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels for the stages started so far. Raises RemoteError if a tunnel is not open in `JOINED_S` seconds."""
+        """Open the tunnels of the stages in `state`.
+
+        Raises RemoteError if a tunnel is still closed after `JOINED_S` seconds.
+        """
         deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):
             if wanted != asked:  # an open tunnel may be the target of a further one

@@ -1,4 +1,7 @@
-"""Check that only the user can access the agent's folder on a stage's machine, which contains code, keys and weights."""
+"""Check that only the user can access the remote agent's folder on a machine.
+
+The remote agent runs a stage (edge or cloud) there. Its folder contains code, keys and weights.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,11 @@ printf '%s\n' "$top"
 
 
 def own_folder(host: Host, folder: str) -> str:
-    """Make `folder`, unless it exists, check that only its user can access it, and return its physical path.
+    """Make `folder` on `host` if it is missing, check that only the user can access it, and return its physical path.
 
-    Raises RemoteError if other users could read, write or replace the folder: if it is a symbolic link, has another owner or
-    permissions for others, or if another user owns a parent folder, or can write to a parent that has no sticky bit.
+    Raises RemoteError if another user could read, write or replace the folder. So the folder must belong to the user, must not
+    be a symbolic link, and must give other users no permissions. Each parent folder must belong to the user or to root. A
+    parent folder to which other users can write must have the sticky bit.
     """
     result = host.run(["sh", "-c", CHECK, "own", folder.removeprefix("~/") or "."], timeout=CHECK_S)
     lines = result.out.decode("utf-8", "surrogateescape").splitlines() or [""]

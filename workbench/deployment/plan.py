@@ -1,4 +1,8 @@
-"""The plan of a deployment, read from a TOML file: for each stage (edge, cloud) its machine, its settings and its address."""
+"""Read the plan of a deployment from a TOML file.
+
+A plan has the machine, the settings and the address of each stage. The stages are two services, the edge and the cloud.
+`TEMPLATE` is the text of a plan, in which comments explain all keys.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +86,10 @@ host = "local"
 
 
 def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
-    """Return the text of a plan with both stages on this machine, in `folder`, with the current Python interpreter."""
+    """Return the text of a plan that runs both stages on this machine, with the current Python interpreter.
+
+    The stages keep their files in `folder`. The other arguments become keys of the plan's table [pair].
+    """
     pair = f"dataset = {json.dumps(dataset)}\ntarget = {json.dumps(target)}\nauxiliary = {json.dumps(auxiliary)}\n"
     stage = f'host = "local"\npython = {json.dumps(sys.executable)}\nfolder = {json.dumps(str(folder.resolve()))}\n'
     return f"[pair]\n{pair}\n[edge]\n{stage}\n[cloud]\n{stage}"
@@ -90,7 +97,11 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The table [pair] of a plan: data set, target and auxiliary network, and codec, which determine the stages' weights."""
+    """The table [pair] of a plan. The table selects the weights of the stages.
+
+    `target` is the classifier in the cloud, which recognizes protected pictures. `auxiliary` is another classifier, which must
+    not recognize protected pictures.
+    """
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -143,14 +154,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """The table [client] of a plan. `policy` is the path of the client's attestation policy."""
+    """The table [client] of a plan. `policy` is the path of the client's attestation policy, or "" for no policy."""
 
     policy: str = ""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The plan of a deployment, named after the plan's file. `folder` has the deployment's data on this machine."""
+    """The plan of a deployment. `name` is the name of the plan's file without .toml, and `path` is the file's absolute path."""
 
     name: str
     path: Path
@@ -161,7 +172,10 @@ class Deployment:
 
     @classmethod
     def read(cls, path: str | Path) -> Deployment:
-        """Read a plan. Raises UsageError, which names the key, for a missing, unknown or invalid value."""
+        """Read a plan from a TOML file.
+
+        Raises UsageError if the file is unreadable. For a missing, unknown or invalid value, the error names the key.
+        """
         path = Path(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -191,7 +205,7 @@ class Deployment:
 
     @property
     def policy(self) -> Path | None:
-        """The path of the attestation policy, or None. A path in the plan is relative to the plan's folder."""
+        """The path of the client's attestation policy, or None. A relative path in the plan starts at the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
@@ -204,13 +218,19 @@ class Deployment:
             raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
 
     def container(self) -> Container:
-        """Return the edge's container settings. Raises UsageError if the edge runs as a process, or a setting is invalid."""
+        """Return the settings of the edge's container.
+
+        Raises UsageError if the edge runs as a process, or a setting is invalid.
+        """
         settings = self._container_settings("edge", self.edge.options) | {"runtime": self.edge.runtime}
         least, most = self.edge.container.replicas
         return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
-        """Return the settings of a cloud's container with a GPU. Raises UsageError if a setting is invalid."""
+        """Return the settings of the cloud's container, which has a GPU.
+
+        Raises UsageError if the cloud runs as a process, or a setting is invalid.
+        """
         options = ("--device", "cuda", *self.cloud.options)
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 

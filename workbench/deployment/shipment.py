@@ -1,4 +1,8 @@
-"""The files that are sent to a stage's machine: the package as a wheel, lock files, the agent, weights and certificates."""
+"""Collect the files that the machine of a stage (edge or cloud) receives.
+
+The files are the package as a wheel, lock files, the program of the remote agent, weights and certificates. The remote agent
+runs the stage there.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,7 @@ EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time: equal packages have equal bytes, 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package as a wheel: its file name, its content, and the minimum version of `python`."""
+    """The package as a wheel. `name` is the file's name, and `python` is the minimum Python version, such as "3.11"."""
 
     name: str
     content: bytes
@@ -38,7 +42,7 @@ class Wheel:
 
 @cache
 def wheel() -> Wheel:
-    """Build a wheel of the running package, from its installed files or from a checkout."""
+    """Build a wheel from the source files of this package. The package may be installed, or imported from a checkout."""
     metadata = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
     least = re.search(r">=\s*(\d+\.\d+)", metadata["Requires-Python"] or "")
@@ -56,7 +60,10 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the lock files, which pin every package of an environment: {"torch", "cuda" or "base": content}."""
+    """Return the lock files as {name: content}. The names are "torch", "cuda" and "base".
+
+    Together, the lock files pin every package of a Python environment.
+    """
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
@@ -92,18 +99,19 @@ def _digest(content: bytes) -> str:
 
 
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
-    """Return a stage's certificate and key, and the authority's certificate: {remote file name: PEM text}.
+    """Return the PEM files of the stage `which`, as {remote file name: text}.
 
-    No stage gets the authority's key.
+    The files are the stage's certificate and key, and the authority's certificate. No stage gets the authority's key.
     """
     own = folder_of(deployment.certs, which)
     return {f"certs/{name}": (own / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return the weights files that a stage needs: {remote file name: local path}. Raises WeightsError if one is missing.
+    """Return the weights files of the stage `which`, as {remote file name: local path}.
 
-    The cloud does not get the generator of the protection, because the generator's weights would help to invert the protection.
+    Only the edge gets the generator, the network that protects pictures. In the cloud, the generator's weights would help to
+    invert the protection. Raises WeightsError if a file is missing.
     """
     from .. import data, weights  # these import torch
 

@@ -1,4 +1,8 @@
-"""Run a stage (edge or cloud): as a process, through the remote agent, or in a container, through kubectl on its host."""
+"""Run a stage (edge or cloud) on its machine, as a process or in a container.
+
+The remote agent, a program on the stage's machine, starts and stops the process. The command kubectl, on the stage's host,
+starts and stops the container.
+"""
 
 from __future__ import annotations
 
@@ -27,34 +31,35 @@ SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
 class Stage(Protocol):
-    """The interface of a stage, the edge or the cloud, which runs as a process or in a container."""
+    """The interface of `ProcessStage` and `ContainerStage`. A stage is the edge or the cloud."""
 
     def prepare(self) -> None:
         """Send and install everything that the stage needs and that its machine lacks."""
 
     def start(self, cloud: str) -> tuple[str, int]:
-        """Start the stage unless it already runs with these settings. Return host and port as seen from its machine.
+        """Start the stage, unless it already runs with these settings. Return its host and port, as seen from its machine.
 
-        `cloud` is the cloud's HOST:PORT as seen from the edge, or "" for the cloud itself.
+        `cloud` is the cloud's HOST:PORT, as seen from the edge. To start the cloud itself, pass "".
         """
 
     def status(self) -> dict[str, Any]:
-        """Return the stage's state: `running` and, after the end of its process, `ended`, `status` and `last`.
+        """Return the stage's state as a dict. `running` tells whether the stage runs.
 
-        `ended` is the time (s since the epoch), `status` the exit status, and `last` the last log lines.
+        After the end of a process, `ended` is the time of the end (s since the epoch), `status` the exit status, and `last` a
+        list of the last log lines.
         """
 
     def logs(self, lines: int, follow: bool) -> Iterator[str]:
-        """Yield the last `lines` of the stage's log and, with `follow`, new lines."""
+        """Yield the last `lines` lines of the stage's log. With `follow`, also yield new lines."""
 
     def stop(self) -> bool:
-        """End the stage and remove its files. Return whether it ran."""
+        """End the stage, and remove its files or Kubernetes objects. Return whether there was a stage to end."""
 
 
 class RemoteAgent:
-    """A client of the remote agent on a machine. The agent's files are in `folder` there.
+    """A client of the remote agent, the program that runs stages on `host`. The agent's files there are in `folder`.
 
-    The first call checks that only the user can access `folder`, and sends the agent's program.
+    The first call sends the agent's program to `host`, after a check that only the user can access `folder`.
     """
 
     def __init__(self, host: Host, folder: str) -> None:
@@ -62,9 +67,10 @@ class RemoteAgent:
         self._own = self._program = ""
 
     def __call__(self, verb: str, timeout: float = SHORT_S, report: Report | None = None, **asked: Any) -> Any:
-        """Run one verb of the agent, such as `start`, with the arguments `asked`, and return its result.
+        """Run one command of the agent, such as `start`, and return the command's result.
 
-        `report` is called with each line of progress. Raises RemoteError with the agent's message if the verb fails.
+        `verb` is the command's name, `asked` are its arguments, and `timeout` is in seconds. `report` is called with each line
+        of progress. Raises RemoteError with the agent's message if the command fails.
         """
         answer: dict[str, Any] = {}
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode(), timeout=timeout)
@@ -78,7 +84,10 @@ class RemoteAgent:
         return answer["done"]
 
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:
-        """Run a verb whose result is lines of text, such as a log, and yield the lines."""
+        """Run a command of the agent that prints text, such as `logs`, and yield the lines of the text.
+
+        `verb` is the command's name, and `asked` are its arguments.
+        """
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode())
         with contextlib.closing(lines):  # type: ignore[type-var]
             for line in lines:
@@ -89,16 +98,22 @@ class RemoteAgent:
                     yield printable(answer["line"], keep="\t")
 
     def knows(self, stage: str = "") -> bool:
-        """Return whether `stage` has files on the machine or, without `stage`, whether the agent's folder exists."""
+        """Return whether the machine has files of the stage named `stage`.
+
+        If `stage` is empty, return whether the agent's folder exists.
+        """
         path = f"{self.folder}/stages/{stage}" if stage else self.folder
         return self.host.run(["test", "-e", path], timeout=SHORT_S).status == 0
 
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
-        """Upload files into the agent's store, and return the SHA-256 of each file, in order."""
+        """Upload files into the subfolder `store` of the agent's folder. Return the SHA-256 of each file, in order.
+
+        A file is a local path, or its content. `progress` shows a progress bar.
+        """
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Make the next call check the folder and send the agent again. Called after the agent's files were removed."""
+        """Make the next call check the folder and send the agent again. Call this after the agent's folder was removed."""
         self._own = self._program = ""
 
     def _place(self) -> str:
@@ -130,7 +145,10 @@ class RemoteAgent:
 
 
 class ProcessStage:
-    """The edge or the cloud as a process on a host."""
+    """Runs a stage, the edge or the cloud, as a process on `host`.
+
+    `report` is called with each line of progress. `progress` shows a progress bar for uploads.
+    """
 
     def __init__(
         self, host: Host, deployment: Deployment, which: Which, report: Report = lambda _: None, progress: bool = False
@@ -198,14 +216,17 @@ class ProcessStage:
         return self.agent.knows(self.name) and bool(self.agent("stop", DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
-        """Remove the agent's folder with all environments and sent files. Return whether it existed."""
+        """Remove the agent's folder, with all Python environments and sent files. Return whether the folder existed."""
         there = self.agent.knows() and bool(self.agent("purge"))
         self.agent.forget()
         return there
 
 
 class ContainerStage:
-    """The edge in a container, on the cluster that kubectl on its host manages."""
+    """Runs the edge in a container on a Kubernetes cluster. kubectl on `host` controls the cluster.
+
+    `report` is called with each line of progress.
+    """
 
     def __init__(self, host: Host, deployment: Deployment, report: Report = lambda _: None) -> None:
         settings = deployment.edge.container
@@ -214,9 +235,9 @@ class ContainerStage:
         self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
 
     def prepare(self) -> None:
-        """Report the digest of the guest's configuration, HOST_DATA in the edge's attestation evidence.
+        """Report the digest of the guest's configuration. Nothing is sent, because the image contains everything.
 
-        Nothing is sent, because the image contains everything.
+        The guest is the virtual machine around the container. The edge's attestation evidence has the digest as HOST_DATA.
         """
         self.report(f"host_data of its evidence: {initdata_digest(self.container)}")
 
@@ -228,7 +249,10 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Return whether a replica is ready (`running`) or still being started (`waiting`), and the first fault (`last`)."""
+        """Return the container's state. `known` tells whether the container exists, and `running` whether a replica is ready.
+
+        If the container exists, `waiting` tells whether no replica is ready yet, and `last` is a list with the first fault.
+        """
         try:
             state = self.containers.status()
         except AbsentError:

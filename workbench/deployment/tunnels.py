@@ -1,4 +1,6 @@
-"""A local process that keeps tunnels between machines in separate networks open: ports forwarded over SSH.
+"""A local process that keeps tunnels open. A tunnel is a port that is forwarded over SSH.
+
+Tunnels connect machines in separate networks:
 
 ::
 
@@ -6,8 +8,9 @@
                             [this machine] ==SSH==> cloud
     edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a remote port leads to a local one
 
-The process reads the wanted tunnels from wanted.json, whenever that changes, and writes the open ports to ports.json. A lost
-connection is reopened with the same ports. Clients of the services retry requests that were lost with the connection.
+The file wanted.json lists the wanted tunnels. The process reads the file whenever it changes, and writes the open ports to
+ports.json. A lost connection is reopened, with the same ports if they are free. Clients of the services retry requests that
+were lost with the connection.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A wanted tunnel: `forward` leads from here to `port` on the host, `reverse` from the host to `port` here."""
+    """A wanted tunnel between this machine and `host`.
+
+    A `forward` tunnel leads from a port of this machine to `port` of `target`, an address as seen from the host. A `reverse`
+    tunnel leads from a port of the host to `port` of this machine.
+    """
 
     name: str
     kind: Literal["forward", "reverse"]
@@ -56,7 +63,10 @@ def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return {tunnel name: port} of the open tunnels. The key `errors` has {host: reason} for hosts with closed tunnels."""
+    """Return {tunnel name: port} for the open tunnels. The key `errors` has {host: reason} for each host with closed tunnels.
+
+    `folder` contains ports.json. The port is on this machine for a `forward` tunnel, and on the host for a `reverse` tunnel.
+    """
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -64,7 +74,10 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. `arguments`: FOLDER, and a file to write at the start."""
+    """Keep the tunnels in FOLDER/wanted.json open until SIGTERM. Return 0.
+
+    `arguments` are FOLDER and the path of a file. The process creates this file to show that it has started.
+    """
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)

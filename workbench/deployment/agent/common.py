@@ -1,4 +1,8 @@
-"""Helpers of the agent's modules: one-line errors, output to the caller, locks, atomic files."""
+"""Helpers for the modules of the remote agent: errors, output, lock files, atomic files.
+
+The remote agent runs a stage on its machine. Its caller is the workbench on the user's machine, which reads the output over
+SSH.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,19 @@ from typing import Any
 
 
 class AgentError(Exception):
-    """Raised for faults that the user can act on, with a message of one line."""
+    """Raised for a fault that the user can fix. The message has one line."""
 
 
 def say(**what: Any) -> None:
-    """Print the arguments as one line of JSON, which the caller on the other machine reads over SSH."""
+    """Print the keyword arguments as one line of JSON, which the caller reads."""
     print(json.dumps(what), flush=True)
 
 
 def lines(command: Sequence[str]) -> list[str]:
-    """Return the lines that a program prints, or [] if the program is missing, fails, or needs more than 30 seconds."""
+    """Run a command, and return the lines of its standard output.
+
+    Return [] if the program is missing, fails, or runs for more than 30 seconds.
+    """
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -32,7 +39,7 @@ def lines(command: Sequence[str]) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
-    """Poll a condition. Return whether it becomes true within `patience` seconds."""
+    """Poll `condition` until it returns true, for at most `patience` seconds. Return whether it became true."""
     deadline = time.monotonic() + patience
     while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -41,7 +48,10 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`. Raises AgentError, with `reason`, if another process holds it for over `patience` seconds."""
+    """Hold a lock on the file `path` in this context.
+
+    Raises AgentError if another process holds the lock for over `patience` seconds. The error's message begins with `reason`.
+    """
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):
             raise AgentError(f"{reason}: wait for it, or end it")
@@ -56,7 +66,7 @@ def _lock(handle: int) -> bool:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a value as JSON atomically, readable by its owner alone."""
+    """Write `value` as JSON to `path`. The file is replaced atomically, and only its owner can read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(value, file)
@@ -64,7 +74,10 @@ def write(path: Path, value: Any) -> None:
 
 
 def stored(folder: Path, sha: str) -> Path:
-    """Return the path of the file with the SHA-256 `sha` in `folder`/store. Raises AgentError if it is missing or altered."""
+    """Return the path of the file with the SHA-256 `sha` in `folder`/store.
+
+    Raises AgentError if the file is missing, or if its content has another SHA-256.
+    """
     path = folder / "store" / sha
     digest = hashlib.sha256()
     try:

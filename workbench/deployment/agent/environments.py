@@ -1,7 +1,7 @@
-"""Make Python environments in which the package is installed, by uv if it is available, else by venv and pip.
+"""Make Python environments for the workbench's package, with uv if it is available, else with venv and pip.
 
-Dependencies are installed from lock files that were sent with the package. So an index, or an attacker in front of it, can only
-provide files whose SHA-256 is in the lock files. Nothing is built, and no dependency is resolved.
+Dependencies are installed from lock files that were sent with the package. So a package index, or an attacker in front of it,
+can only provide files whose SHA-256 is in the lock files. Nothing is built, and no dependency is resolved.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source pac
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make the environment that the request `asked` describes, unless it exists.
+    """Make a Python environment below `folder`, unless an equal one exists there.
 
-    Return {"python": the path of the interpreter, "path": PYTHONPATH, or "" if none is needed}.
+    `asked` describes the environment: wheel, lock files, pip options, device. Return {"python": the path of the interpreter,
+    "path": PYTHONPATH, or "" if none is needed}.
     """
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
@@ -133,6 +134,6 @@ def _has_gpu(made: dict[str, str], device: str) -> None:
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables for a process of the Python environment `made`, a dict of `python` and `path`."""
+    """Return the environment variables for a process in a Python environment. `made` is a result of `environment`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

@@ -1,12 +1,15 @@
-"""Print the facts about this machine that a launch needs, as one JSON object, and change nothing.
+"""Print facts about this machine as one JSON object, and change nothing. The facts show whether a stage can run here.
 
 ::
 
     python3 -I -B - REQUEST  < this file  > JSON
 
-Python reads the program from standard input, so no file stays on the machine. It needs Python 3.9 and only the standard
-library. Paths of /proc, /sys, /dev, /etc and /opt are below the request's `root`: if sshd runs in a container, that is the
-folder in which the host's own root file system is mounted.
+Python reads the program from standard input, so no file stays on the machine. The program needs Python 3.9 and only the
+standard library. `root`, a key of the request, is the folder in which sshd sees the host's root file system. It differs from /
+if sshd runs in a container. Paths of /proc, /sys, /dev, /etc and /opt are below `root`.
+
+A stage is the edge or the cloud. It may run in a container under Kata, which starts a virtual machine for each container. A
+shim is Kata's runtime for one kind of virtual machine. A key broker gives the container its TLS key.
 """
 
 from __future__ import annotations
@@ -50,7 +53,10 @@ MOST = 4 << 20  # bytes of an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return {name of a fact: value}. With `short` in the request `asked`, return only the pod annotations that Kata allows."""
+    """Return the facts about this machine, as {name: value}. `asked` is the request.
+
+    If `short` is true in the request, return only the pod annotations that Kata allows.
+    """
     root = Path(asked["root"])
     allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
     if asked["short"]:
@@ -82,10 +88,10 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return the state of the agent's folder on a stage's machine or, if the folder is missing, of the nearest existing parent.
+    """Return the state of the remote agent's folder. If the folder is missing, its nearest existing parent is examined.
 
-    Keys: `at` (the path), `free` (bytes), `files` (free inodes, None if unlimited), `writable`, and `environment`: whether
-    `folder` already has a Python environment.
+    Keys: `at` (the examined path), `free` (bytes), `files` (free inodes, None if unlimited), `writable`, and `environment`
+    (whether `folder` already has a Python environment).
     """
     path = _absolute(folder)
     made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
@@ -112,7 +118,10 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Return `path` and `version` of an interpreter, and whether it has `venv` and `torch`, or None if it does not run."""
+    """Return facts about the Python interpreter at `path`, or None if the interpreter does not run.
+
+    Keys: `path`, `version` ([major, minor]), `venv` and `torch` (whether the interpreter has these modules).
+    """
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
         version, venv, torch = json.loads(said[-1])
@@ -122,7 +131,10 @@ def about_python(path: str) -> dict[str, Any] | None:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Return the GPUs that the NVIDIA driver reports: name, driver version, total and free memory (MiB)."""
+    """Return a dict for each GPU that the NVIDIA driver reports.
+
+    Keys: `name`, `driver` (its version), `total` and `free` (memory in MiB). All values are text.
+    """
     names = ("name", "driver", "total", "free")
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
     rows = [[part.strip() for part in line.split(",")] for line in _output(query)]
@@ -130,7 +142,11 @@ def gpus() -> list[dict[str, str]]:
 
 
 def processor(root: Path) -> dict[str, Any]:
-    """Return vendor, family, model and name of the processor, and whether it has SEV-SNP (`snp`) or is virtual (`guest`)."""
+    """Return facts about the processor.
+
+    Keys: `vendor`, `family`, `model`, `name`, `snp` (whether SEV-SNP is available) and `guest` (whether this machine is
+    virtual).
+    """
     block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
     pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
     known = {key.strip(): value.strip() for key, value in pairs.items()}
@@ -141,10 +157,10 @@ def processor(root: Path) -> dict[str, Any]:
 
 
 def snp(root: Path) -> dict[str, Any]:
-    """Return the state of SEV-SNP.
+    """Return the state of SEV-SNP, by which AMD processors protect virtual machines from their host.
 
-    Keys: `switch` (the parameter sev_snp of the kernel module kvm_amd), `module` (whether kvm_amd is loaded), `device`
-    (whether /dev/sev exists), and `firmware` (the API version, or None).
+    Keys: `switch` (the parameter sev_snp of the kernel module kvm_amd), `module` (whether kvm_amd is loaded), `device` (whether
+    /dev/sev exists), and `firmware` (the API version as [major, minor], or None if it is unknown).
     """
     device = _under(root, "/dev/sev")
     return {
@@ -176,7 +192,10 @@ def _logged_firmware() -> list[int] | None:
 
 
 def iommu(root: Path) -> dict[str, Any]:
-    """Return the number of active IOMMUs (`units`), and those boot `options` of the kernel with which SEV-SNP does not work."""
+    """Return the state of the IOMMU, without which SEV-SNP does not work.
+
+    Keys: `units` (the number of active IOMMUs) and `options` (boot options of the kernel with which SEV-SNP does not work).
+    """
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
     return {
@@ -186,7 +205,10 @@ def iommu(root: Path) -> dict[str, Any]:
 
 
 def allowed_annotations(root: Path, shim: str) -> list[str] | None:
-    """Return the regular expressions of the pod annotations that Kata allows a shim, or None if its settings are unreadable."""
+    """Return the pod annotations that Kata's settings allow for `shim`, as regular expressions.
+
+    Return None if the settings are missing or unreadable.
+    """
     name = f"configuration-{shim}.toml"
     inner = "runtime-rs" if shim.endswith("-rs") else ""
     for base in KATA:
@@ -211,7 +233,7 @@ def listening(root: Path) -> set[int]:
 
 
 def own_ports(folder: str) -> dict[str, int]:
-    """Return {stage name: port} for the stages whose files are in the agent's folder."""
+    """Return {stage name: port} for all stages with a port. `folder` is the remote agent's folder."""
     ports: dict[str, int] = {}
     for path in (_absolute(folder) / "stages").glob("*/port"):
         with contextlib.suppress(OSError, ValueError):
@@ -223,7 +245,7 @@ def own_ports(folder: str) -> dict[str, int]:
 
 
 def reached(host: str, port: int) -> str:
-    """Connect to a port. Return "open", "refused" (nothing listens), or the error."""
+    """Connect to a TCP port. Return "open", "refused" (nothing listens), or the reason of another failure."""
     try:
         with socket.create_connection((host, port), NETWORK_S):
             return "open"
@@ -234,9 +256,10 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Return the HTTP `status` of a key broker's health path, or the `error`. Any status means that it is reachable.
+    """Request the health page of the key broker at `url`. Return {"status": HTTP status} or {"error": reason}.
 
-    `certificate` is the only trusted certificate (PEM), or "" to trust the system's authorities.
+    Any HTTP status shows that the broker is reachable. `certificate` is the only trusted certificate (PEM), or "" to trust the
+    system's authorities.
     """
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
@@ -251,9 +274,10 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 
 
 def image_answer(image: str) -> dict[str, Any]:
-    """Request the manifest of `image`, NAME@DIGEST, from its registry.
+    """Request the manifest of `image` from the image's registry. `image` has the form NAME@DIGEST.
 
-    Return the `registry` and either the HTTP `status` and whether the manifest has the digest (`same`), or the `error`.
+    The result has the key `registry`, the registry's host. If the registry responds, the other keys are `status` (HTTP) and
+    `same` (whether the manifest has the digest). If the request fails, the other key is `error`.
     """
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)

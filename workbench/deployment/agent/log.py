@@ -1,4 +1,7 @@
-"""The log of a stage: write and rotate it, read its last lines, and follow it across rotations."""
+"""Write, rotate and read the log of a stage (edge or cloud).
+
+A rotation renames `log` to `log.1`, and starts a new file `log`. A larger number means an older file.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ LOG_BYTES, LOGS = 4 << 20, 3
 
 
 class Log:
-    """A log file that is rotated at `LOG_BYTES` bytes. `LOGS` older files are kept."""
+    """The log file `path`, which is rotated at `LOG_BYTES` bytes. `LOGS` older files are kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append a line, which includes its line end. Write errors, such as a full disk, are ignored."""
+        """Append the bytes `line`. No line end is added. Write errors, such as a full disk, are ignored."""
         if self._file.tell() + len(line) > LOG_BYTES:
             self._file.close()
             for number in range(LOGS, 0, -1):
@@ -35,7 +38,11 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the next newer file of the log at `path` after the open file `handle`, or None if the open file is the newest."""
+    """Return the log file that follows an open file, or None if the open file is the newest.
+
+    `path` is the newest file of the log. `handle` is the descriptor of the open file, which rotations may have renamed or
+    removed.
+    """
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
     for _ in range(5):  # during a rotation a file may be listed twice, or not at all
@@ -51,7 +58,7 @@ def newer(path: Path, handle: int) -> Path | None:
 
 
 def tail(home: Path, lines: int) -> list[str]:
-    """Return the last `lines` lines of the log in a stage's folder `home`, from the log's two newest files."""
+    """Return the last `lines` lines of a stage's log. `home` is the stage's folder. Only the two newest files are read."""
     found: list[str] = []
     for name in ("log.1", "log"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,8 @@
-"""Check the machine's resources, and free ports that dead SSH sessions hold."""
+"""Check the machine's resources, and free ports that dead SSH sessions hold.
+
+`probe` and `free` are commands of the remote agent, the program that runs a stage here. `folder` is the agent's folder, and
+`asked` are the arguments of the command.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +21,11 @@ FREE = 64 << 20  # bytes that must stay free on a disk
 
 
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return Python version, free bytes of the disk, GPUs, path of uv, and number of cores.
+    """Return this machine's resources.
 
-    Raises AgentError for a full disk, or if a GPU is requested and missing.
+    Keys: `python` (version), `free` (bytes on the disk of `folder`), `gpus` (lines of text), `uv` (its path, or ""), and
+    `cores`. Raises AgentError if the disk has no room for `asked["bytes"]` bytes, or if `asked["device"]` is "cuda" and no GPU
+    is found.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
@@ -32,7 +38,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """Terminate the user's own sshd processes that still listen on the port `asked["port"]`. Return whether any did."""
+    """Terminate the user's own sshd processes that listen on the port `asked["port"]`. Return whether there were any."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

@@ -1,4 +1,7 @@
-"""The agent's entry point: run one verb, such as `start`, with the arguments on standard input, and print its result."""
+"""The entry point of the remote agent: run one verb (command), such as `start`, and print its result.
+
+The verb's arguments are read from standard input as JSON.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ VERBS = {each.__name__: each for each in (probe, free, environment, start, statu
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run `arguments`, the agent's folder and a verb, and print the result or error as a line of JSON. Return 0."""
+    """Run one verb, and print the result or the error as a line of JSON. Return 0.
+
+    `arguments` are the agent's folder and the verb. The verb `supervise` has one more argument, the folder of a stage.
+    """
     folder, verb = Path(arguments[0]).expanduser(), arguments[1]
     if not folder.is_absolute():
         folder = Path.home() / folder

@@ -1,4 +1,8 @@
-"""Start a stage (edge or cloud) on this machine, query it, read its log, and stop it."""
+"""Start a stage (edge or cloud) on this machine, query it, read its log, and stop it.
+
+Each public function is a command of the remote agent. `folder` is the agent's folder. `asked` are the arguments of the command,
+such as `name`, the stage's name.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +30,10 @@ LAST = 20  # reported log lines of a stage that ended
 
 
 def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start a stage with the settings `asked`, unless it already runs with them. Return its state once it has a port.
+    """Start the stage with the settings `asked`, unless it already runs with equal settings. Wait until it has a port.
 
-    A stage that runs with other settings is stopped first.
+    A stage that runs with other settings is stopped first. Return the stage's state with its `port`. Raises AgentError if the
+    stage ends, or has no port after `START_S` seconds.
     """
     home = _home(folder, asked)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,7 +121,11 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's state: `running`, `known` (it has files), `started`, `port` and, after the end, `ended` and `status`."""
+    """Return a stage's state. `running` tells whether the stage runs, and `known` whether it has files here.
+
+    Other keys: `started` (s since the epoch) and `port`. After the stage's end, also `ended` (s since the epoch), `status` (the
+    exit status) and `last` (the last log lines).
+    """
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)
@@ -128,7 +137,10 @@ def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def logs(folder: Path, asked: dict[str, Any]) -> None:
-    """Print the last lines of a stage's log and, with `follow`, new lines until the stage ends."""
+    """Print the end of a stage's log, `asked["lines"]` lines.
+
+    With `asked["follow"]`, new lines are also printed until the stage ends.
+    """
     path = _home(folder, asked) / "log"
     if not path.parent.exists():
         raise AgentError(f"there is no stage {asked['name']} here: launch it first")
@@ -153,7 +165,7 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def stop(folder: Path, asked: dict[str, Any]) -> bool:
-    """End a stage, remove its files, and return whether it ran."""
+    """End a stage and remove its files. Return whether the stage ran."""
     home = _home(folder, asked)
     if not home.exists():
         return False
@@ -166,9 +178,9 @@ def stop(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def purge(folder: Path, asked: dict[str, Any]) -> bool:
-    """Remove the agent's folder: environments and all sent files. Return whether it existed.
+    """Remove the agent's folder, with all Python environments and sent files. Return whether the folder existed.
 
-    Raises AgentError if a stage still runs here.
+    Raises AgentError if a stage of this folder still runs.
     """
     if any(_runs(home) for home in (folder / "stages").glob("*")):
         raise AgentError(f"a stage still runs in {folder}: stop it first")

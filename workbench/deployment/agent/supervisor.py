@@ -1,4 +1,4 @@
-"""The parent process of a stage: it runs the stage, writes its log, and records its exit status."""
+"""The supervisor, the parent process of a stage (edge or cloud): it writes the stage's log and records the exit status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ LINE = 64 << 10  # bytes: a longer line is split
 
 
 def supervise(home: Path) -> int:
-    """Run the stage in `home` until it ends, and write its log, its state and its exit status there. Return 0."""
+    """Run a stage until it ends. Write the stage's log, state and exit status into its folder `home`. Return 0.
+
+    The file spec.json in `home` has the stage's command and environment variables.
+    """
     lock = (home / "lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     spec = json.loads((home / "spec.json").read_text())

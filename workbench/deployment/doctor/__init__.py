@@ -1,12 +1,14 @@
-"""Find what would prevent a launch of the stages (edge and cloud). Machines are probed over SSH, and nothing is changed.
+"""Check the machines of a deployment over SSH for faults that would prevent a launch. The checks change nothing.
+
+A deployment has two stages, the edge and the cloud. The edge may run in a container in a guest, a virtual machine.
 
 ::
 
-    runner     all machines at once: shell facts -> inventory (Python) and kubectl -> findings
+    runner     all machines at once: a shell script -> an inventory (Python) and kubectl -> findings
     hosts      a machine that runs a stage as a process
-    guests     a node that starts SEV-SNP guests
-    clusters   the cluster of a container
-    charts     the values of Kata's Helm chart on that cluster
+    guests     a cluster node that starts guests under SEV-SNP, AMD's protection of virtual machines
+    clusters   the Kubernetes cluster of a container
+    charts     the values of Kata's Helm chart on that cluster; Kata starts the guests
     network    the connections between the machines
     findings   the result of a check: ok, or a fault and its remedy, in one line
 

@@ -1,6 +1,9 @@
-"""Check Kata's Helm chart on a cluster: its values for a shim, which is Kata's runtime for one kind of guest.
+"""Check the values of Kata's Helm chart on a cluster.
 
-The values are read from the chart's DaemonSet, one of the cluster's `daemons`, because Helm keeps its own copy in Secrets.
+Kata starts a guest, a virtual machine, for each container. A shim is Kata's runtime for one kind of guest. The values are read
+from the chart's DaemonSet, because Helm keeps its own copy in Secrets. In each function, `daemons` are all DaemonSets of the
+cluster, and `machine` is the name of the host with kubectl.
+
 Source of the names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
 """
 
@@ -23,13 +26,16 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command that enables the container's shim in Kata's chart or, if that is missing, installs the chart."""
+    """Return the Helm command that enables the container's shim in Kata's chart.
+
+    If the chart is missing, return the command that installs the chart.
+    """
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Check that Kata's chart enables the container's shim and lets the shim's guests pull their images."""
+    """Check that Kata's chart enables the container's shim, and that the guest, not the host, pulls the image."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -72,10 +78,10 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Check that Kata on the nodes lets pods set the annotations that the edge needs.
+    """Check that Kata lets pods set the annotations that the container needs.
 
-    `configured` maps a shim to the allow list in Kata's files on the kubectl host, if that is a node. If there is no such
-    list for the shim, Kata's default and the chart's values apply.
+    `configured` is {shim: annotations that Kata's files on the host with kubectl allow}. It is empty if that host is no node of
+    the cluster. Without a list for the container's shim, Kata's default and the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)

@@ -1,4 +1,7 @@
-"""Check a container's cluster through kubectl on its host: runtime class, nodes, namespace, ports."""
+"""Check the Kubernetes cluster for a stage's container: runtime class, nodes, namespace and ports.
+
+The checks run kubectl on a host, and read the objects of the cluster.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,17 @@ UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k":
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """The results of queries to a cluster: {query: objects} in `answers`, {query: error} in `errors` for failed queries."""
+    """The results of the queries to a cluster.
+
+    `answers` is {query: returned Kubernetes objects}. `errors` is {query: error message} for failed queries.
+    """
 
     answers: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFacts:
-    """Query the cluster, three queries at a time. With `short`, query only runtime classes, nodes and DaemonSets."""
+    """Query the cluster through kubectl. With `short`, query only runtime classes, nodes and DaemonSets."""
     namespace = containers.container.namespace
     questions = {
         "classes": ("get", "runtimeclass"),
@@ -84,7 +90,10 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node with the boot ID `boot` of the host that runs kubectl, or None if that host is no node of the cluster."""
+    """Return the node that is also the host with kubectl, or None if this host is no node of the cluster.
+
+    `boot`, the boot ID of the host, identifies the node.
+    """
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 

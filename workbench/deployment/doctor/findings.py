@@ -1,4 +1,4 @@
-"""The result of a check: the machine's state and, for a fault, the command that fixes it."""
+"""A finding is the result of one check of a machine. For a fault, the finding has the command that fixes the fault."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ def unknown(machine: str, check: str, text: str, mend: str = "") -> Finding:
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version, such as (6, 16, 1) for 6.16.1-generic, or () if it begins with none."""
+    """Return the leading numbers of a version, such as (6, 16, 1) for 6.16.1-generic or v6.16.1.
+
+    Return () if the text does not begin with a version.
+    """
     found = re.match(r"v?(\d+(?:\.\d+)*)", text.strip())
     return tuple(map(int, found[1].split("."))) if found else ()

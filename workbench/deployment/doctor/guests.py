@@ -1,4 +1,6 @@
-"""Check a cluster node that runs guests, that is, virtual machines: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
+"""Check a cluster node that starts guests: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
+
+A guest is the virtual machine around a container. SEV-SNP is AMD's protection of guests from their host.
 
 Source of the minimum versions: confidentialcontainers.org at f8b9b0f (2026-08-07), "SEV-SNP Host Setup".
 """
@@ -29,7 +31,11 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Check a node by the `facts` of a shell script and by the inventory `found`, which is None without a Python."""
+    """Check a cluster node on which the container's guest shall start.
+
+    `facts` are the output of the shell script in `hosts`. `found` is the output of `agent/inventory.py`, or None if this
+    program cannot run on the node.
+    """
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]
@@ -48,7 +54,7 @@ def node_findings(
 
 
 def kernel_finding(machine: str, kernel: str) -> Finding:
-    """Check whether a kernel, such as 6.17.0-8-generic, can start SEV-SNP guests of the supported Kata versions."""
+    """Check whether a Linux kernel is new enough for SEV-SNP guests. `kernel` is its version, such as 6.17.0-8-generic."""
     least = ".".join(map(str, KERNEL))
     way = "install one (Ubuntu 26.04 has it; on 24.04 `sudo apt install linux-generic-hwe-24.04`), and reboot"
     if not version_of(kernel):

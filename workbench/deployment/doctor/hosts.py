@@ -1,6 +1,7 @@
-"""Check a machine that runs a stage (edge or cloud) as a process, by facts from a shell script and an inventory from Python.
+"""Check a machine that runs a stage (edge or cloud) as a process.
 
-The script reports facts as NAME=VALUE lines. The inventory is the JSON that `agent/inventory.py` prints there.
+The checks have two sources. The shell script `SHELL` prints facts as NAME=VALUE lines. The inventory is the JSON that the
+Python program `agent/inventory.py` prints on the machine.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ FILES = 20_000  # files of an environment
 
 
 def facts_of(output: bytes) -> dict[str, str]:
-    """Parse the output of the script `SHELL` to facts by name. Output of the login shell's startup files is ignored."""
+    """Parse the output of the script `SHELL`, and return {name of a fact: value}.
+
+    Other lines are ignored, such as the output of a login shell's startup files.
+    """
     lines = [line.partition("=") for line in output.decode("utf-8", "replace").splitlines()]
     facts = {key: value.strip() for key, sign, value in lines if sign and key.isidentifier()}
     if found := re.search(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", output.decode("utf-8", "replace"), re.MULTILINE):
@@ -55,15 +59,15 @@ def facts_of(output: bytes) -> dict[str, str]:
 
 
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
-    """Return the findings on Python, disk space and clock, from the facts of the script `SHELL`.
+    """Check Python, disk space and clock of a machine. `facts` are the facts of the script `SHELL`.
 
-    `skew` is how far the machine's clock is ahead of this machine's (s), or None if it is unknown.
+    `skew` is the time (s) by which the machine's clock is ahead of the local clock, or None if it is unknown.
     """
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
 
 
 def system_of(facts: Mapping[str, str]) -> str:
-    """Return the operating system and its version, from the facts of the script `SHELL`."""
+    """Return the operating system and its version. `facts` are the facts of the script `SHELL`."""
     return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 
@@ -112,7 +116,11 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Check a stage's machine by its inventory `found`. `name`, such as plan-edge, tells which open port is the stage's."""
+    """Check interpreter, disk, memory, GPU and port of a stage's machine.
+
+    `facts` are the facts of the script `SHELL`, and `found` is the inventory. `name` is the stage's name on the machine, such
+    as plan-edge. It is no fault if this stage already uses its port.
+    """
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),

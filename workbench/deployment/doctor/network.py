@@ -1,4 +1,7 @@
-"""Check connections between the machines: to the cloud, the key broker, the registry, and ports through SSH."""
+"""Check the connections of a machine: to the cloud, the key broker and the image registry, and port forwarding over SSH.
+
+A key broker gives a container its TLS key.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Return the findings on a machine's connections to cloud, key broker and registry, as tried by its inventory `found`."""
+    """Check the connections from a machine to the cloud, to the key broker and to the image registry.
+
+    `found` is the machine's inventory, which has the result of each attempt. `which` is the stage (edge or cloud) on the
+    machine.
+    """
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:
@@ -63,10 +70,10 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Check whether a machine's sshd forwards ports.
+    """Check whether the sshd of `host` forwards ports.
 
-    The check forwards a local port to the same sshd, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION
-    on the machine. With `back`, forwarding from the machine to this one is tested, too.
+    The check forwards a local port to this sshd, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION on
+    the host. With `back`, the check also forwards a port of the host to this machine.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()
@@ -86,7 +93,7 @@ def forwarding_finding(host: Host, connection: str, back: bool = False) -> Findi
 
 
 def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
-    """Check whether this machine reaches `address`, the HOST:PORT of a stage in the plan."""
+    """Check whether this machine can connect to a stage (edge or cloud). `address` is the stage's HOST:PORT in the plan."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()

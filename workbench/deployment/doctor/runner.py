@@ -1,8 +1,10 @@
-"""Run all checks: probe each machine of a plan in parallel, and turn the results into findings.
+"""Run all checks on the machines of a plan, in parallel. A finding is the result of one check.
 
 ::
 
     shell facts (POSIX sh, one command) -> inventory (Python, on standard input) and kubectl -> findings
+
+Shell facts and inventory describe a machine. A shell script and a Python program print them there.
 """
 
 from __future__ import annotations
@@ -50,10 +52,10 @@ class _Target:
 
 
 class Doctor:
-    """Checks the machines of a plan. `host` returns a machine by its name, `close` closes all connections.
+    """Checks the machines of a plan. `host(name)` returns the machine with this name, and `close()` closes all connections.
 
-    `root` is the folder in which a machine's sshd sees the host's root file system: not / if sshd runs in a container. A
-    relative path starts at the home folder.
+    `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
+    container. A relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:
@@ -61,11 +63,11 @@ class Doctor:
         self._host, self._close = host, close
 
     def quick(self) -> list[Finding]:
-        """Return the findings of the short checks before a launch. Raises RemoteError for an unreachable machine."""
+        """Run the short checks before a launch, and return the findings. Raises RemoteError for an unreachable machine."""
         return self._each(self._quick)
 
     def full(self) -> list[Finding]:
-        """Return all findings. An unreachable machine is a finding, too."""
+        """Run all checks, and return the findings. An unreachable machine is a finding, too."""
         return self._each(self._full)
 
     def _each(self, examine: Callable[[_Target], list[Finding]]) -> list[Finding]:

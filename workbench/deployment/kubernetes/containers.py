@@ -1,4 +1,4 @@
-"""Manage the edge's container on a cluster, by kubectl on a host: apply it, wait until it serves, read its log, remove it.
+"""Manage the edge's container on a Kubernetes cluster, by kubectl on a host: apply, wait, read the log, delete.
 
 ::
 
@@ -9,7 +9,8 @@
         ...  containers.status(), .logs(), .address()
         containers.delete()
 
-Nothing is executed in the container, because the guest's policy refuses that. Faults are read from the cluster's own reports.
+A container can have several replicas, each in a pod and a guest (virtual machine) of its own. Nothing is executed in the
+container, because the guest's policy refuses that. Faults are read from the cluster's own reports.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class AbsentError(RemoteError):
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container: how many replicas are wanted and ready, its pods, and the first fault as text."""
+    """The state of a container. `wanted` and `ready` are numbers of replicas. `trouble` is the first fault as text, or ""."""
 
     wanted: int
     ready: int
@@ -74,9 +75,10 @@ class PodState:
 
 @dataclass(frozen=True)
 class Containers:
-    """One container with its replicas on a cluster, managed by `kubectl` on a host.
+    """One container with its replicas on a cluster, managed by kubectl on `host`.
 
-    Every method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
+    `kubectl` is the command's name or path. `context` and `kubeconfig` are its options, or "" for kubectl's defaults. Every
+    method raises RemoteError, with a one-line message, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -86,10 +88,11 @@ class Containers:
     kubeconfig: str = ""
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
-        """Create or update the container's objects, and delete objects that the settings no longer require. Idempotent.
+        """Create or update the container's Kubernetes objects, and delete objects that the settings no longer require.
 
-        `certificates` maps ca.pem, edge.pem and edge.key to their contents, for an edge without a key broker. Server-side apply
-        reverts manual edits, leaves the number of replicas to the autoscaler, and stores the guest's configuration only once.
+        A second call changes nothing. Manual edits are reverted, but the autoscaler keeps its number of replicas.
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents. Only an edge without a key broker needs them. A key
+        broker would give the edge these files.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
@@ -100,9 +103,9 @@ class Containers:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
     def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
-        """Return once all replicas serve. `report` is called with a line whenever the state changes.
+        """Wait until all replicas serve. `report` is called with a line whenever the state changes.
 
-        Raises RemoteError, with the reason, if a replica fails, or if one does not serve after `timeout` seconds.
+        Raises RemoteError, with the reason, if a replica fails, or if not all replicas serve after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         since: dict[str, float] = {}  # the time at which each fault began, by its reason
@@ -130,9 +133,10 @@ class Containers:
         return self._look()[0]
 
     def logs(self, follow: bool = False, lines: int = 200) -> Iterator[str]:
-        """Yield the last `lines` of each replica's log and, with `follow`, new lines until the iterator is closed.
+        """Yield the last `lines` lines of each replica's log. With `follow`, also yield new lines until the iterator is closed.
 
-        Raises UsageError if the confidential guest's policy hides the log from the host. The setting `logs = true` allows it.
+        Raises UsageError if the guest's policy hides the log from the host. The setting `logs = true` lets the host read the
+        log.
         """
         if not self.container.readable:
             raise UsageError(f"{self._name}: its policy keeps what it says in the guest; logs = true lets the host read it")
@@ -143,7 +147,11 @@ class Containers:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def address(self) -> tuple[str, int]:
-        """Return the edge's host and port: of a node if a node port is set, else of a pod, which only `self.host` can reach."""
+        """Return the edge's IP address and port.
+
+        With a node port, the address is a cluster node's. Otherwise the address is a pod's, to which only `self.host` can
+        connect. Raises RemoteError if no pod is ready.
+        """
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
         if pod is None:
@@ -151,7 +159,7 @@ class Containers:
         return (pod.node_address, self.container.node_port) if self.container.node_port else (pod.address, self.container.port)
 
     def delete(self, wait: float = 120.0) -> None:
-        """Delete all objects of the container, and return once the cluster has none of these objects left.
+        """Delete all Kubernetes objects of the container, and wait until the cluster has removed them.
 
         Raises RemoteError if objects remain after `wait` seconds. The namespace stays, since it may hold other objects.
         """
@@ -164,9 +172,9 @@ class Containers:
             time.sleep(0.2)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """Run kubectl, and return the JSON object that it prints, or {} if it prints nothing. It writes no cache on the host.
+        """Run kubectl with `arguments`, and return the JSON object that it prints, or {} if it prints nothing.
 
-        Raises RemoteError if kubectl fails or prints no JSON object.
+        kubectl writes no cache on the host. Raises RemoteError if kubectl fails or prints no JSON object.
         """
         answer = self._call(*arguments, "--output=json", "--cache-dir=/dev/null")
         try:

@@ -1,7 +1,8 @@
-"""The cloud in a guest with a confidential GPU. Its Kubernetes objects are valid under their schemas, but have never run.
+"""The settings of the cloud's container, in a guest (virtual machine) with a confidential GPU.
 
-NVIDIA's reference uses the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The
-cloud uses the edge's guest policy, which admits no device. It is unknown which requests to the Kata agent a GPU adds.
+The container's Kubernetes objects are valid under their schemas, but have never run. NVIDIA's reference uses the runtime class
+kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The cloud uses the edge's guest policy, which
+admits no device. It is unknown which requests to the Kata agent a GPU adds.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """The settings of a cloud in a container. The field `cloud`, which names an edge's cloud, stays empty."""
+    """The settings of the cloud's container. The field `cloud`, an address that only an edge needs, stays empty."""
 
     cloud: str = ""
     port: int = 8444

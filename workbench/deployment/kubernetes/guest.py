@@ -1,11 +1,14 @@
-"""The guest (virtual machine) of an edge's container: its settings, and its configuration, which attestation evidence proves.
+"""The settings of the edge's container, and the configuration (initdata) of its guest.
+
+The guest is the virtual machine around the container. In the guest, the Kata agent starts the container.
 
 ::
 
     Container --initdata--> TOML: the agent's policy, the key broker --sha256--> HOST_DATA in the guest's evidence
 
-The digest proves the image, the command, and the host's permissions. The guest starts nothing else, and the host can neither
-read nor insert anything. The host is not trusted: it sees only encrypted memory and TLS traffic.
+The guest's attestation evidence has the digest of the initdata. The digest proves the image, the command, and the host's
+permissions. The guest starts nothing else, and the host can neither read nor insert anything. The host is not trusted: it sees
+only encrypted memory and TLS traffic. The key broker gives the TLS key only to an attested guest.
 """
 
 from __future__ import annotations
@@ -59,14 +62,17 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 class Container:
     """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
-    image: with a digest.  cloud: its IP:PORT, because network policies support no names.  options: of `workbench serve edge`.
-    egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. They include the registry, because a
-        guest pulls its own image, and a key broker whose URL has a name.
-    resource: the key broker's path of ca.pem, edge.pem and edge.key. Only the development runtime works without it: then the
-        host provides these files, and can read them.
+    image: the image's name, with a digest.
+    cloud: the cloud's IP:PORT, because network policies support no names.
+    runtime: "confidential", or "development", which needs no special hardware and protects nothing.
+    options: further arguments of `workbench serve edge`.
+    egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. The image's registry is one, because a
+        guest pulls its own image. The key broker is another if its URL has a host name.
+    resource: the key broker's path of ca.pem, edge.pem and edge.key. Without a path, the host provides these files and can read
+        them. Only the development runtime allows this.
     logs: the host may read the edge's log.  policy: replaces the workbench's policy for the Kata agent.
     shim: the language of the nodes' Kata runtime. Each of the two implementations has its own runtime classes.
-    gpu: the nodes' resource name of the guest's GPU, such as nvidia.com/pgpu.
+    gpu: the Kubernetes resource of the guest's GPU, such as nvidia.com/pgpu.
     """
 
     image: str
@@ -116,7 +122,7 @@ class Container:
 
     @property
     def role(self) -> str:
-        """The service that runs in the container: edge, or cloud in `CloudContainer`."""
+        """The stage that runs in the container: "edge", or "cloud" in the subclass `CloudContainer`."""
         return "edge"
 
     @property
@@ -189,7 +195,10 @@ def initdata(container: Container) -> str:
 
 
 def initdata_digest(container: Container) -> str:
-    """Return the SHA-256 (hex) of the guest's initdata, which an attestation policy requires as the evidence's HOST_DATA."""
+    """Return the SHA-256 (hex) of the guest's initdata.
+
+    An attestation policy requires this digest as HOST_DATA in the evidence.
+    """
     return hashlib.sha256(initdata(container).encode()).hexdigest()
 
 
@@ -219,7 +228,7 @@ def _link(target: str) -> dict[str, object]:
 
 
 def peer_of(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]:
-    """Parse IP:PORT or NETWORK/BITS:PORT to a network and a port. Raises UsageError for a name or any other text."""
+    """Parse IP:PORT or NETWORK/BITS:PORT. Return the network and the port. Raises UsageError for a host name or other text."""
     host, _, port = text.rpartition(":")
     try:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -242,7 +251,10 @@ def _is_named(url: str) -> bool:
 
 
 def port_of(url: str) -> int | None:
-    """Return the port of a URL, by default 80 for http and 443 for https, or None for another scheme or an invalid URL."""
+    """Return the port of a URL, by default 80 for http and 443 for https.
+
+    Return None for an invalid URL, and for another scheme without a port.
+    """
     try:
         parts = urlsplit(url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -1,9 +1,11 @@
-"""The Kubernetes objects of an edge in a container.
+"""Render the Kubernetes objects of a container with the edge or the cloud.
 
 ::
 
     Container --render--> NetworkPolicy, Deployment, Service             [Secret, only with the development runtime]
                           PodDisruptionBudget, HorizontalPodAutoscaler   if there can be several replicas
+
+A key broker gives the container its TLS certificate and key. Without a broker, the Secret has them, and the host can read them.
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # t
 
 
 def shim_name(container: Container) -> str:
-    """Return the name of the container's shim under `shims` in Kata's chart, such as `qemu-snp-runtime-rs`.
+    """Return the name of the container's shim in Kata's Helm chart, such as `qemu-snp-runtime-rs`.
 
-    A shim is the runtime for one kind of guest.
+    A shim is Kata's runtime for one kind of guest (virtual machine).
     """
     return str(runtime_class(container)).removeprefix("kata-")
 
@@ -65,8 +67,8 @@ def runtime_class(container: Container) -> str:
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
     """Return the Kubernetes objects of a container.
 
-    `certificates` maps ca.pem, edge.pem and edge.key to their contents, for a container without a key broker. Raises
-    UsageError if `certificates` is missing, or is given in addition to a key broker.
+    `certificates` maps ca.pem, edge.pem and edge.key to their contents. They are required without a key broker, and forbidden
+    with one. Raises UsageError otherwise.
     """
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
@@ -83,7 +85,10 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return JSON for `kubectl apply -f -`, one object on each line, because the server does not validate a List's items."""
+    """Return the objects as JSON for `kubectl apply -f -`, one object on each line.
+
+    A Kubernetes List is avoided, because the API server does not validate its items.
+    """
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 

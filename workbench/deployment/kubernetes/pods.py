@@ -1,4 +1,4 @@
-"""Interpret a cluster's report on a container's pods: which pods are ready, and the faults of the others."""
+"""Read the state of a container's pods from the cluster's objects: which pods are ready, and the faults of the others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod: its name, whether its container has started and is ready, and the addresses of pod and node."""
+    """A pod. `started` and `ready` describe its container. `address` and `node_address` are IP addresses of pod and node."""
 
     name: str
     started: bool
@@ -48,7 +48,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A fault that prevents a pod from running: Kubernetes' reason, and its details.
+    """A fault that prevents a pod from running. `reason` is Kubernetes' name of the fault, and `message` has the details.
 
     `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
     `previous`: the process was restarted, so the log of the ended process needs kubectl's option --previous.
@@ -68,7 +68,10 @@ class Trouble:
 
 
 def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
-    """Return the pods of a container, and their faults, the final ones first. `found` are the cluster's pod objects."""
+    """Return the pods of a container, and the faults of these pods. Faults that the cluster cannot resolve come first.
+
+    `found` are the cluster's pod objects. Pods that are being deleted are left out. `container` has settings for the messages.
+    """
     pods, troubles = [], []
     for each in found:
         if each["metadata"].get("deletionTimestamp"):
@@ -90,7 +93,10 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return the fault for which a Deployment could create no pods, such as a missing runtime class, or [] if there is none."""
+    """Return the fault that prevents a Deployment from creating pods, such as a missing runtime class, or [] if there is none.
+
+    `status` is the status of the Deployment object. `runtime_class` is its pods' runtime class, for the message.
+    """
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
         return []
@@ -103,7 +109,10 @@ def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
 
 
 def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
-    """Return faults that only events report, for pods without a started container, from the newest event of each pod."""
+    """Return faults of `pods` that only `events` report, such as a failed mount.
+
+    Only the newest event of each pod counts. Pods with a started container are skipped.
+    """
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
