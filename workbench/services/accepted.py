@@ -57,7 +57,7 @@ class Timeouts:
 
 @dataclass
 class Tls:
-    """The current TLS context of a service with the certificate of `role`. `folder` has the certificate files.
+    """The current TLS context of a service. The service's certificate has the `role`, and its files are in `folder`.
 
     `renew` makes a new context after these files were replaced.
     """

@@ -52,7 +52,7 @@ class AttestationAgent:
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
         """Return the agent's evidence (JSON) for `runtime_data`. Raises ServiceError if there is no evidence.
 
-        `runtime_data` is the hash of nonce and TLS key, 64 hex digits which the report contains. `stranger` is the client's
+        `runtime_data` is the hash of nonce and TLS key (64 hex digits), which the report contains. `stranger` is the client's
         address if the client has shown no credential. Such clients get only a part of the queue.
         """
         crowded = stranger is not None and (

@@ -66,7 +66,7 @@ class ComputePool:
         self._count, self._busy = count, 0
 
     def take(self) -> bool:
-        """Reserve a free lane for one batch. Return False if no lane is free. `free` releases a reserved lane."""
+        """Reserve a free lane for one batch, and return True. Return False if no lane is free. `free` releases the lane."""
         if self._busy == self._count:
             return False
         self._busy += 1

@@ -43,8 +43,8 @@ def key_id(key: bytes) -> str:
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
     """Return the description of a cloud for its clients, with the codec that the cloud decodes.
 
-    `name` is the name of the classifier. `weights` is the SHA-256 of the classifier's weights, whose first 16 digits are the
-    version.
+    `name` is the name of the classifier. `weights` is the SHA-256 of the classifier's weights. The first 16 digits of this hash
+    are the version.
     """
     return Model(
         name,

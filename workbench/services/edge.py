@@ -89,8 +89,8 @@ class _Pictures:
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
     """Return the description of an edge for its clients.
 
-    `name` is the name of the cloud's classifier. `weights` is the SHA-256 of the generator's weights, whose first 16 digits are
-    the version.
+    `name` is the name of the cloud's classifier. `weights` is the SHA-256 of the generator's weights. The first 16 digits of
+    this hash are the version.
     """
     return Model(
         name,

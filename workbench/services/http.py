@@ -193,7 +193,7 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Close the idle connections that were last used before `since`, a time of the event loop (default: all)."""
+        """Close the idle connections that were last used before `since` (the event loop's time; default: all connections)."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()

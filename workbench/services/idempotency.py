@@ -18,9 +18,10 @@ Answer = TypeVar("Answer")
 
 
 class IdempotencyCache(Generic[Answer]):
-    """A cache of results, by client, request id and request content. It includes results that are still being computed.
+    """A cache of results, including results that are still being computed.
 
-    Without the cache, each retry would start a new computation, even if the first one still runs.
+    The key of a result is the client, the request id and the content of the request. Without the cache, each retry would start
+    a new computation, even while an earlier one still runs.
     """
 
     def __init__(self) -> None:

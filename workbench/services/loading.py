@@ -29,9 +29,9 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 class StageConfig:
     """The settings of an edge or a cloud.
 
-    Only `device`, `precision` and `rate` may differ between an edge and its cloud. `family` is the data set's folder of
-    weights. `target` and `auxiliary` are the architectures of the pair's classifiers. Images have `size` x `size` pixels.
-    `rate`, in [0, 1], is the rate of the codec `neural`.
+    Only `device`, `precision` and `rate` may differ between an edge and its cloud. `family` is the name of the folder with the
+    data set's weights. `target` and `auxiliary` are the architectures of the pair's classifiers. Images have `size` x `size`
+    pixels. `rate`, in [0, 1], is the rate of the codec `neural`.
     """
 
     family: str
@@ -98,7 +98,8 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
     """Return the number of lanes, and the number of torch's threads in each lane. A lane is a worker thread for batches.
 
-    For 0, the function chooses a number by `device` and cores. Raises UsageError for more than 64 lanes.
+    If `lanes` or `threads` is 0, the function chooses the number by `device` and cores. Raises UsageError for more than 64
+    lanes.
     """
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run

@@ -1,6 +1,7 @@
 """The web page for phones, which the edge serves: its files, its security headers, and the cloud's view of a picture.
 
-The cloud's view of a picture is the image that the cloud decodes from the payload, the compressed protected pictures.
+A payload is the compressed protected pictures that the edge sends to the cloud. The cloud's view of a picture is the image that
+the cloud decodes from the payload.
 
 ::
 

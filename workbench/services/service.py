@@ -124,7 +124,7 @@ class Service(ABC):
         """Called after the certificate was rotated."""
 
     def arriving(self, change: int) -> None:  # noqa: B027
-        """Called with `change` +1 when a request's body begins to arrive, and with -1 when it is complete or lost."""
+        """Called with `change` +1 when a request's body begins to arrive, and with -1 when the body is complete or lost."""
 
     def direct(self) -> dict[str, Answer]:
         """Return the handlers of further paths that take POST requests, by path."""

@@ -235,7 +235,7 @@ def is_loopback(host: str) -> bool:
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
     """Return the modification time (ns) and the inode of each file, or an empty list if a file is missing.
 
-    Other values mean that a file was replaced.
+    If a value changes, a file was replaced.
     """
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]

@@ -28,9 +28,10 @@ class Model:
 
 @dataclass
 class RequestContext:
-    """The state of one request, which becomes its log line. `peer` is the client, and `start` is a time in seconds.
+    """The state of one request, from which its log line is written.
 
-    `payload` is the size of the payload in bytes. `milliseconds` has the time of each component, such as the classifier.
+    `peer` is the client, and `start` is the time of the start (s). `payload` is the size of the payload in bytes.
+    `milliseconds` has the time of each component, such as the classifier.
     """
 
     peer: str

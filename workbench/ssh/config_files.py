@@ -29,10 +29,10 @@ def user_config() -> Path:
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
-    """Copy a configuration file and the files that it includes to `folder`. Return the path of the copy.
+    """Copy a configuration file, together with its included files, to `folder`. Return the path of the copy.
 
-    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. For each file, the function adds the entry {path of the
-    copy: original path} to `copies`. Raises RemoteError for an unreadable file.
+    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. `copies` gets an entry {path of the copy: original path}
+    for each file. Raises RemoteError for an unreadable file.
     """
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
     if config is not None:  # errors name the user's file, never the copy
@@ -104,7 +104,7 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of the configuration file `path` without comments. Included lines replace each Include.
+    """Yield the lines of the configuration file `path` without comments. The lines of included files replace each Include.
 
     `depth` is the number of Includes that lead to this file. Raises RemoteError for an unreadable file, and for an Include
     after a Host or Match line.

@@ -6,7 +6,7 @@
     name -> paramiko's parser -> {keyword: values} only on a machine without an OpenSSH client
 
 A keyword is the name of a setting, such as `hostname`. A value may contain tokens, such as %h for the host's name. `ssh -G`
-does not expand all tokens, environment variables and ~, so `expand` replaces them.
+leaves tokens, environment variables and ~ in some values, and `expand` replaces them.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def _parsed(host: str, config: Path | None) -> HostConfig:
 def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
     """Return the value `text` of a keyword, with ~, ${VAR} and the %-tokens replaced.
 
-    `tokens` has the value of each token by its letter (see `tokens_of`). Errors name `keyword`. Raises RemoteError for an unset
-    environment variable.
+    `tokens` maps the letter of each token to the token's value (see `tokens_of`). Errors name `keyword`. Raises RemoteError for
+    an unset environment variable.
     """
 
     def variable(match: re.Match[str]) -> str:

@@ -156,9 +156,10 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Start to accept connections on `listener`, and relay each one to an endpoint that `reach` opens. Return the port.
+    """Start to accept connections on `listener`, and relay each one to an endpoint that `reach` opens.
 
-    If `reach` fails, the connection is reset. `connections` copies the bytes (default: as fast as possible).
+    Return the forwarded port. If `reach` fails, the connection is reset. `connections` copies the bytes (default: as fast as
+    possible).
     """
     pairs = connections or RelayedConnections()
 
