@@ -1,4 +1,7 @@
-"""The commands of `workbench`. Each file declares options, and a function that takes them and returns the exit status."""
+"""The commands of `workbench`. Each module declares the options of its commands, and has a function for each command.
+
+The function gets the parsed options and returns the exit status.
+"""
 
 from . import (
     audit,

@@ -1,4 +1,4 @@
-"""`workbench audit`: measure what attackers recover from the data that leaves the edge."""
+"""`workbench audit`: measure what attackers recover from the protected data that an edge sends to a cloud."""
 
 from __future__ import annotations
 

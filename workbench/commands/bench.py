@@ -1,4 +1,7 @@
-"""`workbench bench`: time the networks next to the papers' own implementation, or edge and cloud services under load."""
+"""`workbench bench`: measure the speed of the networks, or of edge and cloud services under load.
+
+The speed of the networks is compared with the speed of the papers' own implementation.
+"""
 
 from __future__ import annotations
 

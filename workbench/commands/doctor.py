@@ -1,4 +1,4 @@
-"""`workbench doctor`: find the faults that would prevent a launch, and the commands that fix them."""
+"""`workbench doctor`: check the machines of a deployment for faults that would prevent a launch, and print the remedies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure how well images are protected and recognised, and their size, with one codec."""
+"""`workbench evaluate`: measure how well a system protects and recognises test images, and how many bytes an image takes."""
 
 from __future__ import annotations
 

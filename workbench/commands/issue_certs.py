@@ -1,4 +1,4 @@
-"""`workbench certs`: make a development authority, and TLS certificates for edge, cloud and client."""
+"""`workbench certs`: make a certificate authority for development, and TLS certificates for edge, cloud and client."""
 
 from __future__ import annotations
 

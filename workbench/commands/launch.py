@@ -1,4 +1,4 @@
-"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages, edge and cloud, on other machines."""
+"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run an edge and a cloud on other machines."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Read a deployment's plan (TOML), and return the deployment. It reports each step on standard error."""
+    """Return the deployment that the file `plan` (TOML) describes. Its steps are logged on standard error.
+
+    `config` is an SSH configuration file that replaces ~/.ssh/config. Raises UsageError if `config` does not exist.
+    """
     from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 

@@ -1,4 +1,7 @@
-"""`workbench measure`: compute a SEV-SNP guest's launch measurement, for an attestation policy, from the guest's boot files."""
+"""`workbench measure`: compute the launch measurement of a SEV-SNP guest from the guest's boot files.
+
+A guest is a confidential VM. The measurement is a hash, by which an attestation policy recognises the guest's software.
+"""
 
 from __future__ import annotations
 

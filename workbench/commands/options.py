@@ -1,4 +1,8 @@
-"""Shared functions of the commands: declare a command, declare and read common options, print tables."""
+"""Shared functions of the commands: declare a command, declare and read common options, print tables.
+
+The target is the classifier that must still recognise protected images, and the auxiliary is the classifier that must fail. A
+generator protects the images, and a compressor encodes them. These four networks are a pair.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,10 @@ TARGET, AUXILIARY = "resnet18", "vgg13_bn"
 
 
 def add_command(commands: Commands, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
-    """Declare the command `name`. `run` takes its options and returns the exit status. `examples` end the help text."""
+    """Declare the command `name`, and return its parser, to which the caller adds options.
+
+    `run` gets the parsed options and returns the exit status. `summary` is one line. `examples` is the end of the help text.
+    """
     made = commands.add_parser(
         name,
         help=summary,
@@ -48,7 +55,7 @@ def add_command(commands: Commands, name: str, run: Any, summary: str, examples:
 
 
 def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
-    """Declare the options for data set, target and auxiliary network and, unless `device` is False, the device."""
+    """Declare the options for the data set, the target and the auxiliary. With `device`, also declare `--device`."""
     made.add_argument(
         "--dataset",
         default="digits",
@@ -64,7 +71,10 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
 
 
 def add_precision(made: argparse.ArgumentParser, where: str) -> None:
-    """Declare `--precision`, the number format of the networks. `where` opens the help text: which networks those are."""
+    """Declare the option `--precision`, the number format in which networks compute.
+
+    `where` is the beginning of the help text, and names these networks.
+    """
     made.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help=f"{where} (default: float32)")
 
 
@@ -78,9 +88,9 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return `--rate`, the codec's rate from 0 (fewest bits) to 1, or None without the option.
+    """Return the value of `--rate`, or None without this option. The rate of the codec `neural` is 0 (fewest bits) to 1.
 
-    Raises UsageError for a rate outside [0, 1], and for a rate with another codec than `neural`.
+    Raises UsageError for a rate outside [0, 1], and for a rate with another codec.
     """
     from ..rates import check_rate
 
@@ -97,10 +107,10 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Load the target, auxiliary, generator and compressor that the options name. Raises WeightsError for missing weights.
+    """Load the four networks that the options name. Raises WeightsError for missing weights.
 
     The compressor is left out if the codec needs none. `--variant` is the name under which a compressor was trained. If there
-    is no such compressor, it is the name of a generator that has its own compressor, such as `paper`.
+    is no such compressor, `--variant` is the name of a generator that has its own compressor, such as `paper`.
     """
     from .. import system, weights
 
@@ -120,7 +130,7 @@ def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
 
 
 def check_preset(name: str) -> None:
-    """Raise UsageError if `name` is no preset, which is a set of training settings such as `quick`."""
+    """Raise UsageError if there is no preset `name`. A preset is a set of training settings, such as `quick`."""
     from ..training import PRESETS
 
     if name not in PRESETS:
@@ -128,7 +138,10 @@ def check_preset(name: str) -> None:
 
 
 def pick_device(name: str) -> str:
-    """Return "cpu" or "cuda" for a device option; `auto` prefers a GPU. Raises UsageError for a missing GPU."""
+    """Return "cpu" or "cuda" for the value `name` of `--device`. The value `auto` selects a GPU if there is one.
+
+    Raises UsageError for "cuda" without a GPU.
+    """
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -137,7 +150,10 @@ def pick_device(name: str) -> str:
 
 
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a table as text: the first column left-aligned, the others right-aligned. Control characters are escaped."""
+    """Return a table as text. The first column is left-aligned, and the other columns are right-aligned.
+
+    `columns` are the titles. Control characters in cells are escaped.
+    """
     table = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [[cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in table]
@@ -146,7 +162,7 @@ def text_table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def positive(text: str) -> int:
-    """Parse an integer of at least 1 (an argparse type)."""
+    """Parse the text of an option as an integer of at least 1. Raises ArgumentTypeError for other text."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

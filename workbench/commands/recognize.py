@@ -1,4 +1,4 @@
-"""`workbench recognize`: send pictures to an edge service, which protects and encodes them, and print the labels."""
+"""`workbench recognize`: send pictures to an edge service, and print the labels that its cloud returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`workbench manifests`: print the Kubernetes objects of a deployment's plan as YAML."""
+"""`workbench manifests`: print the Kubernetes objects that run a deployment's edge or cloud, as YAML."""
 
 from __future__ import annotations
 

@@ -93,7 +93,10 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Bind the port, load and warm up the service, serve until a signal, and finish accepted requests."""
+    """Run a service until SIGTERM or Ctrl-C, and then finish the accepted requests.
+
+    The port is bound before the networks are loaded, so clients that connect early wait.
+    """
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:

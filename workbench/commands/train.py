@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all that a pair of target and auxiliary classifier needs."""
+"""`workbench train`: train one network, or all networks that a pair of classifiers (target and auxiliary) needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`workbench results`: write the results pages from data/results, or check that they are up to date."""
+"""`workbench results`: write the results pages from data/results, or check that the pages are up to date."""
 
 from __future__ import annotations
 

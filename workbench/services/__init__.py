@@ -1,13 +1,21 @@
-"""Edge and cloud as HTTPS services.
+"""Edge and cloud as HTTPS services. The edge protects pictures, and the cloud classifies the protected pictures.
 
 ::
 
-    trust        TLS contexts, roles, tokens, certificate rotation
-    connection   a client's connection to a service: keep-alive, retries, a deadline
-    intake       request bodies, limited in bytes, time and total memory
-    batching     micro-batches on a compute pool, with a bounded queue
-    service      the base class of both services: routes, responses, errors, metrics, one log line a request
-    edge cloud   the two services                                      openapi     their OpenAPI documents
-    attestation_agent   the client of the agent in an edge's guest     admission   a client's check of an edge
-    server       runs one service on a port, and drains it             local       both services as local processes
+    edge, cloud            the two services
+    service                the base class of both services: routes, responses, errors, metrics, one log line for each request
+    server, local          run one service on a port, or both services as local processes
+    accepted, httpserver   a connection that a service has accepted: TLS, and HTTP
+    quota, share           limits on the connections and the processor time of clients without a credential
+    intake                 request bodies, limited in bytes, time and total memory
+    batching, loading      micro-batches on a compute pool, with a bounded queue; the networks of a service
+    openapi                the OpenAPI documents
+    trust                  TLS contexts, roles, tokens, certificate rotation
+    connection, http       a client's connection to a service: keep-alive, retries, a deadline
+    admission              a client's check of an edge
+    attestation_agent      evidence for that check, from an agent in the edge's confidential VM
+    forms, phone           the requests of curl and browsers, and the web page for phones
+    decoding               large pictures, decoded within a memory budget
+    idempotency            results of requests that clients repeat
+    secrets                certificates and keys from a key broker
 """

@@ -6,8 +6,8 @@
                            |
                            one timer: handshake, head, body, unread response, idle, close; stopped while the app works
 
-The module runs TLS itself: an event loop's own TLS has no short time limits, and drops the alert that explains a failure.
-A peer is the client at the other end. It is a stranger until it has shown a credential: a certificate or a token.
+The module runs TLS itself: an event loop's own TLS has no short time limits, and drops the alert that explains a failure. A
+peer is the client at the other end. A peer is a stranger until it has shown a credential: a certificate or a token.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in t
 
 @dataclass
 class Timeouts:
-    """Limits in seconds of a connection's states, after which it is closed."""
+    """Time limits in seconds, one for each state of a connection. After the limit, the connection is closed."""
 
     handshake: float = 5.0  # from the TCP connection to the end of the TLS handshake
     head: float = 10.0  # to the end of a request's head: from its first byte, for the first request from the handshake
@@ -57,7 +57,10 @@ class Timeouts:
 
 @dataclass
 class Tls:
-    """A service's current TLS context, which `renew` replaces after the files in `folder` were replaced."""
+    """The current TLS context of a service. The service's certificate has the `role`, and its files are in `folder`.
+
+    `renew` makes a new context after these files were replaced.
+    """
 
     context: ssl.SSLContext
     folder: Path
@@ -70,7 +73,7 @@ class Tls:
 
 
 class UpperProtocol(Protocol):
-    """The protocol on top of TLS, which is HTTP: it receives decrypted bytes, and the events of the connection.
+    """The protocol above TLS, which is HTTP. It receives the decrypted bytes and the events of a connection.
 
     `drained` is called when a slow peer has read its response. `shutdown` closes the connection after the current response.
     """
@@ -82,11 +85,11 @@ class UpperProtocol(Protocol):
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection, which decrypts received bytes and closes itself after a time limit.
+    """A connection that a service has accepted. The connection decrypts received bytes, and closes after a time limit.
 
-    `quota` limits the number of connections, `share` the processor time for strangers. Open connections are in the set
-    `open_connections`. After the handshake, `upper(connection)` creates the protocol that gets the decrypted bytes. A
-    certificate with a role in `roles` is a valid credential.
+    `tls` None means plain HTTP. `quota` limits the number of connections, and `share` limits the processor time for strangers.
+    The set `open_connections` has all open connections. After the handshake, `upper(connection)` creates the protocol that gets
+    the decrypted bytes. A certificate with a role in `roles` is a valid credential.
     """
 
     def __init__(
@@ -207,13 +210,13 @@ class Accepted(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether the service's certificate was renewed, or the peer's has expired, since the handshake."""
+        """Whether, since the handshake, the service's certificate was renewed or the peer's certificate has expired."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
 
     def prove(self) -> None:
-        """Record that the peer has shown a valid credential. No effect on a connection that may only check health."""
+        """Record that the peer has shown a valid credential. Has no effect on a connection reserved for health checks."""
         if not self.health_only:
             self.proven = True
             self.quota.prove(self)
@@ -251,7 +254,7 @@ class Accepted(asyncio.Protocol):
             self._read_on()
 
     def arm(self, seconds: float) -> None:
-        """Abort the connection after `seconds`, unless `arm` or `disarm` is called before."""
+        """Abort the connection after `seconds`. A later call of `arm` or `disarm` replaces this limit."""
         self._waits_for_reader = False
         self._limit = self._loop.time() + seconds
         if self._limit < self._fires_at:
@@ -262,9 +265,9 @@ class Accepted(asyncio.Protocol):
         self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
-        """Send all written bytes and TLS close_notify, then wait `patience` seconds for the peer to close.
+        """Send all written bytes and TLS close_notify, then wait up to `patience` seconds until the peer closes.
 
-        None selects `timeouts.goodbye`. Bytes received meanwhile are dropped.
+        None selects `timeouts.goodbye`. Bytes that arrive meanwhile are dropped.
         """
         if self.closing:
             return

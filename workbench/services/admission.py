@@ -1,6 +1,7 @@
-"""A client's check of an edge: verify its attestation evidence on every new connection, before a picture is sent.
+"""Check an edge before a client sends pictures: verify the edge's attestation evidence on every new connection.
 
-Evidence is a report on the software in the edge's guest (confidential VM), signed by the processor and bound to the TLS key.
+A guest is the confidential VM in which the edge runs. Evidence is a report on the guest's software. The processor signs the
+report, which contains a hash of the edge's TLS key.
 
 ::
 
@@ -33,10 +34,10 @@ FOR_NOW = (429, 503, 504)  # temporary: too many requests, or the agent is slow 
 
 
 def admission(policy: Policy, on_verdict: Callable[[Verdict], None]) -> Admission:
-    """Return a check of new connections, which passes if the edge's evidence satisfies `policy`.
+    """Return a function that checks a new connection: the edge's evidence must satisfy `policy`.
 
-    The check calls `on_verdict` with each verdict. It raises AttestationError, or ConnectionError if the edge has no evidence
-    yet, so that the client retries.
+    The function calls `on_verdict` with the verdict on valid evidence, and raises AttestationError for other evidence. If the
+    edge has no evidence yet, the function raises ConnectionError, so that the client retries.
     """
 
     async def admit(ask: Ask, connection: ssl.SSLObject | None) -> None:

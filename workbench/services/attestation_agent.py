@@ -1,6 +1,7 @@
-"""Get evidence from the attestation agent of the edge's guest (confidential VM), over loopback, with few requests at once.
+"""Get evidence from the attestation agent, a process in the same guest as the edge, with few requests at once.
 
-Evidence is a report on the guest's software, signed by the processor. A nonce is random bytes that the report must contain.
+A guest is a confidential VM. Evidence is a report on the guest's software, which the processor signs. A nonce is random bytes
+from a client. The report contains a hash of the nonce and of the edge's TLS key.
 
 ::
 
@@ -37,9 +38,9 @@ PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
 
 
 class AttestationAgent:
-    """The attestation agent at `url`, which answers within `patience_s` seconds. Raises UsageError unless on loopback.
+    """The attestation agent at `url`, which must be on loopback. Raises UsageError for any other URL.
 
-    An agent outside the guest could return evidence of another guest.
+    An agent on another machine could return evidence of another guest. A request fails after `patience_s` seconds.
     """
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
@@ -49,9 +50,10 @@ class AttestationAgent:
         self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the evidence (JSON) that contains `runtime_data`, 64 hex digits. Raises ServiceError if there is none.
+        """Return the agent's evidence (JSON) for `runtime_data`. Raises ServiceError if there is no evidence.
 
-        `stranger` is the client's address if it has shown no credential. Such clients get only a part of the queue.
+        `runtime_data` is the hash of nonce and TLS key (64 hex digits), which the report contains. `stranger` is the client's
+        address if the client has shown no credential. Such clients get only a part of the queue.
         """
         crowded = stranger is not None and (
             self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS
@@ -83,9 +85,10 @@ class AttestationAgent:
 
 
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
-    """Respond to the request `http` with the agent's evidence for its nonce and for the TLS key of its connection.
+    """Return the response to `http`, a client's request for evidence.
 
-    `admitted` means that the client has shown a credential. Raises ServiceError 404 if there is no agent or no TLS.
+    The agent's evidence is for the nonce in the request, and for the TLS key of the connection. `admitted` means that the
+    client has shown a credential. Raises ServiceError 404 if there is no agent or no TLS.
     """
     nonce = _nonce(http)
     peer: Peer = http.scope.get("peer", Peer())
@@ -99,7 +102,7 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 
 def agent_at(url: str) -> tuple[str, int]:
-    """Return host and port of an agent's URL. Raises UsageError unless the URL is plain HTTP on loopback, without a path."""
+    """Return the host and the port of an agent's URL. Raises UsageError for any URL except http://HOST:PORT on loopback."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80

@@ -40,7 +40,7 @@ Part = TypeVar("Part")
 
 @dataclass(eq=False)
 class Job(Generic[Part]):
-    """A queued request of `size` images: its input `work`, and the future `answer` of its result.
+    """A queued request of `size` images. `work` is the input, and the future `answer` gets the result.
 
     Only jobs of the same `kind` share a batch. `deadline` is in the event loop's time.
     """
@@ -53,10 +53,10 @@ class Job(Generic[Part]):
 
 
 class ComputePool:
-    """A pool of `count` lanes: worker threads that each compute with `threads` threads of torch.
+    """A pool of `count` lanes. A lane is a worker thread, which computes one batch at a time with `threads` threads of torch.
 
-    All other threads of the process compute single-threaded, because torch is slow with more threads than cores. A single lane
-    with a thread for each core pins its threads, so that the scheduler does not wake two of them on one core.
+    All other threads of the process compute single-threaded, because torch is slow with more threads than cores. If a single
+    lane has a thread for each core, these threads are pinned, so that the scheduler does not wake two of them on one core.
     """
 
     def __init__(self, count: int = 1, threads: int = 1) -> None:
@@ -66,7 +66,7 @@ class ComputePool:
         self._count, self._busy = count, 0
 
     def take(self) -> bool:
-        """Reserve a lane for one batch, and return whether one was free. `free` releases it."""
+        """Reserve a free lane for one batch, and return True. Return False if no lane is free. `free` releases the lane."""
         if self._busy == self._count:
             return False
         self._busy += 1
@@ -76,7 +76,7 @@ class ComputePool:
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
-        """Call `function(n)` on each lane for the usual batch sizes n up to `most`: the first batch of a size is slow."""
+        """Call `function(n)` on every lane for the usual batch sizes n up to `most`. The first batch of a size is slow."""
         together = threading.Barrier(self._count)
 
         def every() -> None:
@@ -103,10 +103,11 @@ def _pin_team(threads: int) -> None:
 
 
 class Batcher(Generic[Part]):
-    """Runs queued jobs in batches: `computed = compute(jobs)` on a lane, then `forward(jobs, computed)` on the event loop.
+    """Joins queued jobs to batches, and runs the batches on `lanes`.
 
-    `forward` sets each job's answer, while the lane computes the next batch. A batch has at most `most` images, and waits up to
-    `wait_s` seconds for arriving requests. At most `capacity` images may be in flight.
+    A lane computes a batch: `computed = compute(jobs)`. Then the event loop calls `forward(jobs, computed)`, which sets the
+    answer of each job. Meanwhile the lane computes the next batch. A batch has at most `most` images, and waits up to `wait_s`
+    seconds for arriving requests. At most `capacity` images may be in flight.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Batcher(Generic[Part]):
         self._pace = 0.0  # seconds an image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
-        """Queue a request of `size` images with the input `work`, and return its result.
+        """Queue a request of `size` images, and return the result. `work` is the input for `compute`.
 
         Only requests of the same `kind` share a batch. Raises ServiceError 429 if the queue is full, and 504 if `deadline` (the
         event loop's time) passes.
@@ -154,7 +155,7 @@ class Batcher(Generic[Part]):
             self.accepted -= size
 
     def settled(self) -> None:
-        """Report that the body of an arriving request is complete or lost, so that no batch waits for it."""
+        """Report that an arriving request is complete or lost, so that no batch waits for this request any longer."""
         self.arriving -= 1
         if not self.arriving and self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)

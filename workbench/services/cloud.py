@@ -1,4 +1,7 @@
-"""The cloud's service. It classifies payloads (compressed protected pictures), and never sees an unprotected picture."""
+"""The cloud's service. It classifies payloads, and never sees an unprotected picture.
+
+A payload is a batch of protected pictures, compressed by a codec.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,19 @@ MOST_WAITING = 4096  # images in the queue
 
 
 def key_id(key: bytes) -> str:
-    """Return 16 hex digits of the SHA-256 of a codec's `key`, by which edge and cloud check that their codecs match."""
+    """Return the identifier of a codec: 16 hex digits of the SHA-256 of the codec's `key`.
+
+    Edge and cloud compare their identifiers, because only equal codecs understand each other.
+    """
     return hashlib.sha256(key).hexdigest()[:16]
 
 
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
-    """Return a cloud's description for clients: its model's `name`, the SHA-256 of its `weights` as version, and its codec."""
+    """Return the description of a cloud for its clients, with the codec that the cloud decodes.
+
+    `name` is the name of the classifier. `weights` is the SHA-256 of the classifier's weights. The first 16 digits of this hash
+    are the version.
+    """
     return Model(
         name,
         weights[:16],
@@ -54,7 +64,10 @@ def output_metadata(classes: int) -> list[dict[str, Any]]:
 
 
 def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the output tensors for the scores (N x K) of N images and K `classes`: label (text), class (number), scores."""
+    """Return the output tensors of a response by name: label (text), class (number) and scores.
+
+    `scores` is N x K, for N images and K `classes`.
+    """
     found = scores.argmax(1)
     tensors = (
         Tensor.of("label", [classes[index].encode() for index in found]),
@@ -68,7 +81,10 @@ Recognised: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, f
 
 
 class CloudService(Service):
-    """Classifies payloads that an edge sends or, with `roles` ("client",), a phone that protects its pictures itself."""
+    """Classifies the payloads of clients whose certificate has one of the `roles`.
+
+    The role "edge" is for an edge. The role "client" is for phones that protect their pictures themselves.
+    """
 
     name, other = "pmc2-cloud", "cloud_other"
 

@@ -1,7 +1,8 @@
 """A client's connection to a service: keep-alive, retries with random backoff, and a deadline.
 
-Recognition changes no state at the service, and each request has an id. So a retry is safe and gets the same response. A
-request is retried if the service is overloaded (429, 503), or if the connection was lost.
+A request changes no state at the service, so a retry is safe. With a request id, a retry gets the result that the service has
+already computed. A request is retried if the service is overloaded (429, 503) or does not respond, or if the connection was
+lost.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class Connection:
     """A connection to the service at `url`. Open it with `async with`.
 
     `trust` returns the TLS context (None: no TLS), and is called again after certificates were renewed. `headers` are sent with
-    each request. `attempt_s` is the time limit of one attempt. `admit` checks each new connection, before `headers` are sent.
-    `plain` allows http on loopback. Raises UsageError for any other URL that is not https.
+    each request. `attempt_s` is the time limit of one attempt, in seconds. `admit` checks each new connection, before `headers`
+    are sent. The URL must begin with https. With `plain`, http on loopback is also allowed. Raises UsageError for any other
+    URL.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Load the certificates again, for new connections. Connections with the old ones serve no further request."""
+        """Load the certificates again, for new connections. Connections with the old certificates serve no further request."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
@@ -83,7 +85,7 @@ class Connection:
     ) -> HttpAnswer:
         """Send a request, and return the response. Retry until `deadline` (the event loop's time; None: no retry).
 
-        Raises ServiceError if no response arrives, or, without a retry, if one end does not trust the other.
+        Raises ServiceError if no response arrives. A failed check of a certificate raises ServiceError without a retry.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -125,7 +127,7 @@ async def infer(
     parameters: dict[str, Any] | None = None,
     deadline: float | None = None,
 ) -> Response:
-    """Send an inference request (Open Inference Protocol v2) for a `model`, with retries until `deadline`.
+    """Send an inference request (Open Inference Protocol v2) to a `model`, and return the response. Retry until `deadline`.
 
     Raises ServiceError with the service's message if the status is not 200.
     """
@@ -138,7 +140,10 @@ async def infer(
 
 
 async def metadata(connection: Connection, model: str = "", deadline: float | None = None) -> dict[str, Any]:
-    """Return the metadata of the service or, with `model`, of a model. Raises ServiceError if the status is not 200."""
+    """Return the metadata of a `model` or, without a model, of the service. Retry until `deadline`.
+
+    Raises ServiceError if the status is not 200.
+    """
     answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
@@ -166,7 +171,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
 
 
 def words_of(answer: HttpAnswer) -> str:
-    """Return the error message in a service's response as one line, or its status if there is no message."""
+    """Return the error message of a response as one line, or the response's status if there is no message."""
     try:
         return " ".join(str(_json(answer)["error"]).split())[:500]
     except (ValueError, KeyError, TypeError, RecursionError):

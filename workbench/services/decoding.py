@@ -4,7 +4,7 @@
 
     request --headers--> too many pixels: refused before anything is decoded
        |
-       +--picture after picture--> budget (bytes, of the process) --> decode --> image of the edge's size
+       +--picture after picture--> budget (bytes, of the process) --> decode --> image of the size that the generator needs
                                    |
                                    cancelled between pictures, after the request's deadline
 """
@@ -44,7 +44,10 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: `memory` (bytes), and its pixels, as `jpeg_pixels` if it is a JPEG with one scan."""
+    """The cost of decoding one picture: the number of pixels, and the `memory` in bytes.
+
+    The pixels of a JPEG with one scan are `jpeg_pixels`, and the pixels of any other picture are `pixels`.
+    """
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -60,9 +63,9 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Wait until `needed` bytes are free, and reserve them in the context. Raises Cancelled once `cancelled` is set.
+        """Wait until `needed` bytes are free, and reserve them until the context ends.
 
-        A picture that needs more than the limit is decoded alone.
+        Raises Cancelled if `cancelled` is set during the wait. A picture that needs more than the limit is decoded alone.
         """
         with self._changed:
             while self.used and self.used + needed > self.most:
@@ -79,9 +82,10 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes pictures to `size` x `size` pixels with `edge.receive`, on `threads` threads, within a memory `budget`.
+    """Decodes pictures to images of `size` x `size` pixels, on `threads` threads.
 
-    `limits` are the largest file and the most pixels of one picture.
+    The method `edge.receive` decodes a picture. `budget` limits the memory of all threads together. `limits` bounds the bytes
+    and the pixels of each picture.
     """
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
@@ -93,9 +97,10 @@ class PictureDecoder:
         self.pool.shutdown()
 
     async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
-        """Return the images of a request's files, N x 3 x size x size in [0, 1].
+        """Return the images in the N `files` of one request, as N x 3 x size x size in [0, 1].
 
-        Raises DataError above a limit of a picture or a request, and ServiceError 504 after `deadline` (the event loop's time).
+        Raises DataError if a picture or the whole request is too large. Raises ServiceError 504 after `deadline` (the event
+        loop's time).
         """
         held = list(files)  # emptied at the end, so that a task in the queue keeps no pictures alive
         cancelled = threading.Event()

@@ -1,4 +1,6 @@
-"""The edge's service. It sends only the payload (compressed protected pictures) to the cloud, and returns labels.
+"""The edge's service. It protects pictures, sends the payload to the cloud, and returns the labels.
+
+The payload is the compressed protected pictures. The cloud receives nothing else of a picture.
 
 ::
 
@@ -64,7 +66,10 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class EdgeResult:
-    """The result of a request: scores (N x K), its part of the batch's `payload` (bytes), and the time of each step (ms)."""
+    """The result of a request with N pictures: the scores of the K classes (N x K), and the time of each step (ms).
+
+    A payload has the pictures of several requests. `payload` is this request's proportional share of the bytes.
+    """
 
     scores: Scores
     payload: float
@@ -82,7 +87,11 @@ class _Pictures:
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Return the description of an edge for clients: the cloud's model `name`, and the SHA-256 of the generator's `weights`."""
+    """Return the description of an edge for its clients.
+
+    `name` is the name of the cloud's classifier. `weights` is the SHA-256 of the generator's weights. The first 16 digits of
+    this hash are the version.
+    """
     return Model(
         name,
         weights[:16],
@@ -95,12 +104,15 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 class EdgeService(Service):
     """Protects pictures, and sends only their payload to the cloud, which recognises them.
 
-    The cloud must run the classifier that the generator was trained for: `target` is the SHA-256 of its weights. A request has
-    at least the strength `least_strength`, since at 0 the original picture would be sent, and at most the rate `most_rate` of
-    the codec `neural` (None: the codec's own), since a higher rate shows the cloud more of the picture. `agent` is the
-    attestation agent of the guest (confidential VM) in which the edge runs, if any. `budget` is the memory for decoding large
-    pictures. A batch has up to `most` images, and waits up to `wait_s` seconds for arriving requests. At most `capacity` images
-    may be in flight.
+    `target` is the SHA-256 of the classifier for which the generator was trained. The cloud must run this classifier. Images
+    have `size` x `size` pixels.
+
+    Clients may choose the strength of the protection and the rate of the codec `neural`. A strength below `least_strength` is
+    refused, because at strength 0 the original picture would be sent. A rate above `most_rate` (None: the codec's own rate) is
+    refused, because a higher rate shows the cloud more of the picture.
+
+    `agent` is the attestation agent of the guest (confidential VM) in which the edge runs, if any. `budget` is the memory for
+    decoding large pictures. `most`, `capacity` and `wait_s` are the settings of the `Batcher`.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -199,7 +211,7 @@ class EdgeService(Service):
             pause = min(2 * pause, 0.5)
 
     async def check_cloud(self) -> None:
-        """Raise ServiceError unless the cloud runs the right classifier and decodes this edge's payloads."""
+        """Raise ServiceError if the cloud does not run the classifier `target`, or does not decode this edge's payloads."""
         found = await metadata(self.cloud, self.model.name)
         self._check_version((found.get("versions") or [""])[0])
         codec = found.get("parameters", {}).get("codec_id")

@@ -1,6 +1,7 @@
-"""Parse plain requests, as curl and browsers send them: one picture file, or a form with several files, and parameters.
+"""Parse the plain requests of curl and browsers. A body is one picture file, or a form with several files.
 
-A parameter is a header or, in a form, a text field (see `PARAMETERS`).
+A request may have parameters, such as the strength of the protection. A parameter is a header or, in a form, a text field (see
+`PARAMETERS`).
 """
 
 from __future__ import annotations
@@ -40,13 +41,16 @@ class _Part:
 
 @dataclass(frozen=True)
 class Form:
-    """The content of a plain request: picture files, and the parameters that were form fields."""
+    """The content of a plain request: the picture files, and the parameters that are form fields."""
 
     files: list[bytes] = field(repr=False)
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return the parameter `name` from its header or form field (None: missing). Raises ProtocolError if it comes twice."""
+        """Return the parameter `name`, which is a header of `http` or a form field. Return None if the parameter is missing.
+
+        Raises ProtocolError if the parameter is given twice.
+        """
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
@@ -56,7 +60,7 @@ class Form:
         return self.fields.get(name) if header is None else header
 
     def number(self, http: Request, name: str) -> float | None:
-        """Return the parameter `name` as a number, or None if it is missing. Raises ProtocolError for other text."""
+        """Return the parameter `name` as a number, or None if the parameter is missing. Raises ProtocolError for other text."""
         text = self.text(http, name)
         try:
             return None if text is None else float(text) if len(text) < 32 else math.nan
@@ -66,7 +70,10 @@ class Form:
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
-    """Parse a body: 1 to `most` pictures, and parameters. Raises ProtocolError for any other content."""
+    """Parse the body of a plain request, which has 1 to `most` pictures. Raises ProtocolError for any other body.
+
+    `content_type` is the request's header Content-Type.
+    """
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         if not body:

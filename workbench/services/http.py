@@ -2,9 +2,9 @@
 
 A response has a limited size and must state its length. A connection is not used again after a failed or abandoned request.
 
-A connection may be dead without being closed, if the other machine was disconnected or replaced. So a small request without a
-response after a second is sent again, on a new connection. If that one gets its response first, all requests that wait on older
-connections fail, and the module `connection` retries them.
+A connection may be dead without being closed, if the other machine was disconnected or replaced. So after one second without a
+response, a small request is sent a second time, on a new connection. If the second copy gets its response first, all requests
+that wait on older connections fail, and the module `connection` retries them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
 
 
 class PooledConnection(asyncio.Protocol):
-    """A connection of the pool, which carries one request at a time."""
+    """A connection of the pool. It carries one request at a time. The body of a response has at most `most` bytes."""
 
     def __init__(self, most: int = MOST_ANSWER, context: ssl.SSLContext | None = None) -> None:
         self.most = most  # bytes of a response
@@ -150,9 +150,9 @@ class PooledConnection(asyncio.Protocol):
 
 
 class HttpConnections:
-    """A pool of connections to `host`:`port`, which are opened on demand.
+    """A pool of connections to `host`:`port`. A connection is opened when no open connection is free.
 
-    `admit` checks each new connection before anything else is sent on it. `headers` are added to every later request.
+    `admit` checks each new connection before the first request. `headers` are added to each request, but not during the check.
     """
 
     def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None, admit: Admission | None = None) -> None:
@@ -168,7 +168,10 @@ class HttpConnections:
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
-        """Send a request, over TLS unless `context` is None, and return its response. Raises OSError if no response arrives."""
+        """Send a request, and return the response. Raises OSError if no response arrives.
+
+        `headers` are added to the headers of the pool. `context` is the current TLS context (None: no TLS).
+        """
         loop = asyncio.get_running_loop()
         start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
@@ -190,7 +193,7 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Close the idle connections that were last used before `since` (the event loop's time)."""
+        """Close the idle connections that were last used before `since` (the event loop's time; default: all connections)."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()
@@ -294,7 +297,10 @@ def without_secrets(url: str) -> str:
 
 
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
-    """Send one GET over plain HTTP on a new connection. Raises OSError, also for a response of more than `most` bytes."""
+    """Send one GET request over plain HTTP on a new connection, and return the response.
+
+    Raises OSError if no response arrives, or if its body has more than `most` bytes.
+    """
     loop = asyncio.get_running_loop()
     _, kept = await loop.create_connection(lambda: PooledConnection(most), host, port)
     name = f"[{host}]" if ":" in host else host

@@ -1,8 +1,9 @@
 """Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
 One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
-lines. A second request before the first response closes the connection. A timer runs whenever the application does not.
-uvicorn's own protocol has no such limits, so uvicorn only starts and stops the application.
+lines. If a second request arrives before the first response, the connection is closed. While the application is not at work, a
+timer limits the time that the client may take. uvicorn's own protocol has no such limits, so uvicorn only starts and stops the
+application.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ log = logging.getLogger("workbench.access")
 
 
 class Refused(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised in a parser's callback to refuse a request before the application sees it."""
+    """Raised by a callback of the parser to refuse a request. The application never sees that request."""
 
 
 class Exchange:
-    """One request and its response, as ASGI messages."""
+    """One request and its response, as ASGI messages. `scope` describes the request to the application.
+
+    With `keep_alive`, the connection stays open after the response. With `continues`, the client waits for status 100 before it
+    sends the body.
+    """
 
     def __init__(self, protocol: HttpProtocol, scope: dict[str, Any], keep_alive: bool, continues: bool) -> None:
         self.protocol, self.scope, self.keep_alive = protocol, scope, keep_alive
@@ -114,7 +119,7 @@ class Exchange:
 
 
 class HttpProtocol:
-    """Parses the requests of one connection, one at a time, and sends the responses."""
+    """Parses the requests of the connection `wire`, one at a time, and sends the responses of `app`."""
 
     def __init__(self, wire: Accepted, app: Any, state: ServerState, app_state: dict[str, Any]) -> None:
         self.wire, self.app, self.state, self._app_state = wire, app, state, app_state
@@ -252,7 +257,7 @@ class HttpProtocol:
             self._rest()
 
     def fail(self) -> None:
-        """Respond with 500 if the application sent nothing, else close the connection."""
+        """Called after a failure of the application. Respond with 500 if no response has begun, else close the connection."""
         exchange = self._exchange
         if exchange is None or exchange.started:
             self.wire.abort()

@@ -1,4 +1,4 @@
-"""An idempotency cache: a request that a client sends again with the same id gets the same result, computed once."""
+"""An idempotency cache: a second request with the same id gets the result of the first request."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Answer = TypeVar("Answer")
 
 
 class IdempotencyCache(Generic[Answer]):
-    """A cache of results by client, request id and request content, including results that are still being computed.
+    """A cache of results, including results that are still being computed.
 
-    Without it, a service that needs longer than a client's attempt would start again with each retry.
+    The key of a result is the client, the request id and the content of the request. Without the cache, each retry would start
+    a new computation, even while an earlier one still runs.
     """
 
     def __init__(self) -> None:
@@ -32,9 +33,10 @@ class IdempotencyCache(Generic[Answer]):
     async def answer(
         self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return the cached result for the client and id in `call` and the content `asked`, or else that of `compute`.
+        """Return the cached result of a request, or else the result of `compute`, which is then cached.
 
-        Without an id nothing is cached. Raises ServiceError 504 after `deadline` (the event loop's time).
+        A request is identified by the client and the id in `call`, and by its content `asked`. Without an id, nothing is
+        cached. Raises ServiceError 504 if an earlier attempt is still being computed at `deadline` (the event loop's time).
         """
         if not call.id:
             return await compute()

@@ -14,7 +14,10 @@ __all__ = ["Intake"]
 
 
 class Intake:
-    """Reads request bodies: at most `most` bytes and `patience_s` seconds each, and `budget` bytes of all bodies together."""
+    """Reads request bodies, within limits.
+
+    A body has at most `most` bytes, and arrives within `patience_s` seconds. All bodies together have at most `budget` bytes.
+    """
 
     def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
         self.most, self.budget, self.patience_s = most, budget, patience_s
@@ -22,7 +25,7 @@ class Intake:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield a request's body, whose bytes count towards the budget until the context ends.
+        """Yield the body of a request. The body counts towards the budget until the context ends.
 
         Raises ServiceError: 413 too long, 408 too slow, 429 above the budget, 400 disconnected.
         """

@@ -1,6 +1,7 @@
-"""Load what a service runs, the edge or the cloud, without the networks of the other.
+"""Load the networks of one service, the edge or the cloud, without the networks of the other service.
 
-The weights are those of a pair: a target and an auxiliary classifier, for which a generator and a compressor were trained.
+The weights belong to a pair. A pair is a target and an auxiliary classifier, for which a generator and a compressor were
+trained. The edge runs the generator, and the cloud runs the target.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The settings of an edge or a cloud, equal for both except for device, precision and rate.
+    """The settings of an edge or a cloud.
 
-    `family` is the data set's folder of weights. `target` and `auxiliary` are the architectures of the pair's classifiers.
-    Images have `size` x `size` pixels. `rate`, in [0, 1], is the rate of the codec `neural`.
+    Only `device`, `precision` and `rate` may differ between an edge and its cloud. `family` is the name of the folder with the
+    data set's weights. `target` and `auxiliary` are the architectures of the pair's classifiers. Images have `size` x `size`
+    pixels. `rate`, in [0, 1], is the rate of the codec `neural`.
     """
 
     family: str
@@ -44,7 +46,10 @@ class StageConfig:
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
-    """Return an edge, its generator's SHA-256, and the SHA-256 of the classifier for which the generator was trained."""
+    """Load an edge. Return the edge, the SHA-256 of its generator, and the SHA-256 of the target classifier.
+
+    The generator was trained for that target, so the cloud must run the same target.
+    """
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
     target = manifest.depends.get("target")
@@ -57,9 +62,10 @@ def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
 
 
 def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
-    """Return a cloud and the SHA-256 of its classifier's weights.
+    """Load a cloud. Return the cloud, and the SHA-256 of its classifier's weights.
 
-    The cloud caches the scores of up to `remembered` images or, with `every`, decodes and classifies each image.
+    A code is the coded form of one image. The cloud caches the scores of up to `remembered` codes. With `every`, nothing is
+    cached, and each image is decoded and classified.
     """
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
@@ -90,9 +96,10 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return the numbers of lanes (worker threads for batches) and of torch's threads in each lane.
+    """Return the number of lanes, and the number of torch's threads in each lane. A lane is a worker thread for batches.
 
-    0 selects a number by `device` and cores. Raises UsageError for more than 64 lanes.
+    If `lanes` or `threads` is 0, the function chooses the number by `device` and cores. Raises UsageError for more than 64
+    lanes.
     """
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run

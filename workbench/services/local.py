@@ -26,7 +26,7 @@ START_S = 120.0  # torch, weights and warming up, on a busy machine
 
 @dataclass
 class Running:
-    """A service that runs as a local process."""
+    """A service that runs as a local process. `arguments` are the arguments of `workbench`."""
 
     arguments: Sequence[str]
     folder: Path
@@ -39,12 +39,15 @@ class Running:
         return f"{'http' if '--plain-http' in self.arguments else 'https'}://127.0.0.1:{self.port}"
 
     def restart(self) -> None:
-        """Start the service again on its port, after its process has ended."""
+        """Start the service again on the same port, after its process has ended."""
         other = _start(self.arguments, self.folder, self.log.stem, self.port)
         self.process = other.process
 
     def stop(self, number: int = signal.SIGTERM, patience: float = 40.0) -> int:
-        """Send the signal `number`, and kill the process after `patience` seconds. Return its exit status."""
+        """Send the signal `number` to the process, and return the exit status.
+
+        A process that still runs after `patience` seconds is killed.
+        """
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -55,7 +58,9 @@ class Running:
 
 
 class Local:
-    """Starts services with newly issued certificates, in a temporary folder, and stops them at the end of the context.
+    """Starts services as local processes, and stops them at the end of the context.
+
+    The services get new certificates, in a temporary folder.
 
     with Local() as local:
         cloud = local.start("cloud", "--codec", "png")
@@ -78,9 +83,10 @@ class Local:
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start the service `what` ("edge" or "cloud") with options of `workbench serve`, on any free port if `port` is 0.
+        """Start the service `what` ("edge" or "cloud") on `port` (0: any free port).
 
-        Return once it is ready or, with `ready` False, once it listens. Raises ServiceError if it ends first.
+        `options` are options of `workbench serve`. The method returns when the service is ready or, with `ready` False, when it
+        listens. Raises ServiceError if the service ends before that.
         """
         name = f"{what}-{len(self.services)}"
         arguments = ["serve", what, "--certs", str(self.certs), *options]
@@ -91,7 +97,7 @@ class Local:
         return service
 
     def await_ready(self, service: Running) -> None:
-        """Return once a service reports that it is ready. Raises ServiceError if the service ends or takes too long."""
+        """Wait until a service reports that it is ready. Raises ServiceError if the service ends or takes too long."""
         what: Role = "cloud" if service.arguments[1] == "cloud" else "edge"
         context = client_context(self.certs, "edge" if what == "cloud" else "client", what)
         deadline = time.monotonic() + START_S

@@ -14,7 +14,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Return the OpenAPI document of an edge that serves `model`. `attested` adds the path of its attestation evidence."""
+    """Return the OpenAPI document of an edge that serves `model`. `attested` adds the path for attestation evidence."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files, as binary data")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "repeats under the same id get the same response"),

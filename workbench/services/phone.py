@@ -1,5 +1,8 @@
 """The web page for phones, which the edge serves: its files, its security headers, and the cloud's view of a picture.
 
+A payload is the compressed protected pictures that the edge sends to the cloud. The cloud's view of a picture is the image that
+the cloud decodes from the payload.
+
 ::
 
     browser -- GET / and the page's files ---> the same for everyone, without secrets, so no credential is needed
@@ -83,7 +86,10 @@ class PagedService(Protocol):
 
 
 def page_routes(service: PagedService) -> list[Route]:
-    """Return the routes of the page's files, which are read once, and of `/page.json`, which describes `service`."""
+    """Return the routes of the page's files, and the route `/page.json`, which describes `service`.
+
+    Each file is read once, in this function.
+    """
     routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
         if path.suffix in MEDIA_TYPES:
@@ -106,9 +112,10 @@ async def _page_json(service: PagedService, request: Request) -> Response:
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether a request's header X-Show (None: missing) asks for the cloud's view of its pictures.
+    """Return whether a request asks for the cloud's view of its pictures. `asked` is the header X-Show (None: missing).
 
-    Raises ProtocolError for any value but "cloud", and for too many `pictures`.
+    `pictures` is the number of pictures in the request. Raises ProtocolError for a header other than "cloud", and for too many
+    pictures.
     """
     if asked is None:
         return False
@@ -121,7 +128,7 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
 
 @dataclass(frozen=True)
 class PayloadSlice:
-    """The pictures of one request in the payload of its batch: `n` pictures from number `first` on."""
+    """The position of one request's pictures in the payload of a batch: `n` pictures from index `first` on."""
 
     payload: bytes = field(repr=False)
     first: int
@@ -129,7 +136,7 @@ class PayloadSlice:
 
 
 def decode_view(codec: Codec, place: PayloadSlice) -> list[bytes]:
-    """Return the pictures of one request as the cloud decodes them, one PNG each. Call this on a worker thread."""
+    """Decode the pictures at `place` as the cloud does, and return one PNG for each. Call this on a worker thread."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():

@@ -1,6 +1,6 @@
-"""Limits on open connections, in total and by address, so that clients without a credential cannot take all of them.
+"""Limits on open connections, in total and by address, so that clients without a credential cannot take all connections.
 
-A connection is proven once its client has shown a valid certificate or token, and unproven before.
+A connection is unproven until its client has shown a valid certificate or token. After that, it is proven.
 
 ::
 
@@ -32,10 +32,10 @@ class CountedConnection(Protocol):
 
 
 class ConnectionQuota:
-    """Counts open connections, and closes unproven ones to make room.
+    """Counts open connections, and closes unproven connections to make room for new ones.
 
-    At most `total` connections are open, `by_address` of one address, and `unproven` of one address without a valid credential.
-    `reserve` further connections may only check the service's health.
+    At most `total` connections are open. One address has at most `by_address` connections, of which at most `unproven` are
+    unproven. `reserve` further connections may only check the service's health.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the IPv4 address, or the IPv6 /64 network, of a socket's peer. Connections are counted by this key."""
+    """Return the key by which a socket's connections are counted: the peer's IPv4 address, or its IPv6 /64 network."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

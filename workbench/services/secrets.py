@@ -1,12 +1,14 @@
-"""Fetch a service's certificates and key at its start, from a key broker that releases them only to an attested guest.
+"""Fetch the certificates and the key of a service from a key broker, when the service starts.
 
-A guest is a confidential VM. It is attested once the broker has verified a report on its software, signed by the processor.
+The broker releases these files only to an attested guest. A guest is a confidential VM. To attest the guest, the broker
+verifies a report on the guest's software, which the processor has signed.
 
 ::
 
     edge --loopback--> Confidential Data Hub --evidence--> key broker --encrypted to the guest--> ca.pem, edge.pem, edge.key
 
-The host sees neither the key nor the traffic that it protects. The folder should be in the guest's memory.
+The host, which runs the guest, sees neither the key nor the traffic that the key protects. The files should be written to the
+guest's memory.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
-    """Fetch ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE), and return their paths in `folder`.
+    """Fetch ca.pem, ROLE.pem and ROLE.key from the key broker, write them to `folder`, and return their paths.
 
-    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback, which gets up to `patience`
-    seconds to respond. Nothing is written unless all three files are released. Raises UsageError for an invalid URL or
-    resource, and ServiceError if a file is not released.
+    `resource` is the broker's name for the three files, REPOSITORY/TYPE. `agent_url` is the URL of the guest's own API, http on
+    loopback. The API gets up to `patience` seconds to respond. Only the files' owner can read them. If one file is not
+    released, no file is written. Raises UsageError for an invalid URL or resource, and ServiceError if a file is not released.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):

@@ -77,7 +77,7 @@ class Listener:
 
     @classmethod
     def open(cls, listen: str) -> Listener:
-        """Bind `listen`, a HOST:PORT (port 0: any free one). Raises UsageError if that fails."""
+        """Bind the address `listen`, which is HOST:PORT (port 0: any free port). Raises UsageError if that fails."""
         host, port = address(listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         taken = socket.socket(family, socket.SOCK_STREAM)
@@ -92,7 +92,7 @@ class Listener:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Split the text HOST:PORT. Raises UsageError for any other text."""
+    """Return the host and the port of the text HOST:PORT. Raises UsageError for any other text."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise UsageError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:8443 (port 0: any free one)")
@@ -100,9 +100,10 @@ def address(text: str) -> tuple[str, int]:
 
 
 def serve(service: Service, listener: Listener, tls: Tls | None, token_file: Path | None = None) -> None:
-    """Serve on a bound port until SIGTERM or Ctrl-C, then finish accepted requests.
+    """Run a service on the port of `listener` until SIGTERM or Ctrl-C, then finish accepted requests.
 
-    Raises UsageError without `tls`, except on loopback. The service's token is replaced when `token_file` changes.
+    Without `tls`, the service speaks plain HTTP, which raises UsageError for a port outside loopback. The service's token is
+    replaced when `token_file` changes.
     """
     server_of(service, listener, tls, token_file=token_file).run(sockets=[listener.socket])
 
@@ -116,7 +117,7 @@ def server_of(
     share: LoopShare | None = None,
     token_file: Path | None = None,
 ) -> uvicorn.Server:
-    """Return the server that `serve` runs, which may also run on another thread until its `should_exit` is set.
+    """Return the server that `serve` runs. On another thread, the server runs until its `should_exit` is set.
 
     `quota` limits the number of connections, `timeouts` the time of a connection in each state, and `share` the processor time
     for clients without a credential. None selects the default.

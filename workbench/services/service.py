@@ -1,4 +1,4 @@
-"""The base class of both services: the Open Inference Protocol's routes, authentication, metrics, one log line a request.
+"""The base class of both services: the Open Inference Protocol's routes, authentication, metrics, a log line for each request.
 
 ::
 
@@ -8,8 +8,8 @@
     /v2/models/M[/versions/V]/infer                                  inference               with a credential
     /metrics                                                         metrics                 with a credential
 
-A subclass defines the input and the work of its model. Every error is `{"error": one line}`. No response, log or metric
-contains a pixel, a label (except the response itself), a key or a token.
+A credential is a client's certificate or a bearer token. A subclass defines the input and the work of its model. Every error is
+`{"error": one line}`. No response, log or metric contains a pixel, a label (except the response itself), a key or a token.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ SHOWN = 64  # characters of a request id in the log
 
 
 class Service(ABC):
-    """An ASGI application that serves one `model` to clients with a certificate of one of the `roles`, or with the `token`.
+    """An ASGI application that serves one `model`. A client needs a certificate with one of the `roles`, or the `token`.
 
     `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
     `intake` limits the bodies. A request without a timeout of its own gets `deadline_s` seconds.
@@ -101,7 +101,7 @@ class Service(ABC):
 
     @abstractmethod
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Return the response to an inference request, and set the fields of its log line in `call`.
+        """Return the response to an inference request, and set the fields of the request's log line in `call`.
 
         Raises ServiceError 504 after `deadline` (the event loop's time).
         """
@@ -115,7 +115,7 @@ class Service(ABC):
         """The number of accepted images that have no response yet."""
 
     async def open(self) -> None:  # noqa: B027  (as the next three: most services need none)
-        """Called once the event loop runs."""
+        """Called at the start, on the running event loop."""
 
     async def close(self) -> None:  # noqa: B027
         """Called after the last request."""
@@ -124,10 +124,10 @@ class Service(ABC):
         """Called after the certificate was rotated."""
 
     def arriving(self, change: int) -> None:  # noqa: B027
-        """Called with `change` +1 when a request's body begins to arrive, and with -1 when it is complete or lost."""
+        """Called with `change` +1 when a request's body begins to arrive, and with -1 when the body is complete or lost."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return the handlers of further POST requests, by path."""
+        """Return the handlers of further paths that take POST requests, by path."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -212,7 +212,7 @@ class Service(ABC):
         return None
 
     def admit(self, request: HttpRequest) -> str:
-        """Return the client's name. Raises ServiceError 401 or 403 without a valid credential."""
+        """Return the name of the client that sent a request. Raises ServiceError 401 or 403 without a valid credential."""
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
             request.scope.get("prove", bool)()  # so its connection is not closed in favour of one without a credential
@@ -226,9 +226,10 @@ class Service(ABC):
         return f"{peer.role} {peer.name}"
 
     def deadline(self, timeout: Any, unit: float = 1.0) -> float:
-        """Return the event loop's time at which a request with a `timeout`, in units of `unit` seconds, expires.
+        """Return the time at which a request with this `timeout` expires, in the event loop's time.
 
-        None selects `self.deadline_s` seconds. Raises ProtocolError for an invalid timeout.
+        `timeout` is in units of `unit` seconds, and None selects `self.deadline_s` seconds. Raises ProtocolError for an invalid
+        timeout.
         """
         seconds = self.deadline_s
         if timeout is not None:
@@ -238,7 +239,10 @@ class Service(ABC):
         return asyncio.get_running_loop().time() + seconds
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
-        """Check a request's credential, read its body, and return the response of the handler `answer`, or an error."""
+        """Return the response of the handler `answer` to a request, or an error response.
+
+        The handler is called after the client's credential was checked and the body was read.
+        """
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
@@ -346,7 +350,7 @@ async def _refused(_: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def number(parameters: dict[str, Any], name: str, default: float) -> float:
-    """Return the parameter `name`, or `default` if it is missing. Raises UsageError for anything but a number."""
+    """Return the parameter `name` as a float, or `default` if the parameter is missing. Raises UsageError for other types."""
     value = parameters.get(name, default)
     if type(value) not in (int, float):
         raise UsageError(f"{name} must be a number")

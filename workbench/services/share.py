@@ -1,4 +1,4 @@
-"""Limit the event loop's time for strangers: peers that have shown no credential.
+"""Limit the event loop's time for strangers. A stranger is a connection whose client has shown no credential.
 
 ::
 
@@ -7,8 +7,8 @@
                      +--> held, and the connection is not read --> fair queue of addresses --> processed
 
 While a request with a credential is in progress, all strangers together get a small share of the loop's time, so that thousands
-of hostile connections do not slow down other clients. Addresses that use little time come first, so that new clients and probes
-connect even during an attack.
+of hostile connections do not slow down other clients. Addresses that use little time come first, so that new clients and health
+checks connect even during an attack.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ class _Waiting:
 
 
 class LoopShare:
-    """Processes strangers' bytes within a share of the event loop's time, and lets their addresses take fair turns.
+    """Processes the bytes of strangers within a share of the event loop's time. Their addresses take fair turns.
 
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but at least
-    the tag that was served last. The smallest tag is served next, so an address with few requests does not wait for busy ones.
-    Strangers get the share `busy` while requests with a credential are in progress, else the share `idle`.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). Each address has a tag: the time that its connections have
+    used, but at least the tag that was served last. The smallest tag is served next, so an address with few requests does not
+    wait for busy addresses. Strangers get the share `busy` while requests with a credential are in progress, else the share
+    `idle`.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
@@ -83,7 +84,7 @@ class LoopShare:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:
-        """Process a stranger's bytes now, or stop reading from its connection until its turn."""
+        """Process a stranger's bytes now, or hold them and stop reading the connection until its address has a turn."""
         if not self._waiting and self._slice < SLICE_S and self._time_left() > 0:
             if not self._slice:
                 asyncio.get_running_loop().call_soon(self._end_slice)
@@ -101,7 +102,7 @@ class LoopShare:
         self._schedule()
 
     def charge(self, connection: Stranger, seconds: float) -> None:
-        """Count `seconds` of the loop's time as used by a stranger and its address."""
+        """Record that a stranger and its address have used `seconds` of the event loop's time."""
         connection.used += seconds
         self._left -= seconds
         self._delay(connection.address, seconds)
@@ -165,7 +166,10 @@ class LoopShare:
 
 
 class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
-    """A coroutine that runs `inner`, and calls `spent` with the processor time (s) of each step between two waits."""
+    """A coroutine that runs `inner` and measures the processor time of each step between two waits.
+
+    `spent` is called after each step, with the seconds of that step.
+    """
 
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent

@@ -1,4 +1,4 @@
-"""TLS 1.3 contexts, roles, bearer tokens, and their rotation while a service runs.
+"""TLS 1.3 contexts, the roles of certificates, and bearer tokens. Certificates and tokens can change while a service runs.
 
 ::
 
@@ -57,9 +57,9 @@ log = logging.getLogger("workbench.services")
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection: its name, and the role in its certificate (None: no certificate).
+    """The other end of a connection. `role` is the role in the peer's certificate (None: no certificate, or no role).
 
-    `shown` is the public key (DER, empty: no TLS) of the certificate that this end has shown.
+    `name` is a hash of that certificate. `shown` is the public key (DER, empty: no TLS) of this end's own certificate.
     """
 
     role: Role | None = None
@@ -69,7 +69,10 @@ class Peer:
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return the client at the other end of a service's connection (None: no TLS), after the handshake."""
+    """Return the client at the other end of a service's connection. Call this function after the handshake.
+
+    `connection` None means a connection without TLS.
+    """
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
@@ -80,7 +83,10 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the peer's certificate or its authority expires (seconds since the epoch; inf: no certificate)."""
+    """Return the time at which the peer's certificate or its authority expires, whichever is sooner.
+
+    The time is in seconds since the epoch. Without a certificate, it is inf.
+    """
     certificate = connection.getpeercert(binary_form=True)
     return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
 
@@ -109,9 +115,9 @@ class Token:
 
     @classmethod
     def read(cls, path: Path | None = None) -> Token | None:
-        """Return the token in the file `path` or, for None, in `$WORKBENCH_TOKEN` (None if the variable is not set).
+        """Return the token in the file `path` or, without a path, in `$WORKBENCH_TOKEN`.
 
-        Raises UsageError for an unreadable file or an invalid token.
+        Return None if the variable is not set. Raises UsageError for an unreadable file or an invalid token.
         """
         where = str(path) if path is not None else f"${TOKEN_VARIABLE}"
         try:
@@ -135,9 +141,10 @@ class Token:
 
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
-    """Return the TLS context of the service `role`, with its certificate in `folder`.
+    """Return the TLS context of a service, which shows the certificate of `role` in `folder`.
 
-    Client certificates are required with `demand`, else optional. Raises UsageError if a file is missing or invalid.
+    With `demand`, clients must show a certificate. Otherwise a certificate is optional. Raises UsageError if a file is missing
+    or invalid.
     """
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
@@ -153,7 +160,7 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
 
 
 class RoleError(ssl.SSLCertVerificationError):
-    """Raised by a handshake if the service's certificate has another role than the `demanded` ones."""
+    """Raised by a client's handshake if the role in the service's certificate is not one of the `demanded` roles."""
 
     def __init__(self, role: Role | None, demanded: Sequence[Role]) -> None:
         its = f"is of the role {role!r}" if role else "states no role, or no use as a server,"
@@ -183,10 +190,10 @@ class _CheckedSocket(ssl.SSLSocket):
 
 
 def client_context(folder: Path, role: Role | None, peer: Role | None = None) -> ssl.SSLContext:
-    """Return the TLS context of a client with the certificate of `role` (None: none), for services of role `peer`.
+    """Return the TLS context of a client, which shows the certificate of `role` in `folder` (None: no certificate).
 
-    The handshake checks the service's authority, expiry, name and role. `peer` None accepts edge and cloud, for tools that send
-    nothing private. Raises UsageError if a file in `folder` is missing or invalid.
+    The handshake checks the service's authority, expiry, name and role. The service must have the role `peer`. None accepts
+    edge and cloud, for tools that send nothing private. Raises UsageError if a file in `folder` is missing or invalid.
     """
     context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
@@ -226,16 +233,19 @@ def is_loopback(host: str) -> bool:
 
 
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return each file's modification time (ns) and inode, to notice replaced files. Empty if a file is missing."""
+    """Return the modification time (ns) and the inode of each file, or an empty list if a file is missing.
+
+    If a value changes, a file was replaced.
+    """
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
     return []
 
 
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
-    """Call `renewed` whenever `folder` has a new certificate of a `role` or a new authority. Runs until cancelled.
+    """Call `renewed` whenever the certificate of `role`, its key or the authority in `folder` changes. Runs until cancelled.
 
-    While certificate and key do not match, the old ones stay in use.
+    While certificate and key do not match, the old certificate stays in use.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
@@ -255,9 +265,9 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
 
 
 async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Token], None]) -> None:
-    """Call `replaced` with the new token whenever the file `path` has another than `token`. Runs until cancelled.
+    """Call `replaced` with the new token whenever the token in the file `path` changes. Runs until cancelled.
 
-    While the file is missing or has no valid token, the old token stays in use.
+    `token` is the current token. While the file is missing or has no valid token, the current token stays in use.
     """
     known: list[tuple[int, int]] = []  # the file may have changed since it was read
     while True:

@@ -1,4 +1,4 @@
-"""Types that the modules of a service share: the offered model, and the state of a request."""
+"""Types that the modules of a service share: the model that the service offers, and the state of a request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ class Model:
 
 @dataclass
 class RequestContext:
-    """The state of one request: its client (`peer`), its `start` (s), and further fields of its log line."""
+    """The state of one request, from which its log line is written.
+
+    `peer` is the client, and `start` is the time of the start (s). `payload` is the size of the payload in bytes.
+    `milliseconds` has the time of each component, such as the classifier.
+    """
 
     peer: str
     start: float
@@ -40,7 +44,10 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Record the time since the start that no component accounts for as component `other`. Return all times (ms)."""
+        """Set the time of the component `other`: the time since the start that no other component has used.
+
+        Return the times of all components (ms).
+        """
         rest = sum(value for name, value in self.milliseconds.items() if name != other)
         self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
         return self.milliseconds

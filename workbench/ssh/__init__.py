@@ -1,9 +1,10 @@
-"""The parts of `remote.SshHost`: OpenSSH's configuration, connections, remote processes, uploads and forwarded ports.
+"""The parts of `remote.SshHost`, a host over SSH: configuration, connections, remote processes, uploads and forwarded ports.
 
 ::
 
-    configuration      the settings that OpenSSH resolves for a host (config_files: copies of its files for another $HOME)
-    addresses          a host's name resolved to one Address for each hop
+    configuration      the settings of a host, as OpenSSH resolves them
+    config_files       copies of the configuration files, for an OpenSSH with another home folder
+    addresses          the hops on the way to a host: jump hosts, then the host
     host_keys          the host keys that known_hosts trusts
     identities         the user's keys: in files, agents and certificates
     connections        TCP, host-key verification, public-key authentication, channels

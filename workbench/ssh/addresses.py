@@ -1,4 +1,7 @@
-"""Resolve a host's name, `user@host:port` or an alias in ~/.ssh/config, to an address for each hop: jump hosts, then host."""
+"""Resolve the name of a host to the addresses of all hops on the way to the host.
+
+A name is `user@host:port`, or an alias in ~/.ssh/config. The hops are the jump hosts (ProxyJump), and then the host.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """One hop, a jump host or the host: its network address, the files with its trusted host keys, and the user's keys."""
+    """The settings for one hop: its network address, the files with trusted host keys, and the files with the user's keys."""
 
     name: str  # as the user gave it
     host: str
@@ -59,12 +62,18 @@ class Address:
 
     @property
     def bare_name(self) -> str | None:
-        """The name without port, under which OpenSSH also looks up the host's key. None for port 22, or with a HostKeyAlias."""
+        """The name of the host without the port, or None for port 22 and with a HostKeyAlias.
+
+        For other ports, known_hosts has the name `[host]:port`. If that name is missing, OpenSSH looks up the bare name.
+        """
         return self.host.lower() if self.port != 22 and not self.alias else None
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, the host last. `config` replaces ~/.ssh/config. Raises RemoteError if either is invalid."""
+    """Return the addresses of all hops on the way to the host `name`. The last one is the address of the host.
+
+    `config` is a configuration file that replaces ~/.ssh/config. Raises RemoteError for an invalid name or configuration.
+    """
     hops: list[Address] = []
     jumps: Sequence[str] = ()
     while True:

@@ -1,7 +1,8 @@
-"""Read the files of an SSH configuration: copy them for an OpenSSH with another home folder, or inline them for paramiko.
+"""Prepare the files of an SSH configuration for their two readers, `ssh -G` and paramiko.
 
-OpenSSH takes the home folder from passwd, the rest of the workbench takes it from $HOME. If the two differ (in containers
-and tests), `ssh -G` reads a copy in which ~ and relative Includes are paths below $HOME.
+OpenSSH takes the home folder from passwd, the rest of the workbench takes it from $HOME. If these folders differ (in containers
+and tests), `ssh -G` reads a copy of the files, in which ~ and relative Includes are paths below $HOME. paramiko reads one text,
+in which each Include is replaced by the lines of the included files.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ def user_config() -> Path:
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
-    """Copy a configuration and its included files to `folder`, and return the path of the copy.
+    """Copy a configuration file, together with its included files, to `folder`. Return the path of the copy.
 
-    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. The function adds {path of the copy: original path}
-    to `copies`. Raises RemoteError for an unreadable file.
+    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. `copies` gets an entry {path of the copy: original path}
+    for each file. Raises RemoteError for an unreadable file.
     """
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
     if config is not None:  # errors name the user's file, never the copy
@@ -103,7 +104,11 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of a configuration without comments, with the lines of the included files in place of each Include."""
+    """Yield the lines of the configuration file `path` without comments. The lines of included files replace each Include.
+
+    `depth` is the number of Includes that lead to this file. Raises RemoteError for an unreadable file, and for an Include
+    after a Host or Match line.
+    """
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)

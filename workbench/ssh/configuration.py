@@ -1,11 +1,12 @@
-"""Read the SSH configuration of one host, as OpenSSH resolves it.
+"""Read the settings of one host from the SSH configuration, as OpenSSH resolves them.
 
 ::
 
     name -> ssh -G -> {keyword: values}            OpenSSH itself reads Host, Match, Include, quotes and comments
     name -> paramiko's parser -> {keyword: values} only on a machine without an OpenSSH client
 
-`expand` replaces tokens, environment variables and ~, which `ssh -G` prints unexpanded.
+A keyword is the name of a setting, such as `hostname`. A value may contain tokens, such as %h for the host's name. `ssh -G`
+leaves tokens, environment variables and ~ in some values, and `expand` replaces them.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class HostConfig:
-    """The resolved settings of one host: the values of each keyword (in lower case), in order."""
+    """The resolved settings of one host. `values` maps each keyword, in lower case, to the list of the keyword's values."""
 
     values: Mapping[str, list[str]]
 
@@ -54,16 +55,19 @@ class HostConfig:
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:
-        """Return the first value of a keyword, or `default` if the keyword has no value."""
+        """Return the first value that `all` returns for a keyword, or `default` if there is none."""
         return next(iter(self.all(keyword)), default)
 
     def flag(self, keyword: str) -> bool:
-        """Return whether a keyword's value is yes, true or always."""
+        """Return whether the first value of a keyword is yes, true or always."""
         return self.one(keyword).lower() in ("yes", "true", "always")
 
 
 def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
-    """Resolve a host's settings. `config` replaces ~/.ssh/config. Raises RemoteError for an invalid configuration."""
+    """Return the resolved settings of `host`. A given `user` or `port` overrides the configuration.
+
+    `config` is a configuration file that replaces ~/.ssh/config. Raises RemoteError for an invalid configuration.
+    """
     program = shutil.which("ssh")
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
@@ -136,7 +140,11 @@ def _parsed(host: str, config: Path | None) -> HostConfig:
 
 
 def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
-    """Expand ~, ${VAR} and the %-tokens of `tokens` in the value of a keyword. Raises RemoteError for an unset variable."""
+    """Return the value `text` of a keyword, with ~, ${VAR} and the %-tokens replaced.
+
+    `tokens` maps the letter of each token to the token's value (see `tokens_of`). Errors name `keyword`. Raises RemoteError for
+    an unset environment variable.
+    """
 
     def variable(match: re.Match[str]) -> str:
         if (value := os.environ.get(match[1])) is None:
@@ -150,7 +158,10 @@ def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
 
 
 def tokens_of(original: str, host: str, port: int, user: str, alias: str) -> dict[str, str]:
-    """Return the values of OpenSSH's %-tokens, by letter, for one connection. `original` is the host name as given."""
+    """Return the values of OpenSSH's %-tokens for one connection, by the token's letter.
+
+    `original` is the host's name as the user gave it. `host` is the resolved name, and `alias` is the HostKeyAlias, if any.
+    """
     local = socket.gethostname()
     connection = hashlib.sha1(f"{local}{host}{port}{user}".encode()).hexdigest()
     return {

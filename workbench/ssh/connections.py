@@ -4,8 +4,11 @@
 
     name -> Address for each hop -> TCP, or a channel of the previous hop -> host key -> public key -> SshConnection
 
-Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that
-stops answering keep-alive requests is closed, and every operation that waits on the connection ends.
+The hops are the jump hosts on the way to a host, and then the host. A channel is a byte stream within a connection. It belongs
+to a command or to a forwarded port.
+
+Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that stops
+answering keep-alive requests is closed, and every operation that waits on the connection ends.
 """
 
 from __future__ import annotations
@@ -57,7 +60,11 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and `before`, the connection to the jump host that leads there."""
+    """An authenticated SSH connection to a host.
+
+    `before` is the connection to the previous hop, through which this connection runs (None: a direct connection). After
+    `keepalive` seconds without a packet from the host, the connection is closed.
+    """
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
@@ -70,7 +77,7 @@ class SshConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether the connection is open, as far as this side can tell, and belongs to this process."""
+        """Whether this process opened the connection, and the connection is still open as far as this side can tell."""
         return self.own and self.transport.is_active()
 
     @property
@@ -79,14 +86,17 @@ class SshConnection:
         return self._process == os.getpid()
 
     def close(self) -> None:
-        """Close this connection and those to the hops before it."""
+        """Close this connection, and the connections to the jump hosts before it."""
         self._closed.set()
         self.transport.close()
         if self.before is not None:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. Raises LostError if the connection is broken: the command has then not run."""
+        """Return a new channel for one command. Raises RemoteError if the host refuses another channel.
+
+        Raises LostError if the connection is broken. The command has then not run.
+        """
         deadline = time.monotonic() + REAPED_S
         while True:
             try:
@@ -97,7 +107,10 @@ class SshConnection:
             time.sleep(RETRY_S)  # sshd counts a closed session against MaxSessions until the session's process is reaped
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
-        """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if that port does not answer."""
+        """Return a channel to `host`:`port`, as seen from the remote host.
+
+        Raises RemoteError if that port does not answer.
+        """
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
 
@@ -114,7 +127,11 @@ class SshConnection:
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Listen on a remote loopback port (0: any free one), and return it. A thread passes each connection to `accept`."""
+        """Listen on a loopback port of the remote host (0: any free one), and return the port's number.
+
+        For each connection to that port, a new thread calls `accept` with the channel. Raises RemoteError if the host does not
+        listen.
+        """
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
             try:
@@ -162,7 +179,7 @@ _CONNECTIONS: weakref.WeakSet[SshConnection] = weakref.WeakSet()
 
 
 def _forget() -> None:
-    """Close the parent's connections in a forked child, without sending a packet."""
+    """Close the connections that a forked child inherited, without sending a packet."""
     for connection in _CONNECTIONS:
         connection.transport.active = False  # type: ignore[attr-defined]  # paramiko's own methods would send a packet
         if isinstance(connection.transport.sock, socket.socket):
@@ -174,9 +191,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
-    """Connect to a host through its jump hosts. `config` replaces ~/.ssh/config, `keyring` has the user's keys.
+    """Return a connection to the host `name`, through its jump hosts if it has any.
 
-    The connection closes after `keepalive` seconds of silence. Raises RemoteError, or LostError if the network is at fault.
+    `config` is a configuration file that replaces ~/.ssh/config. `keyring` has the user's keys. The connection is closed after
+    `keepalive` seconds without a packet from the host. Raises LostError if the network is at fault, and RemoteError for other
+    faults.
     """
     connection: SshConnection | None = None
     for hop in (hops := route(name, config)):

@@ -1,4 +1,7 @@
-"""Host-key verification against known_hosts. Each error names the remedy."""
+"""Verify the key of a host against the known_hosts files. Each error names the remedy.
+
+The kind of a key is its algorithm, such as ssh-ed25519.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 
 @dataclass(frozen=True)
 class KnownKey:
-    """A line of a known_hosts file."""
+    """A line of a known_hosts file, with one key of a host."""
 
     file: Path
     line: int
@@ -36,17 +39,23 @@ class KnownKey:
 
     @property
     def where(self) -> str:
-        """The file and the line, as `file:line`."""
+        """The position of the line, as `file:line`."""
         return f"{self.file}:{self.line}"
 
 
 def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
-    """Return the known_hosts lines for `name` (default: `address.known_as`, the host's own name in known_hosts)."""
+    """Return the lines for the host `name` in the known_hosts files of `address`.
+
+    The default name is `address.known_as`, under which ssh stores the host's key.
+    """
     return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return the kinds of host keys to request: `kinds` that HostKeyAlgorithms allows. The kinds in known_hosts come first."""
+    """Return the kinds of host keys to request from a host, in order of preference.
+
+    These are the supported `kinds` that HostKeyAlgorithms allows. Kinds of keys that known_hosts has for the host come first.
+    """
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
     known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
@@ -54,7 +63,10 @@ def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
 
 
 def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None:
-    """Raise RemoteError, with a remedy, unless a host's key is trusted. `peer` is the host's IP address, if known."""
+    """Raise RemoteError, with a remedy, if the `key` that a host has shown is not trusted.
+
+    `peer` is the host's IP address, if known. With CheckHostIP, the key must also match the known_hosts lines for this address.
+    """
     known = known_keys(address)
     shown = f"{key.get_name().removeprefix('ssh-')} key {key.fingerprint}"
     where = f"{address.host} port {address.port}"

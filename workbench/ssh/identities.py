@@ -1,4 +1,6 @@
-"""The user's keys, in the order in which OpenSSH offers them: certificates, the agent's keys, files.
+"""Read the user's private keys, in the order in which OpenSSH offers them to a host.
+
+The agent is the SSH agent: a process that keeps private keys and signs with them.
 
 ::
 
@@ -49,7 +51,7 @@ class _SealedError(Exception):
 
 
 def ask_terminal(prompt: str) -> str:
-    """Read a passphrase from the terminal. Raises EOFError if there is no terminal."""
+    """Show `prompt` on the terminal, and return the passphrase that the user types. Raises EOFError without a terminal."""
     if not sys.stdin.isatty():
         raise EOFError
     return getpass.getpass(prompt)
@@ -57,14 +59,22 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """A cache of private keys. `ask` prompts for each passphrase once. The repr shows no key."""
+    """A cache of the user's private keys. The repr shows no key.
+
+    `ask` shows a prompt and returns the passphrase that the user types. Decrypted keys are cached, so the user types each
+    passphrase once.
+    """
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield (name for messages, key) for each key to offer to a host, in order. Add unusable keys to `problems`."""
+        """Yield each key to offer to the host `address`, in order, as a pair (name of the key in messages, key).
+
+        For each unusable key, the reason is added to `problems`. Raises RemoteError if the user gives no valid passphrase for
+        an encrypted key.
+        """
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -265,7 +275,10 @@ def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[s
 
 
 class _Agent(AgentSSH):
-    """A client of the SSH agent at a socket. If the agent does not respond, `keys` is empty, and `problems` gets a phrase."""
+    """A client of the SSH agent at the socket `path`.
+
+    If the agent does not respond, `keys` is empty, and the reason is added to `problems`.
+    """
 
     def __init__(self, path: str | None, problems: list[str]) -> None:
         super().__init__()
@@ -290,7 +303,7 @@ class _Agent(AgentSSH):
 
 
 class _AgentKey(AgentKey):
-    """A key in an agent. If the agent refuses to sign, the server rejects the key, and the next key is offered."""
+    """A key in an agent. If the agent refuses to sign, the host rejects the key, and the next key is offered."""
 
     def __init__(self, agent: _Agent, blob: bytes, comment: str, problems: list[str]) -> None:
         super().__init__(agent, blob, comment)

@@ -3,9 +3,9 @@
 ::
 
     words -> plain characters, and =ooo (octal) for every other byte -> login shell, which has nothing to interpret
-          -> /bin/sh decodes the words, prints a mark on standard output and standard error, and executes the command
+          -> /bin/sh decodes the words, prints the mark on standard output and standard error, and executes the command
 
-Output of the shell's startup files comes before the mark and is dropped.
+The mark is a random text. All output before the mark comes from the login shell's startup files, and is dropped.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ def command_line(command: Sequence[str], mark: str) -> str:
 
 
 class MarkedOutput:
-    """A filter that drops the output of a login shell before `mark`, which `command_line` prints, and keeps it for errors."""
+    """A filter for the output of a login shell. Everything before `mark`, which `command_line` prints, is dropped.
+
+    If no mark arrives, the output is kept for error messages.
+    """
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of `data`, the next output of the channel, that follows the mark."""
+        """Return the part of `data` that follows the mark. `data` is the next part of the output."""
         if self.begun:
             return data
         self._before += data
@@ -56,7 +59,7 @@ class MarkedOutput:
         return b""
 
     def take(self) -> bytes:
-        """Remove and return the output that arrived without a mark, at most `MOST_GREETING` bytes."""
+        """Remove and return the kept output, at most its last `MOST_GREETING` bytes."""
         taken, self._before = bytes(self._before), bytearray()
         self.greeting = self.greeting or taken
         return taken

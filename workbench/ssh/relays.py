@@ -4,8 +4,11 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
+A relay joins two endpoints. `near` is the endpoint on this machine, and `far` is the endpoint that leads to the remote host.
+Bytes go `out` from near to far, and `back` from far to near.
+
 One chunk is buffered, so a slow reader slows down its writer. Each direction ends independently, so half-closed connections
-stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
+stay half-closed. The function that copies can be replaced, for example to emulate a slow link (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port; a context manager that closes the port at its end."""
+    """A forwarded port, which is closed at the end of the context. `end` is called once, to stop the forwarding."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -58,14 +61,17 @@ class Forward:
         self.close()
 
     def close(self) -> None:
-        """Stop listening, and end the open connections."""
+        """Stop listening on the port, and close the connections that run through it."""
         if not self.closed:
             self.closed = True
             self._end()
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy `source` to `sink` until the source ends, then shut down that direction of the sink. An error closes both ends."""
+    """Copy bytes from `source` to `sink` until `source` ends. Then close `sink` for writing.
+
+    `way` is the direction, which only other copy functions need. An error closes both endpoints.
+    """
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -75,7 +81,7 @@ def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
 
 
 class RelayedConnections:
-    """The open connections of a relay. Two threads copy the bytes of each connection, one thread for each direction."""
+    """The open connections of a relay. Two threads call `copy` for each connection, one thread for each direction."""
 
     def __init__(self, copy: Copy = copy) -> None:
         self._copy = copy
@@ -103,7 +109,7 @@ class RelayedConnections:
         _close_all(*ends)
 
     def close(self) -> None:
-        """Close all open connections, and refuse new ones."""
+        """Close all open connections. New connections are closed immediately."""
         with self._lock:
             self._closed = True
         self.cut()
@@ -117,7 +123,10 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Return a socket that listens on a loopback port (0: any free one). Raises RemoteError, which names `machine`."""
+    """Return a socket that listens on `port` of the loopback address (0: any free port).
+
+    Raises RemoteError if the port is not available. `machine` is the name of this machine in the error.
+    """
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -133,7 +142,11 @@ def dial(address: tuple[str, int]) -> socket.socket:
 
 
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
-    """Relay `far`, a connection from the remote host, to `address`. Close `far` if nothing answers at `address`."""
+    """Relay the connection `far`, which comes from the remote host, to `address` (host, port) as seen from this machine.
+
+    `pairs` copies the bytes, and the function returns when the connection has ended. If nothing answers at `address`, `far` is
+    closed.
+    """
     try:
         near = dial(address)
     except OSError:
@@ -143,9 +156,10 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Relay each connection of `listener` to an endpoint that `reach` opens. If `reach` fails, reset the connection.
+    """Start to accept connections on `listener`, and relay each one to an endpoint that `reach` opens.
 
-    `connections` copies the bytes (default: as fast as possible).
+    Return the forwarded port. If `reach` fails, the connection is reset. `connections` copies the bytes (default: as fast as
+    possible).
     """
     pairs = connections or RelayedConnections()
 

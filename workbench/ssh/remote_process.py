@@ -1,12 +1,13 @@
-"""A running command, local or over SSH: its input, its outputs, its exit status. The command never outlives its caller.
+"""Run a command, locally or over SSH: its input, its outputs and its exit status.
 
-The commands that the methods of `remote.Host` start::
+A command never outlives the process that started it. OpenSSH does not signal a command whose channel was closed, so a command
+without output would run for ever. But standard input ends together with the channel, the connection or this process. A shell on
+the remote host runs the script LEASE, which waits for that end and then terminates the command.
 
-    run, stream    exec sh -c LEASE. Standard input has the command's input, and then stays open until the command is ended
-    put, get       the command itself. The end of its standard input is the end of the file
+The methods of `remote.Host` start these commands::
 
-OpenSSH does not signal a command whose channel was closed, so a command without output would run for ever. But standard input
-ends together with the channel, the connection or this process. The remote shell (LEASE) waits for that, and ends the command.
+    run, stream    a shell with LEASE. Its standard input has the command's input, and then stays open until the command ends
+    put, get       the command alone. Its standard input is the file that is sent (put), or empty (get)
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that runs `command` with the first `length` bytes of its input, and ends it when its input ends."""
+    """Return a command that starts a shell, which runs `command` as long as the shell's standard input is open.
+
+    `command` gets only the first `length` bytes of that input. When the input ends, `command` is terminated.
+    """
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
@@ -68,7 +72,10 @@ def last_line(errors: bytes) -> str:
 
 
 class Watchdog:
-    """A context manager that calls `on_timeout` once, `seconds` (None: never) after the start or the last `extend`."""
+    """A timer that calls `on_timeout` once, unless the context ends before the timer expires.
+
+    The timer expires `seconds` after its creation or after the last call of `extend` (None: never).
+    """
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
         self._seconds, self._on_timeout = seconds, on_timeout
@@ -85,7 +92,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer: the limit is now `seconds` + `extra` from here."""
+        """Restart the timer, which now expires after `seconds` + `extra` seconds."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -98,7 +105,7 @@ class Watchdog:
 
 
 class RemoteProcess(abc.ABC):
-    """A running command; a context manager that ends the command.
+    """A running command, which is terminated at the end of the context.
 
     A thread reads standard error, so that the command never blocks because of a full pipe.
     """
@@ -124,7 +131,7 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return standard output as soon as there is some, or b"" at the end of the output."""
+        """Wait for standard output, and return its next bytes, or b"" at the end of the output."""
 
     @abc.abstractmethod
     def wait(self) -> int:
@@ -135,11 +142,11 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def end(self) -> None:
-        """Terminate the command and release every waiting reader. May be called from any thread."""
+        """Terminate the command, so that every waiting `read` returns. Any thread may call this method."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Terminate the command if it still runs, and release its resources."""
+        """Terminate the command if it still runs, and release the resources of the process."""
 
     def feed(self, data: bytes) -> None:
         """Write `data` to the standard input on a thread, so that the caller can read at the same time."""
@@ -154,12 +161,15 @@ class RemoteProcess(abc.ABC):
             self._begin(run)
 
     def errors(self) -> bytes:
-        """Return the standard error so far, at most the last `LIMIT` bytes."""
+        """Return the standard error that has arrived so far, at most the last `LIMIT` bytes."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines of the output as they arrive, without line ends. A line above `LIMIT` bytes is split."""
+        """Yield each line of standard output as soon as it arrives, without the line end.
+
+        A line of more than `LIMIT` bytes is split.
+        """
         left = b""
         while part := self.read():
             *whole, left = (left + part).split(b"\n")
@@ -186,7 +196,10 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel. Its output begins after `mark`, because a login shell may print before."""
+    """A command on a remote host, over an SSH channel.
+
+    The command's output begins after `mark`, because the login shell may print text before the command starts.
+    """
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -240,7 +253,7 @@ class ChannelProcess(RemoteProcess):
 
 
 class LocalProcess(RemoteProcess):
-    """A command on this machine, in its own session."""
+    """A command on this machine, in a new session. Its working folder is `home`."""
 
     def __init__(self, command: Sequence[str], home: Path) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Upload files to a remote host: content-addressed, resumed after an interruption, verified before use.
+"""Upload files to a remote host. Files are named by their SHA-256, resumed after an interruption, and verified before use.
 
 ::
 
     folder/<sha256>          complete and verified
     folder/<sha256>.part     incomplete; all concurrent senders write the same bytes at the same offsets
-    folder/<sha256>.<word>   the file while one sender verifies it
+    folder/<sha256>.<word>   the file while one sender verifies it; the word is random
 
 The remote host needs a POSIX shell, `dd`, and `sha256sum` or Python, but no SFTP.
 """
@@ -79,7 +79,10 @@ class UploadHost(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """A file to send: its path or content, SHA-256 (hex) and size (bytes). The repr omits the content, which may be a key."""
+    """A file to send, with its SHA-256 `digest` (hex) and its `size` (bytes).
+
+    `content` is the path of the file, or its bytes. The repr omits the content, which may be a key.
+    """
 
     content: Path | bytes = field(repr=False)
     digest: str
@@ -87,7 +90,7 @@ class Item:
 
     @classmethod
     def of(cls, content: Path | bytes) -> Item:
-        """Compute digest and size of a file. Raises UsageError if the file is unreadable."""
+        """Return the item for a path or for bytes, with digest and size. Raises UsageError if the file is unreadable."""
         if isinstance(content, bytes):
             return cls(content, hashlib.sha256(content).hexdigest(), len(content))
         try:
@@ -98,7 +101,7 @@ class Item:
 
     @property
     def mode(self) -> str:
-        """The file mode on the remote host, in octal. Content without a path may be a key, so only its owner can read it."""
+        """The mode of the remote file, in octal: 600 for content given as bytes, which may be a key, else 644."""
         return "600" if isinstance(self.content, bytes) else "644"
 
     def blocks(self, first: int = 0) -> Iterator[bytes]:
@@ -116,9 +119,9 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the index of the first missing block, or None if the remote .part file has different content from this file.
+        """Return the index of the first block that the host lacks, or None if the host's .part file has different content.
 
-        `state` is the host's report on the .part file: the number of complete blocks, their SHA-256, and the size in bytes.
+        `state` is the host's report on its .part file: the number of complete blocks, their SHA-256, and the size in bytes.
         """
         blocks, digest, size = state.split()
         if int(size) > self.size:
@@ -130,10 +133,11 @@ class Item:
 
 
 def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send the files that `folder` lacks, and return the absolute remote path of each file, in order.
+    """Send files to `folder` on the host `far`, and return the absolute remote path of each file, in order.
 
-    A lost connection is reopened, and blocks that have arrived are not sent again. Raises RemoteError if the host cannot store
-    a file (disk full, no permission, altered bytes), and UsageError for an unreadable file.
+    A file is a path, or bytes. Files that the folder already has are not sent. A lost connection is reopened, and blocks that
+    have arrived are not sent again. `progress` shows a progress bar. Raises RemoteError if the host cannot store a file (disk
+    full, no permission, altered bytes), and UsageError for an unreadable file.
     """
     items = [Item.of(each) for each in files]
     if not items:
@@ -236,7 +240,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the progress bar: `there` is the number of bytes of `item` that were sent so far."""
+        """Advance the progress bar: the host now has `there` bytes of `item`."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)
