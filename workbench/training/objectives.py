@@ -27,7 +27,7 @@ class Objective(nn.Module):
     turn = ""  # the kind of the present step, if steps differ in cost
 
     def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode. Frozen networks stay in evaluation mode, so their batch norms keep their statistics."""
+        """Set training or evaluation mode. Frozen networks stay in evaluation mode, and so keep their batch-norm statistics."""
         super().train(mode)
         if mode:
             for child in self.children():
