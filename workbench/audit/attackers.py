@@ -5,7 +5,7 @@ The attackers, by the kind of their guess::
     picture    undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
-    which      replay    sends known pictures through the edge, and names the one that looks most like the observation
+    which      replay    sends known pictures through the edge, and names the one whose view is nearest to the observation
 
 A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
 observation. A send is one pass of a picture through client and edge.

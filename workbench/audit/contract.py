@@ -64,9 +64,9 @@ EFFORTS = {
 class Attacker(ABC):
     """An attacker: `fit` learns from pairs, then `guess` makes a guess for each observation.
 
-    `guesses` names the kind of guess for N observations: `picture` (N x 3 x H x W in [0, 1]), `class` (logits for K classes, N
-    x K) or `which` (a score for each of M known pictures, N x M). `knows` is a text that names what the attacker knows.
-    `views` names the views that it can attack. `most` limits the number of observations in an audit (None: no limit).
+    `guesses` names the kind of guess for N observations: `picture` (N x 3 x H x W in [0, 1]), `class` (logits for K classes,
+    N x K) or `which` (a score for each of M known pictures, N x M). `knows` is a text that names what the attacker knows.
+    `views` names the views on which the attacker works. `most` limits the number of observations in an audit (None: no limit).
     Attackers that search for every picture need this limit. `tick` is a callback for progress: it receives the number of
     images of each training step.
     """

@@ -43,8 +43,9 @@ class Linkage:
         A positive is two captures of one picture. A negative is captures of two pictures of one class. The second capture is
         simulated: the picture is shifted by a pixel, made 5 % brighter, and compressed as a JPEG of quality 70.
 
-        The score is the negative squared distance between the two observations. Before, each observation is averaged over
-        squares of `side` pixels, which suppresses the generator's noise. If `side` is None, it is `pooled(view)`.
+        The score is the negative squared distance between the two observations. Before the comparison, each observation is
+        averaged over squares of `side` pixels, which suppresses the generator's noise. By default, `side` is the result of
+        `pooled`.
         """
         if view not in self._second:
             self._second[view] = self.audit.observer.show(self._second_protected, view)

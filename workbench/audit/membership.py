@@ -76,7 +76,7 @@ class Shadow:
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Protect images with the shadow's generator. Return the confidence of its target in the labels, N values in [0, 1]."""
+        """Protect images, and return the confidence of the shadow's target in each label, N values in [0, 1]."""
         scores = run(lambda part: self.target(self.generator(part)).float().softmax(1), self.device, images)
         return scores.gather(1, labels[:, None])[:, 0]
 

@@ -59,7 +59,7 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 class MeanPictures(nn.Module):
     """A table with the mean picture for each of K labels (K x 3 x H x W), from an attacker's pairs.
 
-    The cloud's labels decide in which mean a picture counts. The mean of a rare label is shrunk towards the mean of all
+    A picture counts for the label that the cloud returned. The mean of a rare label is shrunk towards the mean of all
     pictures, which counts as `PRIOR` further pictures of each label.
     """
 

@@ -183,10 +183,11 @@ class DiffusionPrior(WithPrior):
     """Samples from a conditional diffusion model, and corrects the sample towards the observation at each step.
 
     Let u = (x - the label's mean picture) / spread. `spread` is the standard deviation of these differences. The model
-    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022). The
-    sampler is deterministic (Song et al. 2021). It starts at t = `START` from the inversion network's guess, with as much
-    noise as this t requires. `settings` are candidates for the total length of all corrections, relative to the norm of the
-    remaining noise. At 0 there is no correction.
+    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022).
+
+    The sampler is deterministic (Song et al. 2021). Sampling starts at t = `START` from the inversion network's guess, with
+    the amount of noise for this t. `settings` are candidates for the total length of all corrections, relative to the norm of
+    the remaining noise. At 0 there is no correction.
     """
 
     name = "diffusion"

@@ -5,14 +5,14 @@
     undo      linear regression on pixels, which corrects polarity, colours and contrast, and smooths the noise
     invert    an inversion network, which predicts the picture from the observation (He et al. 2019, 2020)
     prior     the same network, further trained with an adversarial and a feature loss
-    optimise  gradient descent to a picture whose protected form is the observation; a white box, with the generator's weights
+    optimise  white box with the generator's weights: gradient descent to a picture whose protected form is the observation
 
 A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
 observation. If there are only few distinct observations, `invert` returns the mean picture of each observation instead.
 
-An inversion network's guess is a base plus a trained residual. The base is fitted in closed form. By default it is the mean
-picture of the label that the cloud returned. If the observation is a picture, the base is a linear regression on that mean and
-on the observed pixels. The residual is used only if it lowers the error on held-out pairs.
+An inversion network's guess is a base plus a trained residual. The base is fitted in closed form. By default the base is the
+mean picture of the label that the cloud returned. If the observation is a picture, the base is a linear regression on that
+mean and on the observed pixels. The residual is used only if it lowers the error on held-out pairs.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
 class Undo(Attacker):
     """Predicts each pixel of the original by linear regression.
 
-    The inputs are the smoothed observation, its equalised histogram (a pixel's share of darker pixels), and the label's mean
-    picture. One 10 x 3 matrix corrects polarity, mixed colours and contrast. `fit` tries several smoothing widths (pixels).
+    The inputs are the smoothed observation, the rank of each pixel among all pixels (histogram equalisation), and the label's
+    mean picture. One 10 x 3 matrix corrects polarity, mixed colours and contrast. `fit` tries several smoothing widths
+    (pixels).
     """
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
@@ -256,7 +257,7 @@ class Search(FromInversion):
     most = 1000
 
     def searched(self, observed: Observed, search: Callable[[Tensor, Observed], Tensor] | None) -> Tensor:
-        """Return the pictures that `search(guesses, observations)` finds, in batches.
+        """Run `search(guesses, observations)` in batches, and return the pictures that the search finds.
 
         The guesses are those of the inversion network. If `search` is None, these guesses are returned. If several
         observations are equal, the search runs once for all of them.

@@ -52,9 +52,9 @@ class Audit(Attempts):
     ) -> list[dict[str, Any]]:
         """Double the effort until the best attackers gain less than `gain` dB on every view. Return the curve.
 
-        Each row of the curve has a view's best attacker at one effort. The last effort stays in `self.effort`, so table,
-        verdict and Pareto front use it. If `doublings` do not suffice, `self.converged` is False, and all figures are lower
-        bounds. Raises UsageError if none of the attackers reconstructs pictures.
+        Each row of the curve has a view's best attacker at one effort. The last effort stays in `self.effort`, and all later
+        figures use it. If `doublings` do not suffice, `self.converged` is False, and all figures are lower bounds. Raises
+        UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}

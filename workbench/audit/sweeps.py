@@ -109,7 +109,7 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the best attack on the protected images, as {source: one row for each number of pairs in `counts`}.
+    """Return {source: rows}, one row for each number of pairs in `counts`: the best attack on the protected images.
 
     `sources` are the origins of the attacker's pictures (see `pairs_of`). The source `same` has no more pictures than the
     training split, so larger numbers are reduced.

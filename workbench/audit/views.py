@@ -130,9 +130,9 @@ class Kept(Generic[Made]):
 class Observer:
     """Simulates client, edge and cloud, and returns what an attacker observes.
 
-    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. `like` is an observer of
-    the same pair, which shares its networks and its cache of protected pictures. Raises UsageError for a strength outside [0,
-    1].
+    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. `like` is another
+    observer of the same pair. The new observer then uses its networks and its cache of protected pictures. Raises UsageError
+    for a strength outside [0, 1].
     """
 
     def __init__(
@@ -179,9 +179,9 @@ class Observer:
     def protect(self, images: Tensor, view: str = "") -> Tensor:
         """Send images through the client's JPEG to the edge, and return the protected images, on the CPU.
 
-        Both are float, N x 3 x H x W. Repeated sends of one tensor differ in the generator's random component only, and all
-        else is computed once. The images, the `view` and the number of earlier sends determine the component, so that an audit
-        can be repeated. `view` is the view that the images are sent for.
+        Both are float, N x 3 x H x W. `view` is the view that the images are sent for. Repeated sends of one tensor differ in
+        the generator's random component only. This component depends on the images, on `view` and on the number of earlier
+        sends, so that an audit can be repeated.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])

@@ -102,9 +102,9 @@ class Assumptions:
     """The inputs of the energy model that are assumed, not measured.
 
     `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte (J). `wait_w`: power
-    (W) while the phone waits for a response. `slowdown`: how many times as long as this machine's core a phone's core needs
-    for the same work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The
-    defaults of the radio are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
+    (W) while the phone waits for a response. `slowdown`: time on a phone's core / time on this machine's core, for the same
+    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The defaults of
+    the radio are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
     """
 
     cpu_w: float = 1.5

@@ -145,7 +145,7 @@ class _EndToEnd:
 
 
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
-    """Send `requests` batches one after another. Return the components of an image's latency (ms; means with intervals).
+    """Send `requests` batches one after another. Return the components of an image's latency: means (ms) with intervals.
 
     In the result, `ms` is the time from a batch to its labels, divided by the batch size, with percentiles over requests.
     `covered` is the share of this time that the nine measured components account for. Raises UsageError if there are fewer

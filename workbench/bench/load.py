@@ -79,7 +79,7 @@ class Load:
     """The record of a closed or an open loop.
 
     `milliseconds` has the latency of each completed request, in order of time. `errors` maps an error's text to its count.
-    `warm_up` counts the completed requests of the warm-up. They count neither in latencies nor in images.
+    `warm_up` counts the completed requests of the warm-up. These requests count neither in latencies nor in images.
     """
 
     kind: str

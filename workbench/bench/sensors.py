@@ -162,10 +162,10 @@ class Battery(Sensor):
 
 
 def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None, list[str]]:
-    """Return the sensor for `source`, and the reasons why other sensors are not used. None means: estimate the energy.
+    """Return the sensor for `source`, or None, and the reasons why other sensors are not used.
 
-    `auto` prefers RAPL to a battery. `root` is the folder of the sensors' files. Raises UsageError for an unknown source, or
-    for a requested sensor that is missing.
+    None means that the energy must be estimated. `auto` prefers RAPL to a battery. `root` is the folder of the sensors' files.
+    Raises UsageError for an unknown source, or for a requested sensor that is missing.
     """
     if source not in SOURCES:
         raise unknown("source of energy", source, SOURCES)

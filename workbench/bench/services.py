@@ -68,9 +68,9 @@ WAYS: tuple[Way, ...] = ("out", "back")
 class EdgeTarget:
     """Sends requests with known labels to the edge. The loops `closed_loop` and `open_loop` call it as `send`.
 
-    A request has `size` of the JPEG files `files`. `labels` are the expected classes of the files. `model` is the name of the
-    model in the request's URL. `noise` is the standard deviation of the generator's random component, which may change some
-    labels.
+    A request has `size` images from the JPEG `files`. `labels` are the expected classes of the files. `model` is the name of
+    the model in the request's URL. `noise` is the standard deviation of the generator's random component, which may change
+    some labels.
     """
 
     def __init__(

@@ -81,19 +81,20 @@ class _Contest(nn.Module):
 
 
 class AdversarialObjective(Objective):
-    """The loss of a generator against an inversion network I.
+    """The loss of a generator against an inversion network I, the adversary.
 
     ::
 
         loss = generator's loss + weight * max(0, R)                R = 1 - MSE(x'', x) / MSE(m, x)
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''
 
-    R is the share of the image that I recovers beyond the label. m is the mean image of x's class y. Every attacker knows the
-    label, so I gets it, too, and only predicts the difference between x and m.
+    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. Every
+    attacker knows the label. So the adversary gets the label, too, and only predicts the difference between x and m.
 
-    Of three steps, two train I on the generator's output, and one trains the generator against the present I. A negative R
-    counts as zero, because I is then no better than m. A still larger error of I would not protect against another attacker.
-    (Inversion networks: He et al. 2019. The game: Goodfellow et al. 2014.)
+    Of three steps, two train the adversary on the generator's output, and one trains the generator against the present
+    adversary. A negative R counts as zero, because the adversary is then no better than m. A still larger error of the
+    adversary would not protect against another attacker. (Inversion networks: He et al. 2019. The game: Goodfellow et al.
+    2014.)
     """
 
     adversarial = True

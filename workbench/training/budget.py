@@ -66,10 +66,10 @@ class Cost:
 
 
 class Budget:
-    """A time budget for training several networks. Its file stores the state, so that a second call continues with the rest.
+    """A time budget for training several networks. A file stores the state, so that a second call continues with the rest.
 
-    `seconds` is the whole budget. `weights` maps each network's name to its weight (see the module). A file at `path` for
-    another number of seconds is ignored.
+    `seconds` is the whole budget. `weights` maps each network's name to its weight (see the module). The file at `path` is
+    ignored if it is for another number of seconds.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:

@@ -31,12 +31,12 @@ __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObject
 
 @dataclass(frozen=True)
 class CompressorLoss:
-    """bits per pixel + weight * distortion. `kind` selects the distortion.
+    """The compressor's loss: bits per pixel + weight * distortion. `kind` selects the distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
     paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's
-    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the kind's
-    default.
+    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the
+    kind's default.
     """
 
     kind: str = "rate-distortion"
@@ -160,7 +160,7 @@ class WithReader(nn.Module):
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load each network by its own `load_state_dict`. The compressor's resizes tables."""
+        """Load each network by its own `load_state_dict`, because a compressor must resize its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
@@ -231,11 +231,12 @@ class JointObjective(CompressorObjective):
     def at(self, step: int, total: int) -> None:
         """Increase the rate's influence on the loss during the first 60 % of the steps.
 
-        In these steps quantisation is `COARSEN` times finer, and the weight falls from `EASE` times its final value to that
-        value. With the final weight from the start, all latents become zero before the decoder has learnt to use them.
+        In these steps quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final
+        value to that value. With the final weight from the start, all latents become zero before the decoder has learnt to use
+        them.
 
         The quantisation step itself is always 1. To make quantisation coarser, the last layer of g_a is divided by `COARSEN`,
-        and the first layer of g_s multiplied.
+        and the first layer of g_s is multiplied by `COARSEN`.
         """
         turn = round(0.6 * total)
         self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))

@@ -64,7 +64,7 @@ def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return for each flag in `wishes` whether any process has set it. All processes get the same result."""
+    """Return for each flag in `wishes` whether any process has set this flag. All processes get the same result."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")

@@ -19,7 +19,7 @@ class Objective(nn.Module):
 
     A figure is a scalar to report, such as an accuracy. A new loss is a new subclass. `adversarial` means that two networks
     learn in turns, one against the other, so that a step leaves some parameters unchanged. The last state of such a training
-    is kept, even if another had a lower loss. A low loss may only mean a weak adversary.
+    is kept, even if an earlier state had a lower loss. A low loss may only mean a weak adversary.
     """
 
     network: nn.Module
@@ -51,7 +51,7 @@ class Objective(nn.Module):
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Fit the tables of the trained network to `images`. Return figures on these images, named `..._in_sample`.
 
-        A network without tables needs nothing, and has no such figures.
+        By default there are no tables and no figures.
         """
         return {}
 

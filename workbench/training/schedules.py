@@ -62,8 +62,8 @@ class TrainingSettings:
 class Plan:
     """The settings and metadata of a training, and the names under which its networks are saved.
 
-    `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses (`target`,
-    `auxiliary` or `generator`) to its SHA-256.
+    `loss` describes the loss in the manifests. `depends` maps a role (`target`, `auxiliary` or `generator`) to the SHA-256 of
+    the network that the training uses in this role.
     """
 
     names: list[str]

@@ -1,7 +1,7 @@
 """The loss of a compressor with many rates, for every strength of the perturbation.
 
 Rate 0 keeps the label only. Higher rates keep more of the picture. A stop is one of the S discrete rates (see `rates`). Stop 0
-is rate 0. It codes only the first latent channels, which carry the label.
+is rate 0, which codes only the first latent channels. These channels carry the label.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class VariableRateObjective(CompressorObjective):
         x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
-    G is the generator, a the strength, y the latents. The reader is a linear classifier on the label's latents, which only
-    helps the training. A stop is one of the S discrete rates. Its gain is the inverse of its quantisation step (see `rates`).
-    The weight v is 0 at stop 0. At higher stops v grows with the square of the gain, because finer steps have smaller errors
-    (Kamisli et al. 2024).
+    G is the generator, a the strength, g_a the compressor's encoder, y the latents, g_s the decoder. The reader is a linear
+    classifier on the label's latents, which only helps the training. A stop is one of the S discrete rates. Its gain is the
+    inverse of its quantisation step (see `rates`). The weight v is 0 at stop 0. At higher stops v grows with the square of the
+    gain, because finer steps have smaller errors (Kamisli et al. 2024).
 
     The error is measured against the image without the generator's random component, because coding that noise would waste
     bits. `only` trains a network for a single stop, for comparison with the network for all stops.
@@ -141,7 +141,7 @@ class VariableRateObjective(CompressorObjective):
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Code each image at its stop (N). Return the reconstructions, the bits of each image (N), and the latents.
+        """Code each image at its stop. Return the reconstructions, the bits of each image (N), and the latents.
 
         The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
         with uniform noise, as in CompressAI. The label's latents are rounded instead, because noise is misleading there (see
