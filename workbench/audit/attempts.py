@@ -50,7 +50,7 @@ class Attempts:
 
     `judge` is the classifier that scores guesses. A judge of another audit of the same data set may be reused. If `folder` is
     given, figures are also stored there (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError
-    for more pairs than training images.
+    if the source `same` has fewer than `pairs` pictures.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The complete audit of one pair of target and auxiliary: every attacker on every view, the controls, linking and membership.
 
 A view is what an attacker observes at one point of the system. A control is a guess without observation. The effort is an
-attacker's budget: its pairs (own pictures with observations), its training images and its gradient steps.
+attacker's budget: its pairs (own pictures with observations), its training images and its gradient steps. Linking and
+membership are two further tests (see `linkage`).
 """
 
 from __future__ import annotations

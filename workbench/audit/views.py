@@ -130,9 +130,9 @@ class Kept(Generic[Made]):
 class Observer:
     """Simulates client, edge and cloud, and returns what an attacker observes.
 
-    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. `like` is another
-    observer of the same pair. The new observer then uses its networks and its cache of protected pictures. Raises UsageError
-    for a strength outside [0, 1].
+    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. If `like`, another
+    observer of the same networks, is given, both share prepared networks and protected pictures. Raises UsageError for a
+    strength outside [0, 1].
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Observer:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The codec, its options and the strength. Observers of one pair with equal settings have equal views."""
+        """The codec, its options and the strength. Observers of the same networks with equal settings have equal views."""
         return (self._asked[0], *sorted(self._options.items()), self.strength)
 
     @cached_property

@@ -97,7 +97,7 @@ class Trainer:
         self._flops: dict[tuple[str, int], float] = {}  # FLOP of one image, by the kind of step and the images' side
 
     def step(self, step: int) -> tuple[Tensor, dict[str, Tensor], float]:
-        """Run a training step. Return the loss, the figures, and the step's PFLOP over all processes."""
+        """Run a training step. Return the loss, the figures, and the PFLOP (10^15 operations) of all processes."""
         rows = own_rows(self.feed.rows(step), self.fabric)
         torch.manual_seed(seed_step(self.seed, step * self.fabric.world_size + self.fabric.global_rank))
         images, labels = self.feed.at(step, rows)

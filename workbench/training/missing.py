@@ -82,10 +82,10 @@ def ensure(
     """Train the missing or interrupted networks of a pair. Return the manifests of classifiers, generator and compressor.
 
     Existing networks are reused, whatever their preset. A network that was trained against other networks than the present
-    ones counts as missing. With `shipped` False, weights that ship with the workbench count as missing, too. `compressor`
-    False leaves out the compressor.
+    ones counts as missing. With `shipped` False, weights that ship with the workbench count as missing, too. With `compressor`
+    False, no compressor is trained.
 
-    The `variant` `paper` of generator and compressor has the papers' settings and losses, and is saved next to the default
+    With the `variant` `paper`, generator and compressor get the papers' settings and losses, and are saved next to the default
     variant. `run` are further options of `train_and_keep`. Trainings are reported on standard error.
     """
     wanted = _Wanted(dataset, preset, budget, shipped)

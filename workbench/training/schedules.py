@@ -80,10 +80,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """The result of `fit`: the kept network's figures (`best`), the validations (`history`), and the cost.
+    """The result of `fit`: figures, history and cost of a training.
 
-    `complete` states whether training ran to its end. `pflop` counts the multiplications and additions of all forward and
-    backward passes in training steps, in 10^15.
+    `best` has the kept network's figures, `history` the validations. `complete` states whether training ran to its end.
+    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15.
     """
 
     best: dict[str, float] = field(default_factory=dict)
