@@ -1,23 +1,27 @@
-"""The privacy audit: attackers that reconstruct pictures, and controls that every figure is compared with.
+"""The privacy audit: attackers, and the controls that every figure is compared with.
 
 A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
-pictures with its observation. A control is a guess without any observation, such as the mean image of the true class. A gain is
-how much better an attacker's figure is than the control's, for identification the ratio of the two.
+pictures with its observation. A control is a guess without any observation, such as the mean image of the true class. A gain
+is an attacker's figure minus the control's. For identification, the gain is the ratio of the two figures.
 
 ::
 
     views           an attacker's observations, and the pairs that it learns from
-    contract        the interface of an attacker, and its effort
+    contract        the interface of an attacker, and the effort (an attacker's budget)
+    networks        the attackers' networks and their training loop
     reconstruct     attackers that reconstruct pictures
-    attackers       attackers that read classes or replay pictures, and the registry
-    scores          the measures of a guess
+    priors          white-box attackers with a learnt image prior
+    attackers       attackers that predict classes or replay pictures, and the registry
+    scores          the scores of a guess
     membership      the RMIA test: whether a picture was among a generator's training images
-    crew            attackers in parallel
-    attempts        attackers on views, each with every seed, next to the controls
-    linkage         linking of captures, and membership of training images
+    crew            parallel runs of attackers
+    figures         stored figures of completed attackers
+    attempts        runs of attackers with several seeds, and the controls
+    linkage         tests that link captures of one picture, and tests that detect training images
+    unseen          the accuracy of classifiers that took no part in the generator's training
     run             the whole audit, and its convergence over effort
-    verdict         whether each view stays within the allowed gain
-    sweeps          the best attack over strength, bits, number of pairs, and sends of each picture
+    verdict         whether the attackers' gain on each view is small enough
+    sweeps          the best attack over strength, bits, number of pairs, and number of sends
     privacy_report  the result for a privacy officer
 """
 

@@ -5,9 +5,10 @@ The attackers, by the kind of their guess::
     picture    undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
-    which      replay    sends every known picture through the edge, several times, and compares the mean views
+    which      replay    sends known pictures through the edge, and names the one whose view is nearest to the observation
 
-A pair is one of the attacker's own pictures with its observation, a send one pass of a picture through client and edge.
+A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
+observation. A send is one pass of a picture through client and edge.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ __all__ = ["ATTACKERS", "Effort", "Inversion", "Read", "Replay", "Retrain"]
 
 
 class Read(Attacker):
-    """An attacker that predicts the class with a small classifier, trained on observations of the attacker's own pictures."""
+    """Predicts the class with a small classifier.
+
+    The classifier is trained on observations of the attacker's own pictures.
+    """
 
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
@@ -39,7 +43,7 @@ class Read(Attacker):
         return SmallCNN(self.observer.pair.target.num_classes, self.effort.reader)
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the classifier. Raises UsageError for pairs without labels."""
+        """Train the classifier. Raises UsageError if `pairs` has no labels."""
         if pairs.labels is None:
             raise UsageError(f"attacker {self.name!r} needs pairs whose classes are known: source 'same'")
         with seeded(self.seed):
@@ -59,12 +63,15 @@ class Read(Attacker):
 
 
 class Retrain(Read):
-    """An attacker that predicts the class with a copy of the pair's auxiliary model, fine-tuned on protected pictures."""
+    """Predicts the class with a copy of the auxiliary model, which is fine-tuned on protected pictures."""
 
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
     def make(self) -> nn.Module:
-        """Return a trainable copy of the auxiliary model. Dropout is off: it would draw from the shared random generator."""
+        """Return a trainable copy of the auxiliary model, without dropout.
+
+        Dropout would draw from torch's shared random generator.
+        """
         made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():
             if isinstance(layer, nn.Dropout):
@@ -79,9 +86,11 @@ class Retrain(Read):
 
 
 class Replay(Attacker):
-    """Sends each known picture through the edge `effort.sends` times, and compares the mean views with the observation.
+    """Identifies the observed picture among pictures that the attacker knows.
 
-    With a random component in the generator, every send gives a different view. Their mean converges to the noiseless view.
+    The attacker sends each known picture through the edge `effort.sends` times. The guess is the known picture whose mean view
+    is nearest to the observation. A random component in the generator makes each view different. The mean over many views
+    suppresses this component.
     """
 
     name, knows, guesses = "replay", "the pictures among which the observed one is", "which"
@@ -90,12 +99,12 @@ class Replay(Attacker):
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Store the mean view of each known picture over all its sends."""
+        """Store the mean view of each known picture over all sends. The known pictures are those of `pairs`."""
         for _ in self.sending(pairs):
             pass
 
     def sending(self, pairs: Pairs) -> Iterator[int]:
-        """Send the known pictures repeatedly, and update their mean views. Yield after each send the number of sends so far."""
+        """Send the known pictures repeatedly, and update their mean views. Yield the number of sends after each update."""
         self.known = pairs.observed.seen.flatten(1)
         yield 1
         for send in range(2, self.sends + 1):
@@ -105,7 +114,7 @@ class Replay(Attacker):
 
     @property
     def sends(self) -> int:
-        """The number of sends of each picture, or 1 if the generator has no random component."""
+        """The number of sends of each known picture. It is 1 if the generator has no random component."""
         return self.effort.sends if self.observer.pair.generator.noise else 1
 
     def guess(self, observed: Observed) -> Tensor:

@@ -1,7 +1,8 @@
-"""Run attackers on views, each with several seeds, and compare the results with the controls.
+"""Run attackers with several seeds, and compare their results with the controls.
 
-A view is what an attacker observes at one point of the system, such as the payload. A control is a guess without observation. A
-row is a dict with the figures of one attacker on one view.
+A view is what an attacker observes at one point of the system, such as the payload. An observer simulates the system and
+returns these observations. A control is a guess without observation. An attempt is a list of attackers to run on one view
+(`Attempt`). A row is a dict with the figures of one attacker on one view.
 """
 
 from __future__ import annotations
@@ -38,14 +39,18 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """A runner of attackers on views of a data set's test images, for one `pair` of networks, codec, strength and rate.
+    """Runs attackers on the test images of a data set, for one configuration of the system.
 
-    The first `n` test images are attacked, or all if there are fewer. For some attackers `Attacker.most` is a smaller
-    maximum. Each attacker runs with `seeds` seeds, and learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
-    is None, the number is that of `effort`, limited to the training split. Figures are means over images and seeds. The
-    classifier `judge`, which scores guesses, may come from another audit of the same data set. Figures are also stored in
-    `folder`, if given (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError for more pairs
-    than training images.
+    The configuration is `pair` (the system's networks), `codec`, `strength` (of the perturbation) and `rate` (of the codec).
+    The first `n` test images are attacked, or all if there are fewer. Slow attackers have a smaller limit, `Attacker.most`.
+
+    Each attacker runs with `seeds` seeds. The attacker learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
+    is None, the number is that of `effort`, but at most the size of the training split. Figures are means over images and
+    seeds.
+
+    `judge` is the classifier that scores guesses. A judge of another audit of the same data set may be reused. If `folder` is
+    given, figures are also stored there (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError
+    if the source `same` has fewer than `pairs` pictures.
     """
 
     def __init__(
@@ -93,14 +98,20 @@ class Attempts:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return an observer of the audit's pair. `options` go to the codec. None keeps the audit's strength or codec."""
+        """Return an observer of the audit's networks with another strength or codec. None keeps the audit's value.
+
+        `options` go to the codec.
+        """
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
         return self.observer if made.settings == self.observer.settings else made
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
-        """Return the observations of the test images in a view, cached. One pass through the edge serves all views."""
+        """Return the observations of the test images in a view. Results are cached.
+
+        `observer` defaults to the audit's own. All views share one pass of the images through the edge.
+        """
         observer = observer or self.observer
         kept = self._observed.setdefault(observer, {})
         if view not in kept:
@@ -108,7 +119,10 @@ class Attempts:
         return kept[view]
 
     def protected(self, observer: Observer) -> Tensor:
-        """Return the protected test images at an observer's strength (N x 3 x H x W), cached for all codecs."""
+        """Return the test images after protection at the observer's strength (N x 3 x H x W).
+
+        Results are cached by strength, because the codec does not change them.
+        """
         if observer.strength not in self._protected:
             self._protected[observer.strength] = observer.protect(self.images)
         return self._protected[observer.strength]
@@ -120,14 +134,14 @@ class Attempts:
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed, and return one row for each. `how` are further fields of `Attempt`."""
+        """Run attackers on a view, and return one row for each attacker. `how` are further fields of `Attempt`."""
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Run attempts in parallel, each with every seed. Return for each attempt one row for each attacker."""
+        """Run attempts in parallel. Return a list of rows for each attempt, in the order of its attackers."""
         self._control  # noqa: B018
         for attempt in attempts:  # compute what all seeds share before the threads start
             self.observed(attempt.view, attempt.observer)
@@ -237,7 +251,7 @@ class Attempts:
 
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
-        """The rows of the controls: the true class's mean image, and a random training image of that class."""
+        """The rows of the two controls: the mean image of the true class, and a random training image of that class."""
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
@@ -258,13 +272,13 @@ class Attempts:
 
     @property
     def by_label(self) -> Tensor:
-        """The probability of identifying each test picture by a random choice within its class (N)."""
+        """For each test picture, the probability that a random choice among the test pictures of its class is right (N)."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- progress ----------------------------------------------------------------------------------------------------------
 
     def tick(self, images: int) -> None:
-        """Count images towards the progress bar. Raises CancelledError if another attacker has failed."""
+        """Advance the progress bar by `images`. Raises CancelledError if another attacker has failed."""
         if self._stop.is_set():
             raise CancelledError
         with self._telling:
@@ -273,7 +287,10 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar, if enabled, over `passes` images, plus the judge's images if it is not trained yet."""
+        """A context with a progress bar of `passes` images, if progress is enabled.
+
+        If the judge is not trained yet, the images of its training are added to the bar.
+        """
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -298,10 +315,13 @@ class Attempts:
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the highest PSNR gain over the control, which is comparable between rows with different pictures."""
+    """Return the row with the highest PSNR gain over the control.
+
+    The gain is comparable between rows with different pictures. The PSNR is not.
+    """
     return max(rows, key=lambda row: row["over_control"]["psnr"].value)
 
 
 def judge_passes(effort: Effort) -> int:
-    """Return the judge's number of training images, repeats included: twice `effort.passes`, at most 60,000."""
+    """Return the number of images that train the judge, repeats included: twice `effort.passes`, at most 60,000."""
     return min(2 * effort.passes, 60_000)

@@ -1,4 +1,8 @@
-"""The interface of an attacker, and its effort."""
+"""The interface of an attacker, and `Effort`, an attacker's budget.
+
+A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
+pictures with its observation.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,9 @@ class Effort:
     """The budget of an attacker.
 
     `pairs`: pictures that the attacker sends through the edge. `passes`: training images of one network, repeats included.
-    `width`: channels of inversion networks. `reader`: channels of attackers' classifiers and of the judge. `steps`: gradient
-    steps of a white-box attacker for each picture. `sends`: how often `replay` sends each known picture.
+    `width`: channels of inversion networks. `reader`: channels of the attackers' classifiers, and of the judge that scores
+    guesses. `steps`: gradient steps of a white-box attacker for each picture. `sends`: how often the attacker `replay` sends
+    each picture that it knows.
     """
 
     pairs: int
@@ -34,13 +39,13 @@ class Effort:
     reader: int = 32
 
     def of(self, pairs: int) -> Effort:
-        """Return this effort with another number of pairs. `passes` is raised to at least that number."""
+        """Return this effort with another number of pairs, and with at least as many passes."""
         if pairs < 1:
             raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
 
     def doubled(self, most_pairs: int) -> Effort:
-        """Return this effort with twice the passes, steps and pairs, but at most `most_pairs` pairs."""
+        """Return this effort with twice the passes, steps and pairs. `most_pairs` limits the number of pairs."""
         pairs = max(self.pairs, min(2 * self.pairs, most_pairs))
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 
@@ -59,10 +64,11 @@ EFFORTS = {
 class Attacker(ABC):
     """An attacker: `fit` learns from pairs, then `guess` makes a guess for each observation.
 
-    `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` is a text that names what the attacker knows. `views` are the views that it can
-    attack. `most` limits the number of observations in an audit, for attackers that search for each picture. `tick` receives
-    the number of images of each training step.
+    `guesses` names the kind of guess for N observations: `picture` (N x 3 x H x W in [0, 1]), `class` (logits for K classes,
+    N x K) or `which` (a score for each of M known pictures, N x M). `knows` is a text that names what the attacker knows.
+    `views` names the views on which the attacker works. `most` limits the number of observations in an audit (None: no limit).
+    Attackers that search for every picture need this limit. `tick` is a callback for progress: it receives the number of
+    images of each training step.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,7 @@
-"""Run attackers in parallel threads. One attacker's networks are too small to keep several cores busy."""
+"""Run attackers in parallel threads. One attacker's networks are too small to keep several cores busy.
+
+A view is what an attacker observes at one point of the system, such as the payload.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,12 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers to run on one view. All attackers that start from an inversion network use the same one.
+    """The attackers to run on one view, and the settings of their runs.
 
-    `source` and `pairs` are the source and number of the pictures that the attackers learn from. `seeds` is the number of
-    seeds. Unset fields default to the audit's settings.
+    Several attackers start from an inversion network, which predicts the original picture from an observation. For each seed
+    one such network is trained, and all these attackers use it. `pairs` is the number of pictures that the attackers learn
+    from, and `source` the origin of these pictures. `seeds` is the number of seeds. Unset fields (empty or None) default to
+    the audit's settings.
     """
 
     view: str
@@ -48,11 +53,13 @@ class Attempt:
 
 
 def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
-    """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
+    """Run all jobs, and return their results in the order of `jobs`.
 
-    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. Running jobs then raise CancelledError when they
-    next report progress, and no further job starts. The first exception is raised at the end. The generator's noise in a job
-    depends on the job's index only.
+    On a CPU up to `MOST` jobs run at once and share the cores. On other devices, jobs run one after another. The generator's
+    noise in a job depends only on the job's index.
+
+    If a parallel job raises, or on Ctrl-C, `stop` is set and no further job starts. Running jobs must check `stop` when they
+    report progress, and raise CancelledError. When all jobs have ended, `stop` is cleared and the first exception is raised.
     """
     jobs = [partial(_numbered, job, number) for number, job in enumerate(jobs)]
     cores = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""Store the figures of attackers that have run. With a folder, an interrupted audit continues where it was."""
+"""Store the figures of attackers that have run. If the figures are in files, an interrupted audit can continue."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ __all__ = ["Figures"]
 
 
 class Figures:
-    """A store of attackers' figures, {figure: values by image}. The key is the attacker with all settings of its run.
+    """A mapping from the settings of an attacker's run to the figures of that run.
 
-    With a `folder`, each attacker's figures are also a file there, so another process finds them. The folder is for one audit
-    only: its name must follow from everything that the keys leave out, such as data and weights.
+    A key has the attacker's name and all settings of the run. A value is {figure: one value for each image}. If `folder` is
+    given, the figures are also written to files in that folder, so that another process can read them. A folder is for one
+    audit only. Its name must depend on everything that the keys omit, such as data and weights.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -26,7 +27,7 @@ class Figures:
         self._known: dict[tuple[object, ...], dict[str, Tensor]] = {}
 
     def __contains__(self, key: tuple[object, ...]) -> bool:
-        """Return whether an attacker has run. A file that cannot be read counts as missing."""
+        """Return whether the figures of a run are known, in memory or in the folder. An unreadable file counts as missing."""
         if key not in self._known and self.folder is not None:
             try:
                 self._known[key] = load_file(self._path(self.folder, key))

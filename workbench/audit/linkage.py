@@ -1,4 +1,7 @@
-"""Two privacy tests: linking two captures of one picture, and membership of a picture in the generator's training images."""
+"""Two privacy tests: linking two captures of one picture, and membership of a picture in the generator's training images.
+
+A capture is one photograph of a scene. A view is what an attacker observes at one point of the system, such as the payload.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,14 @@ class Linkage:
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
-        """Return the area under the ROC curve (chance: 0.5) of a test whether two observations show the same picture.
+        """Test whether two observations show the same picture. Return the area under the ROC curve (0.5: chance).
 
-        Positives are two captures of one picture, negatives captures of two pictures of one class. The second capture is
-        shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative squared distance of the
-        observations, after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the
-        generator's noise.
+        A positive is two captures of one picture. A negative is captures of two pictures of one class. The second capture is
+        simulated: the picture is shifted by a pixel, made 5 % brighter, and compressed as a JPEG of quality 70.
+
+        The score is the negative squared distance between the two observations. Before the comparison, each observation is
+        averaged over squares of `side` pixels, which suppresses the generator's noise. By default, `side` is the result of
+        `pooled`.
         """
         if view not in self._second:
             self._second[view] = self.audit.observer.show(self._second_protected, view)
@@ -48,7 +53,10 @@ class Linkage:
         return self._linked(self.audit.observed(view).seen, self._second[view].seen, self.audit.labels, side)
 
     def pooled(self, view: str) -> int:
-        """Return the pooling size (pixels) that is best at linking captures of the attacker's own pictures in a view."""
+        """Return the pooling size (pixels) that links captures best in a view.
+
+        The size is chosen on the attacker's own pictures.
+        """
         if view not in self._pooled:
             *protected, labels = self._own_protected
             first, second = (self.audit.observer.quick.show(each, view) for each in protected)
@@ -72,11 +80,14 @@ class Linkage:
         return area(same, different)
 
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
-        """Return how well RMIA (see `membership`) separates the generator's training images from test images.
+        """Return how well the RMIA test separates the generator's training images from test images (see `membership`).
 
-        `area` is the area under the ROC curve, `true_positives` the rate at 0.1 % false positives. The candidates are random
-        training images, as many as test images. Of the remaining training images, half train the `shadows` shadow generators,
-        and half are the reference pictures. Raises DataError if fewer than 8 training images remain.
+        `area` is the area under the ROC curve. `true_positives` is the true-positive rate at 0.1 % false positives. `shadows`
+        is the number of shadow generators.
+
+        The candidates are as many random training images as there are test images. Half of the remaining training images train
+        the shadow generators, the other half are the reference pictures. Raises DataError if fewer than 8 training images
+        remain.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -108,7 +119,10 @@ class Linkage:
         }
 
     def members(self, view: str) -> Estimate:
-        """Return how well the target's confidence separates the generator's training images from test images (ROC area)."""
+        """Test membership by the target's confidence in the true label. Return the area under the ROC curve (0.5: chance).
+
+        The test separates the generator's training images from test images. Both are observed in `view`.
+        """
         protected, labels = self._trained_on
         inside = self.audit.observer.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.audit.observed(view), self.audit.labels))

@@ -6,9 +6,11 @@
     ratio   p(x) of the audited generator / p(x) expected without training on x, estimated from shadow generators
     score   the share of reference pictures z whose ratio is below the ratio of x
 
-Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-generator with few channels, and with a small target and auxiliary of its own. Each of the three networks learns from another
-third of the attacker's pictures, so that target and auxiliary have not seen the generator's training pictures.
+Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form).
+
+The attacker trains shadow generators, which imitate the audited one. A shadow has few channels, and a small target and
+auxiliary of its own. Each of these three networks learns from a different third of the attacker's pictures. So target and
+auxiliary have not seen the pictures that train the shadow's generator.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ TOWARDS_ONE = 0.3  # RMIA's offline estimate of p(x) is ((1 + a) p_out + 1 - a) 
 
 
 class Shadow:
-    """A generator with few channels, its target and its auxiliary, all three trained on the attacker's pictures `own`."""
+    """A shadow: a small generator with its own target and auxiliary. `own` are the attacker's pictures to train them."""
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class Shadow:
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Protect images, and return the confidence of the shadow's target in their labels, in [0, 1] (N)."""
+        """Protect images, and return the confidence of the shadow's target in each label, N values in [0, 1]."""
         scores = run(lambda part: self.target(self.generator(part)).float().softmax(1), self.device, images)
         return scores.gather(1, labels[:, None])[:, 0]
 
@@ -87,10 +89,11 @@ def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
-    """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests a member, a training image.
+    """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests that the picture was a training image.
 
-    `audited` has the audited generator's confidences in the N pictures, `references` those in R reference pictures. `shadows`
-    (S x N) and `shadows_of_references` (S x R) are the confidences of S shadow generators that saw none of these pictures.
+    All arguments are confidences p(x) (see the module). `audited` (N) and `references` (R) are those of the audited generator,
+    for the N pictures and for R reference pictures. `shadows` (S x N) and `shadows_of_references` (S x R) are those of S
+    shadow generators, for the same pictures. No shadow was trained on any of these pictures.
     """
     ratio, others = _ratio(audited, shadows), _ratio(references, shadows_of_references)
     ordered = others.sort().values
@@ -106,10 +109,10 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
 
 
 def true_positives(members: Tensor, others: Tensor) -> Estimate:
-    """Return the share of members whose score is above a threshold that few non-members (`others`) exceed.
+    """Return the true-positive rate of a membership test: the share of members with a score above a threshold.
 
-    At most one in 1,000 non-members exceeds the threshold. The interval is Wilson's. Raises UsageError if `members` or `others`
-    is empty.
+    `members` and `others` are scores of members and of non-members. At most one in 1,000 non-members exceeds the threshold.
+    The interval is Wilson's. Raises UsageError if `members` or `others` is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")

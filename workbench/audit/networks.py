@@ -1,7 +1,7 @@
 """The networks of the attackers and of the judge (the classifier that scores guesses), and their training loop.
 
-Attackers learn from pairs: own pictures, the observation `seen` of each picture, and `answers`, the labels that
-the cloud returned.
+Attackers learn from pairs, their own pictures with observations. In arguments, `seen` are the observations, and `answers` are
+the labels that the cloud returned for them. An inverter predicts the original picture from an observation and a label.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _drawing = threading.Lock()
 
 
 def solve(x: Tensor, wanted: Tensor) -> Tensor:
-    """Return the least-squares solution of x @ solution = wanted, by the normal equations in float64 with a tiny ridge.
+    """Return the least-squares solution of x @ solution = wanted, for `x` of N x F and `wanted` of N x T.
 
-    `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 would drop every direction
-    whose singular value is below 1e-7 N times the largest. For the pixels of 2,000 pictures it would drop a quarter
-    of the directions, those of the colours.
+    The solution is F x T in float32. The normal equations with a tiny ridge are solved in float64. `torch.linalg.lstsq` in
+    float32 would ignore directions with a singular value below 1e-7 N times the largest. For the pixels of 2,000 pictures, a
+    quarter of the directions would be lost, those of the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -57,9 +57,10 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 
 
 class MeanPictures(nn.Module):
-    """A lookup table: for each of K labels that the cloud returned, the mean picture of an attacker's pairs, K x 3 x H x W.
+    """A table with the mean picture for each of K labels (K x 3 x H x W), from an attacker's pairs.
 
-    The means of rare labels are shrunk towards the mean of all pairs, which counts as `PRIOR` further pairs of each label.
+    A picture counts for the label that the cloud returned. The mean of a rare label is shrunk towards the mean of all
+    pictures, which counts as `PRIOR` further pictures of each label.
     """
 
     PRIOR = 4
@@ -82,9 +83,10 @@ class MeanPictures(nn.Module):
 
 
 class Inverter(nn.Module, ABC):
-    """Reconstructs originals from views and labels: a base, fitted in closed form, plus `share` times a trained residual.
+    """Reconstructs originals from observations and labels, as base + `share` * residual.
 
-    The residual starts at zero, so an untrained network returns the base.
+    The base is a simple guess that is fitted in closed form. The residual is a trained correction, weighted by `share`. The
+    residual starts at zero, so an untrained network returns the base.
     """
 
     def __init__(self, means: MeanPictures) -> None:
@@ -92,26 +94,26 @@ class Inverter(nn.Module, ABC):
         self.means, self.share, self.classes = copy.deepcopy(means), 1.0, len(means.means)
 
     def forward(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the guesses for views `seen` and labels `answers`, N x 3 x H x W, not clamped."""
+        """Return guesses of the originals (N x 3 x H x W, not clamped) from observations and labels."""
         return self.base(seen, answers) + self.share * self.residual(seen, answers)
 
     def base(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the base of each guess, N x 3 x H x W: by default the label's mean picture."""
+        """Return the base of each guess, N x 3 x H x W. By default the base is the label's mean picture."""
         guess: Tensor = self.means(answers)
         return guess
 
     @abstractmethod
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the trained corrections of the base, N x 3 x H x W."""
+        """Return the correction of each base, N x 3 x H x W."""
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
-        """Fit the base to pairs of views and originals in closed form. Does nothing by default."""
+        """Fit the base in closed form to observations, labels and the originals `images`. Does nothing by default."""
 
 
 class PictureInverter(Inverter):
-    """An inverter of views that are pictures, N x 3 x H x W. A U-Net computes the residual.
+    """An inverter for observations that are pictures. A U-Net computes the residual.
 
-    The base is least squares on the view's pixels and the label's mean picture.
+    The base predicts each pixel by linear regression on the observed pixel and on the label's mean picture.
     """
 
     def __init__(self, width: int, means: MeanPictures) -> None:
@@ -139,7 +141,10 @@ class PictureInverter(Inverter):
 
 
 class CodeInverter(Inverter):
-    """An inverter of latents N x C x h x w: the label's mean picture, plus a residual by transposed convolutions."""
+    """An inverter for observed latents (N x C x h x w). Transposed convolutions compute the residual.
+
+    The base is the label's mean picture.
+    """
 
     def __init__(self, example: Tensor, width: int, means: MeanPictures, size: int) -> None:
         super().__init__(means)
@@ -176,14 +181,17 @@ def zero_(layer: nn.Conv2d) -> None:
 
 
 def inverter(example: Tensor, width: int, means: MeanPictures, size: int) -> Inverter:
-    """Return an untrained inverter for views like `example` and originals of `size` x `size` pixels."""
+    """Return an untrained inverter for observations like `example` and originals of `size` x `size` pixels.
+
+    `width` scales the number of channels.
+    """
     if example.shape[1] == 3 and example.shape[-1] == size:
         return PictureInverter(width, means)
     return CodeInverter(example, width, means, size)
 
 
 class SmallCNN(nn.Module):
-    """A small classifier of five convolutions, for the judge and for attackers that read the class."""
+    """A small classifier of five convolutions, for the judge and for attackers that predict the class."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
@@ -195,7 +203,7 @@ class SmallCNN(nn.Module):
         self.layers, self.last = nn.Sequential(*layers), nn.Linear(8 * w, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits N x K of images N x 3 x H x W in [0, 1]."""
+        """Return the logits (N x K) of images (N x 3 x H x W in [0, 1])."""
         return self._head(self.layers(4 * (images - 0.5)))
 
     def _head(self, x: Tensor) -> Tensor:
@@ -203,7 +211,7 @@ class SmallCNN(nn.Module):
         return logits
 
     def features_and_logits(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Return the activations of each block, normalised over channels as in LPIPS, and the logits."""
+        """Return the activations of each block, and the logits. Activations are normalised over channels, as in LPIPS."""
         x, activations = 4 * (images - 0.5), []
         for layer in self.layers:
             x = layer(x)
@@ -213,15 +221,19 @@ class SmallCNN(nn.Module):
 
 
 def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Return the distance of N pairs of images (N) from their features by block: mean squares over pixels, summed over blocks.
+    """Return the perceptual distance of N pairs of images (N). `x` and `y` are the features of the images, block by block.
 
-    With features of AlexNet and learnt channel weights this would be LPIPS (Zhang et al. 2018).
+    Squared differences are summed over channels, averaged over pixels, and summed over blocks. With features of AlexNet and
+    learnt channel weights, the distance would be LPIPS (Zhang et al. 2018).
     """
     return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(x, y, strict=True)]).sum(0)
 
 
 class Critic(nn.Module):
-    """A patch discriminator of originals and guesses: N x 3 x H x W -> logits N x 1 x H/8 x W/8 (Isola et al. 2017)."""
+    """A patch discriminator, which learns to separate originals from guesses (Isola et al. 2017).
+
+    The input is N x 3 x H x W, the output are logits N x 1 x H/8 x W/8.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -237,7 +249,10 @@ class Critic(nn.Module):
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A context in which torch's global generator is seeded, for example for initial weights. Other threads wait."""
+    """A context that seeds torch's global random generator, for example for initial weights.
+
+    Only one thread at a time can be in this context. Other threads wait.
+    """
     with _drawing:
         torch.manual_seed(seed)
         yield
@@ -254,9 +269,11 @@ def learn(
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Train a network on `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
+    """Train a network with AdamW and one learning-rate cycle, on `passes` images in total, repeats included.
 
-    `tick` receives the number of images of each step. The last of these numbers is reduced, so that their sum is `passes`.
+    `data` are tensors with one row for each image. `loss` gets a batch of rows of each tensor. `rate` is the peak learning
+    rate. `tick` receives the number of images of each step. The last of these numbers is reduced, so that their sum is
+    `passes`.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]
@@ -283,9 +300,9 @@ def learn(
 
 
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that computes in 16 bits, if the device supports it.
+    """Return a context that computes in bfloat16, if the device supports that.
 
-    Autocast's weight cache is off: it is process-wide, and the first thread to finish would clear it.
+    Autocast's weight cache is off. The cache is process-wide, and the first thread to finish would clear it.
     """
     return (
         torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
@@ -295,7 +312,7 @@ def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def run(network: Callable[..., Tensor], device: torch.device, *inputs: Tensor) -> Tensor:
-    """Return network(*inputs) on the CPU, computed in batches on `device` without gradients."""
+    """Compute network(*inputs) in batches on `device`, without gradients. Return the result on the CPU."""
     with torch.inference_mode(), narrow(device):
         rows = torch.arange(len(inputs[0]))
         return in_parts(lambda part: network(*(each[part].to(device) for each in inputs)).float().cpu(), rows)

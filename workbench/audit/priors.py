@@ -7,9 +7,13 @@
     diffusion  sampling from a diffusion prior, guided by the observation, as DRAG does (Lei et al., ICML 2025; Chung et al.,
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
-Both know the weights of generator and encoder, and train their prior on the attacker's own pictures. The search starts from the
-inversion network's guess. The result is that guess plus a share of the correction, the found picture minus that guess. Held-out
-pairs determine the share (0 if the prior does not help) and one parameter of the search, its `setting`.
+White box means that the attacker knows the weights of generator and encoder. A view is what an attacker observes at one point
+of the system. A pair is one of the attacker's own pictures with its observation. Both attackers train their prior on the
+pictures of their pairs.
+
+The search starts from the inversion network's guess of the picture. The correction is the difference between the found picture
+and this guess. The result is the guess plus a share of the correction. Held-out pairs determine the share, which is 0 if the
+prior does not help. They also determine `setting`, the only parameter of the search.
 """
 
 from __future__ import annotations
@@ -66,13 +70,13 @@ class WithPrior(Search):
 
     @abstractmethod
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the prior on the pairs' pictures and the labels that the cloud returned for them."""
+        """Train the prior on the pictures of `pairs`, and on the labels that the cloud returned for these pictures."""
 
     @abstractmethod
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU, searched from `start`.
+        """Search for likely pictures whose views are the observations. Return N x 3 x H x W in [0, 1], on the CPU.
 
-        `setting` is one of `self.settings`, whose meaning each class defines.
+        The search starts from the pictures `start`. `setting` is one of `self.settings`. Each subclass defines its meaning.
         """
 
     def mismatch(self, pictures: Tensor, seen: Tensor, view: str) -> Tensor:
@@ -82,7 +86,10 @@ class WithPrior(Search):
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of a picture minus its label's mean picture, with `LATENTS` latents."""
+    """A convolutional variational autoencoder of pictures, given the label. A picture has `LATENTS` latents.
+
+    The network encodes and decodes the difference between a picture and the label's mean picture.
+    """
 
     LATENTS = 64
     SIGMA = 0.03  # standard deviation of the pixels' Gaussian likelihood
@@ -102,14 +109,14 @@ class ConditionalVAE(nn.Module):
         self.up = nn.Sequential(*layers, nn.Conv2d(w // 2, 3, 3, padding=1))
 
     def encode(self, images: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean and the logarithm of the variance of the latents, N x `LATENTS` each."""
+        """Return the mean and the logarithm of the variance of the latents, N x `LATENTS` each. `answers` are the labels."""
         padding = 8 * self.side - self.size
         inputs = F.pad(4 * (images - self.means(answers)), (0, padding, 0, padding))
         mean, log_variance = self.down(with_labels(inputs, answers, self.classes)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 4)
 
     def decode(self, latents: Tensor, answers: Tensor) -> Tensor:
-        """Return the pictures for latents and labels, N x 3 x H x W, not clamped."""
+        """Return the pictures (N x 3 x H x W, not clamped) for latents and labels."""
         label = F.one_hot(answers, self.classes).to(latents)
         grid = self.first(torch.cat([latents, label], 1)).view(len(latents), -1, self.side, self.side)
         pictures: Tensor = self.means(answers) + self.up(grid)[..., : self.size, : self.size]
@@ -118,7 +125,7 @@ class ConditionalVAE(nn.Module):
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
         """Return the negative evidence lower bound (nats) up to a constant, averaged over pictures and over pixel values.
 
-        `noise` is standard normal, N x `LATENTS`.
+        `noise` (N x `LATENTS`, standard normal) serves to sample the latents.
         """
         mean, log_variance = (each.float() for each in self.encode(images, answers))
         pictures = self.decode(mean + noise * (log_variance / 2).exp(), answers).float()
@@ -128,9 +135,10 @@ class ConditionalVAE(nn.Module):
 
 
 class LatentPrior(WithPrior):
-    """Gradient descent on the latents of a conditional autoencoder, starting from the latents of the inversion's guess.
+    """Searches by gradient descent in the latents of a conditional autoencoder.
 
-    `settings` are candidates for the weight of the prior's term in the loss, the mean square of the latents.
+    The search starts from the latents of the inversion network's guess. The loss is the mismatch with the observation, plus
+    the weighted mean square of the latents. `settings` are candidates for this weight.
     """
 
     name = "latents"
@@ -152,7 +160,7 @@ class LatentPrior(WithPrior):
         self.prior.requires_grad_(False)
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Minimise the mismatch plus `setting` times the mean square of the latents by gradient descent."""
+        """Minimise the mismatch with the observation plus `setting` times the mean square of the latents."""
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         with torch.no_grad():
             latents = self.prior.encode(start.to(self.device), answers)[0].float()
@@ -172,13 +180,14 @@ class LatentPrior(WithPrior):
 
 
 class DiffusionPrior(WithPrior):
-    """Deterministic sampling from a conditional diffusion model, with a correction towards the observation at each step.
+    """Samples from a conditional diffusion model, and corrects the sample towards the observation at each step.
 
-    Let u = (x - the label's mean picture) / spread, with `spread` the standard deviation of these differences. The model
-    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022). The
-    sampler is that of Song et al. 2021. It starts at t = `START` from the inversion's guess with that much noise. `settings`
-    are candidates for the total length of all corrections, relative to the norm of the remaining noise. At 0 there is no
-    correction.
+    Let u = (x - the label's mean picture) / spread. `spread` is the standard deviation of these differences. The model
+    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022).
+
+    The sampler is deterministic (Song et al. 2021). Sampling starts at t = `START` from the inversion network's guess, with
+    the amount of noise for this t. `settings` are candidates for the total length of all corrections, relative to the norm of
+    the remaining noise. At 0 there is no correction.
     """
 
     name = "diffusion"
@@ -186,7 +195,7 @@ class DiffusionPrior(WithPrior):
     START = 0.7
 
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the denoiser. Its inputs are the noisy picture, the label, and t as a constant channel."""
+        """Train the diffusion model. Its inputs are the noisy picture, the label, and t as a constant channel."""
         random = torch.Generator().manual_seed(self.seed)
         self.classes = len(self.means.means)
         with seeded(self.seed):
@@ -212,7 +221,10 @@ class DiffusionPrior(WithPrior):
         return velocity
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Sample in `effort.steps` steps. The noise depends on the attacker's seed only."""
+        """Sample pictures in `effort.steps` steps. `setting` is the total length of the corrections (see the class).
+
+        The noise depends only on the attacker's seed.
+        """
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         middle = self.means(answers)
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(self.seed)).to(self.device)

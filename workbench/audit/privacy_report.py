@@ -1,6 +1,7 @@
-"""The report for a privacy officer, one HTML page: the promise, the attackers, the method, and where the protection fails.
+"""The audit's report for a privacy officer, as one HTML page.
 
-Every verdict, number and name on the page comes from an audit's result.
+The page states the promise, the attackers, the method, and the failures of the protection. Every verdict, number and name on
+the page comes from an audit's result.
 """
 
 from __future__ import annotations
@@ -53,16 +54,16 @@ CONTROLS = {"class mean": "the average picture of its class", "training image": 
 
 
 def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
-    """Write the report on an audit's `result`, and on `variants` (see `render`), to one self-contained HTML file."""
+    """Write the report to `path`, as one self-contained HTML file. `result` and `variants` are as in `render`."""
     write_text(path, render(result, variants))
 
 
 def render(result: Result, variants: Mapping[str, Result] | None = None, whole: bool = True) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are results of other generators, {name: result}. Each has the verdict on the protected image itself (`over`,
-    `allowed`, `holds`) and the target's accuracy on it (`answered`). Without `whole`, only the article with its style is
-    returned, to embed in another page.
+    `variants` maps the names of other generators to results. Such a result has the verdict on the protected image (`over`,
+    `allowed`, `holds`) and the target's accuracy on that image (`answered`). If `whole` is False, only the article and its
+    style are returned, to embed in another page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

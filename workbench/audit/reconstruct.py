@@ -2,14 +2,17 @@
 
 ::
 
-    undo      least squares on pixels: polarity, colours and histogram corrected, noise smoothed
-    invert    an inversion network (He et al. 2019, 2020); for few distinct observations, the mean picture of each
+    undo      linear regression on pixels, which corrects polarity, colours and contrast, and smooths the noise
+    invert    an inversion network, which predicts the picture from the observation (He et al. 2019, 2020)
     prior     the same network, further trained with an adversarial and a feature loss
-    optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, is the observation
+    optimise  white box with the generator's weights: gradient descent to a picture whose protected form is the observation
 
-A network's guess is a base plus a trained residual. The base is fitted in closed form: it is the mean picture of the observed
-label or, if the view is a picture, least squares on that mean and the view's pixels. The residual is used only if it lowers the
-error on held-out pairs.
+A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
+observation. If there are only few distinct observations, `invert` returns the mean picture of each observation instead.
+
+An inversion network's guess is a base plus a trained residual. The base is fitted in closed form. By default the base is the
+mean picture of the label that the cloud returned. If the observation is a picture, the base is a linear regression on that
+mean and on the observed pixels. The residual is used only if it lowers the error on held-out pairs.
 """
 
 from __future__ import annotations
@@ -43,9 +46,11 @@ def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
 
 
 class Undo(Attacker):
-    """Least squares on pixels of the smoothed view, its equalised histogram and the label's mean picture.
+    """Predicts each pixel of the original by linear regression.
 
-    One matrix, 10 x 3, corrects polarity, mixed colours and contrast. `fit` tries several smoothing widths (pixels).
+    The inputs are the smoothed observation, the rank of each pixel among all pixels (histogram equalisation), and the label's
+    mean picture. One 10 x 3 matrix corrects polarity, mixed colours and contrast. `fit` tries several smoothing widths
+    (pixels).
     """
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
@@ -53,7 +58,7 @@ class Undo(Attacker):
     learns_from = 500  # limit of pairs: 500,000 pixels suffice for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the matrix at each smoothing width, and keep the one with the least squared error."""
+        """Fit the matrix at each smoothing width. Keep the width with the least squared error, and its matrix."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
         few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
@@ -94,10 +99,10 @@ class Undo(Attacker):
 
 
 class Inversion(Attacker):
-    """An inversion network that minimises the mean squared error (He et al. 2019).
+    """An attacker with an inversion network that minimises the mean squared error (He et al. 2019).
 
-    With at least `FEW` pairs for each distinct observation, no network is trained. The guess is then the mean of all pictures
-    with the same observation, which minimises the mean squared error.
+    No network is trained if there are at least `FEW` times as many pairs as distinct observations. The guess is then the mean
+    of all pictures with the same observation. This mean has the least mean squared error.
     """
 
     name, knows = "invert", "pairs"
@@ -122,7 +127,7 @@ class Inversion(Attacker):
         network.share = self._share(network)
 
     def untrained(self, pairs: Pairs) -> Inverter:
-        """Return an untrained inverter: its base is fitted to `pairs`, its trainable residual is still zero."""
+        """Return an inverter whose base is fitted to `pairs`. Its trainable residual is still zero."""
         with seeded(self.seed):
             network = inverter(pairs.observed.seen[:4096], self.effort.width, self.means, pairs.images.shape[-1])
         network.fit_base(pairs.observed.seen[:2000], pairs.observed.answers[:2000], pairs.images[:2000])
@@ -150,7 +155,7 @@ class Inversion(Attacker):
 
 
 class FromInversion(Attacker):
-    """An attacker that starts from the fitted inversion network `base`. If `base` is None, the attacker fits one first."""
+    """An attacker that starts from `base`, a fitted `Inversion`. If `base` is None, the attacker fits an `Inversion` first."""
 
     def __init__(
         self,
@@ -164,15 +169,18 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return the number of images that are processed for `n` observations, without the training of a given base."""
+        """Return the number of images that `fit` and `guess` process for `n` observations.
+
+        The training of a given `base` is not included.
+        """
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod
     def further(self, n: int) -> int:
-        """Return the number of images that are processed after the inversion network's training."""
+        """Return the number of images that are processed for `n` observations after the training of `base`."""
 
     def based(self, pairs: Pairs) -> Inversion:
-        """Return the base inversion network, which is fitted to the pairs if none was given."""
+        """Return `base`. If none was given, first fit an `Inversion` to the pairs."""
         if self.base is None:
             self.base = Inversion(self.observer, self.effort, self.seed, self.tick)
             self.base.fit(pairs)
@@ -180,12 +188,12 @@ class FromInversion(Attacker):
 
 
 class Prior(FromInversion):
-    """An inversion network that is further trained to make a critic accept its guesses as originals.
+    """An inversion network with further training against a critic, which separates guesses from originals.
 
-    The training starts from a fitted `Inversion`, and uses as many images. The loss is a weighted sum of the absolute error,
-    the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are
-    sharper than those of `Inversion`, but mostly have a larger squared error. On held-out pairs, the absolute and feature
-    error decides whether the trained residual is used, or only the base (see `Inverter`).
+    The further training starts from a fitted `Inversion`, and uses as many images. The loss is a weighted sum of the absolute
+    error, the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses
+    are sharper than the guesses of `Inversion`, but mostly have a larger squared error. The trained residual is dropped if it
+    increases the absolute and feature error on held-out pairs (see `Inverter`).
     """
 
     name, knows = "prior", "pairs"
@@ -240,15 +248,19 @@ class Prior(FromInversion):
 
 
 class Search(FromInversion):
-    """A white-box attacker that searches, from the inversion's guess, for a picture whose view is the observation."""
+    """A white-box attacker that searches for a picture whose view is the observation.
+
+    The search starts from the inversion network's guess.
+    """
 
     knows, views = "pairs, the weights of generator and encoder", ("perturbed", "payload")
     most = 1000
 
     def searched(self, observed: Observed, search: Callable[[Tensor, Observed], Tensor] | None) -> Tensor:
-        """Return `search(guesses, observations)`, computed in batches. If `search` is None, return the inversion's guesses.
+        """Run `search(guesses, observations)` in batches, and return the pictures that the search finds.
 
-        For equal observations the search runs once.
+        The guesses are those of the inversion network. If `search` is None, these guesses are returned. If several
+        observations are equal, the search runs once for all of them.
         """
         assert self.base is not None
         first, which = observed.distinct
@@ -262,11 +274,11 @@ class Search(FromInversion):
 
 
 class Optimise(Search):
-    """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
+    """Searches by gradient descent for a picture whose protected form is the observation.
 
-    The loss is `observation_error` plus total variation, with the weight that is best on held-out pairs. If no weight improves
-    on the inversion's guess there, that guess is returned. The view `decoded` needs no attack of its own, because the payload
-    determines it.
+    The search starts from the inversion network's guess. The loss is `observation_error` plus weighted total variation.
+    Held-out pairs select the weight. If no weight improves on the inversion network's guess there, that guess is returned. The
+    view `decoded` needs no attack, because the payload determines the decoded image.
     """
 
     name = "optimise"
@@ -279,7 +291,7 @@ class Optimise(Search):
         return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the inversion network, and choose the weight of total variation on held-out pairs."""
+        """Fit the inversion network, and select the weight of total variation on held-out pairs."""
         base = self.based(pairs)
         few = base.held[torch.arange(min(self.tuned_on, len(base.held)))]
         start = base.guess(few.observed)
@@ -312,10 +324,11 @@ class Optimise(Search):
 
 
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
-    """Return the distance between the views of pictures `x` and the observations `seen` as a differentiable scalar.
+    """Return a differentiable distance (a scalar) between the views of the pictures `x` and the observations `seen`.
 
-    It is the mean squared error of the protected images or, for a neural codec's `payload`, of the latents. If the encoder
-    chooses whole patterns of latents (`NeuralCompressor.choose`), it is the cross-entropy of that choice.
+    For the view `perturbed`, the distance is the mean squared error of the protected images. For the `payload` of a neural
+    codec, it is the mean squared error of the latents. Some encoders choose whole patterns of latents
+    (`NeuralCompressor.choose`). Then the distance is the cross-entropy of that choice.
     """
     protected = observer.generator(x, observer.strength)
     compressor = observer.compressor

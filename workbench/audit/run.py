@@ -1,4 +1,9 @@
-"""The complete audit of one pair: every attacker on every view, the controls, linking and membership."""
+"""The complete audit of one pair of target and auxiliary: every attacker on every view, the controls, linking and membership.
+
+A view is what an attacker observes at one point of the system. A control is a guess without observation. The effort is an
+attacker's budget: its pairs (own pictures with observations), its training images and its gradient steps. Linking and
+membership are two further tests (see `linkage`).
+"""
 
 from __future__ import annotations
 
@@ -46,11 +51,11 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double pairs, passes and steps until the best attacker gains less than `gain` dB on every view. Return the curve.
+        """Double the effort until the best attackers gain less than `gain` dB on every view. Return the curve.
 
-        Each row of the curve is a view's best attacker at one effort. The last effort replaces `self.effort`, so that table,
-        verdict and Pareto front use it. `self.converged` is False if `doublings` did not suffice. All figures are then lower
-        bounds. Raises UsageError if none of the attackers reconstructs pictures.
+        Each row of the curve has a view's best attacker at one effort. The last effort stays in `self.effort`, and all later
+        figures use it. If `doublings` do not suffice, `self.converged` is False, and all figures are lower bounds. Raises
+        UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}
@@ -80,12 +85,14 @@ class Audit(Attempts):
     def result(
         self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0, unseen: int = 0
     ) -> dict[str, Any]:
-        """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
+        """Run the complete audit. Return its figures, the verdict, and the origin of weights and data.
 
-        `unprotected` is the better row of `undo` and `invert` at strength 0. `identity` is the PSNR (dB) of the view itself at
-        strength 0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`. Unless it was
-        called before, every figure is a lower bound. `shadows` is the number of shadow generators that are trained for
-        `membership_rmia`, which is empty for 0. `unseen` is the number of classifiers in the rows `unseen` (`unseen_rows`).
+        `unprotected` is the better row of the attackers `undo` and `invert` at strength 0, which is without protection.
+        `identity` is the PSNR (dB) of the view `perturbed` at strength 0. A working attacker reaches this value. `converged`
+        and `effort_curve` are those of `converge`. If `converge` was not called before, every figure is a lower bound.
+
+        `shadows` is the number of shadow generators for the RMIA test (`membership_rmia`). At 0 the test is omitted. `unseen`
+        is the number of classifiers in the rows `unseen` (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
@@ -154,10 +161,11 @@ class Audit(Attempts):
         }
 
     def bound(self) -> dict[str, Any]:
-        """Return limits for every attacker on the payload: its `bits`, the distinct `codes`, the largest share `identified`.
+        """Return limits that hold for every attacker on the payload.
 
-        From C distinct codes at most C of n pictures can be identified. `label_identified` is the share that is identified by a
-        random choice within the class.
+        `bits` is the information in an image's payload. `codes` is the number C of distinct payloads. `identified` is the
+        largest share of pictures that can be identified: with C distinct payloads, at most C of n pictures. `label_identified`
+        is the share that a random choice within the class identifies.
         """
         bits = self.observer.bits(self.protected(self.observer))
         codes = len(self.observed("payload").distinct[0])

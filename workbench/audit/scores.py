@@ -1,4 +1,7 @@
-"""Scores of a guess: pixel error, structure, feature distance, recognition by a judge, and identification of the picture."""
+"""Scores of a guess: pixel error, structure, feature distance, recognition by a judge, and identification of the picture.
+
+A guess is a picture that an attacker has reconstructed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ JUDGE_SEED = 1000
 
 
 class Judge:
-    """A small classifier that judges reconstructions, trained on original training images only.
+    """A small classifier that scores guesses. It is trained on original training images only.
 
     Its perceptual distance is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights, because
     LPIPS's own weights would need a download. These distances are comparable with each other, but not with published LPIPS.
@@ -59,7 +62,7 @@ class Judge:
         return (run(self.network, self.device, images).argmax(1) == labels).float()
 
     def compare(self, images: Tensor, guesses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the perceptual distance of each guess from its image (N), and `right(guesses, labels)`, from one pass."""
+        """Return the perceptual distance of each guess from its image (N), and `right(guesses, labels)`."""
 
         def both(images: Tensor, guesses: Tensor) -> Tensor:
             features, logits = self.network.features_and_logits(guesses)
@@ -76,7 +79,10 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return {score: N values} for N guesses of the first N of M `images`. `identified` compares each guess with all M."""
+    """Return all scores of N guesses, as {score: N values}.
+
+    The guesses reconstruct the first N of M `images`. The score `identified` compares each guess with all M images.
+    """
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     images, labels = images[: len(guesses)], labels[: len(guesses)]
     similarity = run(metrics.ssim, images.device, images, guesses)
@@ -92,19 +98,21 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
 
 
 def identified(likeness: Tensor) -> Tensor:
-    """Return for each of N guesses the probability that the likeliest of M known pictures is the right one (N).
+    """Return the probability that each guess identifies the right one of M known pictures (N).
 
-    `likeness` is N x M, with the right pictures on its diagonal. Ties are broken at random.
+    A guess identifies the picture with the greatest likeness. Ties are broken at random. `likeness` is N x M, with the right
+    pictures on its diagonal.
     """
     best = likeness == likeness.max(1, keepdim=True).values
     return best.diagonal().float() / best.sum(1)
 
 
 def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
-    """Return the mean of a score (N values for each of S seeds), with a 95 % interval over images and seeds.
+    """Return the mean of a score, with a 95 % interval over images and seeds.
 
-    Two half-widths are added in quadrature: that of the images' means over seeds, and that of the S seeds' means by Student's
-    t. For a proportion (`share`) the first is Wilson's, which stays valid near 0 and 1.
+    `figures` has a tensor for each seed, with N values (one for each image). Two half-widths are added in quadrature: one over
+    images, and one over seeds by Student's t. For a proportion (`share`) the first is Wilson's, which stays valid near 0 and
+    1.
     """
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape
@@ -123,9 +131,10 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
 
 
 def area(positive: Tensor, negative: Tensor) -> Estimate:
-    """Return the area under the ROC curve: the probability that a positive scores above a negative. A tie counts half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
-    At 1/2 the score has no information. The interval is Hanley and McNeil's (1982). Raises UsageError if either side is empty.
+    `positive` and `negative` are scores. A tie counts half. At 1/2 the score has no information. The interval is Hanley and
+    McNeil's (1982). Raises UsageError if either side is empty.
     """
     if not len(positive) or not len(negative):
         raise UsageError(f"an area needs scores on both sides, got {len(positive)} and {len(negative)}")

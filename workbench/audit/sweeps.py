@@ -1,8 +1,9 @@
-"""The best attack's success over strength, transmitted bits, number of the attackers' pairs, and sends of each picture.
+"""The best attack's success over strength, transmitted bits, number of pairs, and number of sends.
 
 Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures with its
-observation, a send one pass of a picture through the edge. `undo` attacks by least squares, `invert` with a trained network. A
-row is a dict with the figures of one attack.
+observation. A send is one pass of a picture through the edge. The attack `undo` uses least squares, `invert` a trained
+network. The attack `replay` compares the observation with views of known pictures. A row is a dict with the figures of one
+attack.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better of `undo` and `invert` on the protected images, one row for each strength in `points`.
+    """Return one row for each strength in `points`: the better of `undo` and `invert` on the protected images.
 
     `answered` is the target's accuracy on these images.
     """
@@ -49,11 +50,11 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the best attack on the cloud's decoded images, one row for each codec in `names` (of `CODECS`).
+    """Return one row for each codec in `names` (of `CODECS`): the best attack on the cloud's decoded images.
 
     `bits` is the information in an image's code, `answered` the cloud's accuracy. `over` is the attack's PSNR gain (dB) over
-    the control, the class's mean image. If the attack is below the control, `over` is 0 and `failed` is set. The audit's
-    own codec reuses the row of `Audit.result`.
+    the control, the class's mean image. If the attack is below the control, `over` is 0 and `failed` is set. The row of the
+    audit's own codec is taken from `Audit.result`, if that has run.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -85,7 +86,7 @@ def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
 def of_surface(
     audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",)
 ) -> list[dict[str, Any]]:
-    """Return the best of the given attackers on the cloud's decoded images, one row for each strength and rate.
+    """Return one row for each combination of strength and rate: the best of `attackers` on the cloud's decoded images.
 
     `over` is the PSNR gain over the class's mean image (dB), or 0 if no attacker exceeds that image. Only PSNR is measured, so
     30 points take seconds with least squares (`undo`).
@@ -108,9 +109,10 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the best attack on the protected images as {source of the pairs: rows}, one row for each number in `counts`.
+    """Return {source: rows}, one row for each number of pairs in `counts`: the best attack on the protected images.
 
-    Numbers of pairs of the source `same` are limited to the size of the training split.
+    `sources` are the origins of the attacker's pictures (see `pairs_of`). The source `same` has no more pictures than the
+    training split, so larger numbers are reduced.
     """
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
@@ -125,10 +127,11 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 
 
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, Any]]:
-    """Return the share of pictures that `replay` identifies, one row for each of `counts`, the sends of each known picture.
+    """Return the share of pictures that `replay` identifies, one row for each number of sends in `counts`.
 
-    The rows measure how well a generator's random component protects against repeated sends. Without a random component, only
-    the count 1 gives a row. Raises UsageError if `counts` is empty or contains a number below 1.
+    The attacker sends every known picture that often. The rows measure how well a generator's random component protects
+    against repeated sends. Without a random component, only the count 1 gives a row. Raises UsageError if `counts` is empty or
+    contains a number below 1.
     """
     if not counts or min(counts) < 1:
         raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")

@@ -1,6 +1,7 @@
-"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that no generator was trained with.
+"""Transferability of the protection: the accuracy of unseen classifiers on protected pictures.
 
-The generator's loss only uses the pair's auxiliary model. Protection must hold for other models, too (paper PP, section 5.4).
+An unseen classifier took no part in the generator's training, which uses only the pair's target and auxiliary model.
+Protection must hold for other models, too (paper PP, section 5.4).
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
 
 
 def unseen_cost(effort: Effort, count: int) -> int:
-    """Return the number of images that train `count` classifiers, repeats included."""
+    """Return the number of images that train `count` unseen classifiers, repeats included."""
     return count * SCHEDULE * effort.passes
 
 
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
-    """Return a row for each unseen classifier: its name, and its accuracy on originals and in each view with pictures.
+    """Train `count` unseen classifiers. Return a row for each, with its accuracy on originals and on protected pictures.
 
-    `holds` states for each view whether the upper end of the accuracy's interval is at most `ALLOWED_UNSEEN`. The classifiers
-    are the first `count` architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width,
-    and learn from original training images.
+    The protected pictures are those of the views `PICTURE_VIEWS`. `holds` states for each view whether the upper end of the
+    accuracy's interval is at most `ALLOWED_UNSEEN`. The classifiers are the first `count` architectures that are neither the
+    pair's target nor its auxiliary. They have a quarter of the width, and learn from original training images.
     """
     pair = audit.pair
     names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]

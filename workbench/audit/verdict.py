@@ -1,7 +1,8 @@
-"""The verdict of an audit: whether the best attackers stay within the allowed gain over the control, on each view.
+"""The verdict of an audit: whether the best attackers' gain over the control is small enough, on each view.
 
 A view is what an attacker observes, such as the payload. The control is a guess without observation: the mean image of the
-class. A row is a dict with the figures of one attacker on one view.
+class. The gain is the attacker's figure minus the control's, or the ratio of both for identification. A row is a dict with the
+figures of one attacker on one view.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # the values of no gain
 def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifiable: float = 1.0) -> dict[str, Any]:
     """Return for each view the best attackers, their gain over the control, and whether that gain is allowed.
 
-    The control is the class's mean image given the true label. For identification it is a random picture of the class. A
+    The control is the mean image of the true class. For identification, the control is a random picture of the class. The
     payload determines the decoded image, because the decoder is public, and the cloud holds both. Therefore the best attack on
     payload or decoded image counts for both views.
 
-    `identifiable` is the share of pictures that the distinct payloads can identify at most. It limits the upper end of the
-    interval of `identified` for payload, decoded image and label, which all follow from the payload.
+    `identifiable` is the largest share of pictures that the distinct payloads can identify. This share limits the upper end of
+    the interval of `identified` for payload, decoded image and label, which all follow from the payload.
 
-    `over` is the gain of max(control, attack), since every attacker can use the control's guess. `failed` names the measures in
-    which no attacker reached the control: the attacks are then too weak to prove protection. `interval` is the 95 % interval of
-    the gain, paired by picture. A measure `holds` if the upper end of that interval is at most `allowed`. `over_label` is the
-    gain over attackers that saw only the cloud's label, if such attackers were run. The control knows the true label, so `over`
-    overstates the protection whenever the cloud errs.
+    The entries of a view are as follows. `over` is the gain of max(control, attack), since every attacker can use the
+    control's guess. `failed` names the measures in which no attacker reached the control. The attacks are then too weak to
+    prove protection. `interval` is the 95 % interval of the gain, paired by picture. A measure `holds` if the upper end of
+    that interval is at most `allowed`. `over_label` is the gain over attackers that observed only the cloud's label, if such
+    attackers were run. The control knows the true label. Therefore `over` overstates the protection for pictures that the
+    cloud misclassifies.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]

@@ -5,9 +5,10 @@
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is the protected image itself, as a lossless codec such as PNG transmits it. `decoded` is the cloud's decoded image.
-`payload` is the bytes on the wire, inside TLS. `label` is the only message of an edge that classifies the picture itself. Every
-view includes the label, because the cloud returns it.
+A view is one of these four points, at which an attacker observes the picture. `perturbed` is the protected image itself, as a
+lossless codec such as PNG transmits it. `decoded` is the cloud's decoded image. `payload` is the bytes on the wire, inside
+TLS. `label` is the class alone, as an edge with its own classifier would send it. Every view includes the label, because the
+cloud returns it. A pair is one of the attacker's own pictures with its observation.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ KEPT = 3  # number of sets of protected pictures in an observer's cache
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Observed:
-    """Observations of N pictures: `seen` (N x C x H x W) in one view, and `answers` (N), the cloud's labels."""
+    """Observations of N pictures in one view.
+
+    `seen` (N x C x H x W) are the observations, `answers` (N) the labels that the cloud returned.
+    """
 
     view: str
     seen: Tensor
@@ -71,7 +75,7 @@ class Observed:
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The row at which each distinct observation first occurs (U), and each observation's index into these rows (N)."""
+        """The first row of each of U distinct observations (U), and the index of each observation into these rows (N)."""
         return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
@@ -124,10 +128,11 @@ class Kept(Generic[Made]):
 
 
 class Observer:
-    """An observer of everything that passes from client to cloud, for a `pair` of networks with a codec at a strength.
+    """Simulates client, edge and cloud, and returns what an attacker observes.
 
-    `options` go to the codec. `like` is an observer of the same pair, with which the new one shares networks and protected
-    pictures. Raises UsageError for a strength outside [0, 1].
+    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. If `like`, another
+    observer of the same networks, is given, both share prepared networks and protected pictures. Raises UsageError for a
+    strength outside [0, 1].
     """
 
     def __init__(
@@ -157,23 +162,26 @@ class Observer:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The codec, its options and the strength. Observers of one pair with equal settings have equal views."""
+        """The codec, its options and the strength. Observers of the same networks with equal settings have equal views."""
         return (self._asked[0], *sorted(self._options.items()), self.strength)
 
     @cached_property
     def quick(self) -> Observer:
-        """The same observer in 16 bits if the device supports it, for the many pictures that attackers learn from."""
+        """An observer with the same settings in 16 bits, for the many pictures that attackers learn from.
+
+        If the device does not support 16 bits, this is the observer itself.
+        """
         if not computes_in_16_bits(self.device):
             return self
         like = None if self._like is None else self._like.quick
         return Observer(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
     def protect(self, images: Tensor, view: str = "") -> Tensor:
-        """Send float images N x 3 x H x W through the client's JPEG, and return the edge's protected images, on the CPU.
+        """Send images through the client's JPEG to the edge, and return the protected images, on the CPU.
 
-        Repeated sends of one tensor differ in the generator's random component only, and all else is computed once. The
-        component is determined by the images, the `view` that they are sent for, and the number of earlier sends, so that an
-        audit can be repeated.
+        Both are float, N x 3 x H x W. `view` is the view that the images are sent for. Repeated sends of one tensor differ in
+        the generator's random component only. This component depends on the images, on `view` and on the number of earlier
+        sends, so that an audit can be repeated.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])
@@ -234,14 +242,17 @@ class Observer:
 
     @cached_property
     def generator(self) -> PerturbationGenerator:
-        """The generator as a white-box attacker runs it: without the random component, whose draws are unknown."""
+        """A copy of the generator for a white-box attacker, without the random component.
+
+        The attacker cannot know the draws of this component.
+        """
         made = channels_last(copy.deepcopy(self.pair.generator).eval().requires_grad_(False), self.device)
         made.noise = 0.0
         return made
 
     @cached_property
     def compressor(self) -> NeuralCompressor | None:
-        """The compressor as a white-box attacker runs it. None for a codec without a compressor."""
+        """A copy of the compressor for a white-box attacker, or None for a codec without a compressor."""
         if not isinstance(self.codec, Neural | CompressAI) or self.pair.compressor is None:
             return None
         made: NeuralCompressor = copy.deepcopy(self.pair.compressor).eval().requires_grad_(False)
@@ -249,11 +260,12 @@ class Observer:
 
 
 def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
-    """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
+    """Send `n` of the attacker's own pictures through the edge. Return the pictures with their observations.
 
-    The source `same` is random pictures of the data set's training split, `other` is other data of the same kind, `noise` is
-    smoothed noise. The last `KEPT` sets of protected pictures are cached for other views and codecs. Raises UsageError for an
-    unknown source, and DataError if the training split has fewer than `n` pictures.
+    Any client may send such pictures. `source` selects them: `same` is random pictures of the data set's training split,
+    `other` is other data of the same kind, `noise` is smoothed noise. The last `KEPT` sets of protected pictures are cached
+    for other views and codecs. Raises UsageError for an unknown source, and DataError if the training split has fewer than `n`
+    pictures.
     """
     quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 

@@ -60,9 +60,10 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """The phone in one of the three arrangements, named `name`. The phone turns images into the tensor that it sends.
+    """The phone's part of an arrangement: the phone turns images into the tensor that it sends.
 
-    `edge` is the baseline's generator and codec, which run on the phone, and None in the other arrangements.
+    `name` is the name of the arrangement. `edge` has the baseline's generator and codec, which run on the phone. In the other
+    arrangements `edge` is None.
     """
 
     name: str
@@ -76,9 +77,9 @@ class Phone:
             raise UsageError(f"arrangement {self.name!r} has {'a' if self.name == 'pp' else 'no'} generator on the phone")
 
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
-        """Process images (N x 3 x H x W in [0, 1]) as the phone does before it sends them.
+        """Process images (N x 3 x H x W in [0, 1]) as the phone does before sending. Return the tensor to send, and its size.
 
-        `clock` adds up the time of each stage. Return the tensor to send, and the size of its content (bytes), without headers.
+        The size is that of the tensor's content (bytes), without headers. `clock` adds up the time of each stage.
         """
         if self.edge is not None:
             payload = self.edge.protect(images, 1.0, clock)
@@ -94,7 +95,7 @@ class Phone:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A context that limits torch to one thread. Further threads wait in a busy loop, which would count as CPU time."""
+    """A context that limits torch to one thread. Further threads would wait in a busy loop, which counts as CPU time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -109,9 +110,11 @@ def measure(
     """Start the services of the phone's arrangement, send all images `repetitions` times, and return the measurements.
 
     A request has `batch` images. `stage` names the networks and the codec. In PMC² the edge uses this codec, and the cloud
-    caches no scores. `data` are the options of `workbench serve` that name the data set. Before the measurements, some images
-    pass a relay that counts bytes, and all are sent once as warm-up. Raises UsageError for too few images or repetitions, and
-    RunError if labels differ from the warm-up's (see `check_labels`).
+    caches no scores. `data` are the options of `workbench serve` that name the data set.
+
+    Before the measurements, some images pass a relay that counts bytes, and all images are sent once as warm-up. Raises
+    UsageError for too few images or repetitions, and RunError if labels differ from the labels of the warm-up (see
+    `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -147,10 +150,11 @@ def measure(
 
 
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
-    """Raise RunError, with the arrangement's `name`, if the same images got other labels `later` than at the `first` sending.
+    """Raise RunError if the services gave other labels to the same images in a later sending.
 
-    If the generator has a random component (`noise` above 0), up to a tenth of the labels may differ, because each send draws
-    the component again.
+    `first` are the labels of the first sending, `later` those of the later one. `name` is the arrangement's name, for the
+    message. If the generator has a random component (`noise` above 0), up to a tenth of the labels may differ, because each
+    send draws the component again.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):
@@ -158,7 +162,7 @@ def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: f
 
 
 def noise_of(name: str, stage: StageConfig) -> float:
-    """Return the standard deviation of the random component of the generator in arrangement `name`, or 0 if there is none."""
+    """Return the standard deviation of the generator's random component in arrangement `name`, or 0 if there is none."""
     manifest = None if name == "none" else weights.find(weights.generator_name(stage.target, stage.auxiliary), stage.family)
     return float(manifest.spec.get("noise", 0.0)) if manifest else 0.0
 
@@ -212,10 +216,12 @@ def powers(
 ) -> tuple[dict[str, list[float]], str, list[str]]:
     """Measure the power of a busy core (W) while each of the `phones` processes `images`.
 
-    Return {name of the phone: power in each window of rest and work (see `watts`)}, the sensor's description, and the reasons
-    why other sensors are not used. An empty dict means that the power must be assumed. `source` is one of `sensors.SOURCES`,
-    `root` is the folder of the sensors' files. Nothing else should run on the machine. A sensor that cannot distinguish work
-    from rest is not used by `auto`, and raises RunError if `source` names it.
+    Return {name of the phone: power in each window (see `watts`)}, the sensor's description, and the reasons why other sensors
+    are not used. An empty dict means that the power must be assumed. `source` is one of `sensors.SOURCES`, `root` is the
+    folder of the sensors' files. Nothing else should run on the machine.
+
+    Some sensors cannot distinguish work from rest. The source `auto` ignores such a sensor. A source that names it raises
+    RunError.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:
@@ -235,8 +241,8 @@ def powers(
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
     """Return the power (W) that a busy core adds to the machine's power at rest, measured in each of the sensor's windows.
 
-    In a window, the process first rests (`rest` gets the seconds), and then repeats `work` for the same time. Raises RunError
-    if the sensor's readings at work are no higher than at rest, because the sensor is too coarse, or the machine is busy.
+    In a window, the process first rests for some seconds (`rest(seconds)`), and then repeats `work` for the same time. Raises
+    RunError if the readings at work are no higher than at rest. Then the sensor is too coarse, or the machine is busy.
     """
     found = []
     with one_thread():

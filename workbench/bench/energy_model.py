@@ -42,9 +42,10 @@ PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
 
 @dataclass(frozen=True)
 class Radio:
-    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), `promotion` and `tail` as (ms, mW).
+    """The published figures of a phone's radio.
 
-    The promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
+    `uplink` is in mW per Mbit/s, `active` is the power of the active radio (mW). `promotion` and `tail` are (ms, mW). The
+    promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
     """
 
     uplink: float
@@ -54,7 +55,7 @@ class Radio:
 
     @property
     def joules_per_byte(self) -> float:
-        """The energy to send a byte (J), in addition to the power of the active radio."""
+        """The energy to send a byte (J), in addition to the energy of the active radio."""
         return 8e-9 * self.uplink
 
     @property
@@ -64,7 +65,7 @@ class Radio:
 
     @property
     def alone_j(self) -> float:
-        """The energy (J) of promotion and tail, which a single request needs in addition to the transfer."""
+        """The energy (J) of promotion and tail, which a single request needs in addition to its transfer."""
         return 1e-6 * (math.prod(self.promotion) + math.prod(self.tail))
 
 
@@ -101,9 +102,9 @@ class Assumptions:
     """The inputs of the energy model that are assumed, not measured.
 
     `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte (J). `wait_w`: power
-    (W) while the phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for equal
-    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The radio's
-    defaults are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
+    (W) while the phone waits for a response. `slowdown`: time on a phone's core / time on this machine's core, for the same
+    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The defaults of
+    the radio are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
     """
 
     cpu_w: float = 1.5
@@ -145,9 +146,9 @@ SCENARIOS: dict[str, dict[str, float]] = {
 class Measured:
     """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
 
-    Each list of numbers has one mean over the images for each repetition. `sent` counts the bytes of an image at the socket,
-    `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has `batch`
-    images.
+    Each list of numbers has one value for each repetition, the mean over the images. `sent` counts the bytes of an image at
+    the socket, `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has
+    `batch` images.
     """
 
     name: str
@@ -166,16 +167,17 @@ class Measured:
 
     @property
     def waiting_ms(self) -> list[float]:
-        """The elapsed time without the CPU time (ms), one value for each repetition."""
+        """The elapsed time of an image without the CPU time (ms), one value for each repetition."""
         return [max(0.0, ms - cpu) for ms, cpu in zip(self.ms, self.total_ms, strict=True)]
 
 
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
-    """Return the energy of a picture (mJ), in total and by part, with Student's intervals over repetitions, as a dict.
+    """Return the energy of a picture (mJ) as a dict, in total and by part. Intervals are Student's, over repetitions.
 
-    The entry `range_mj` is the energy with the least and with the greatest value of every assumption in `RANGES`. `power` is
-    the measured power of a busy core (W) in several windows. If it is empty, the assumed power is used. `sees` describes the
-    sensor. The entries `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for 5,000 images.
+    The entry `range_mj` has two energies: with the least value of every assumption in `RANGES`, and with the greatest. `power`
+    is the measured power of a busy core (W) in several windows. If `power` is empty, the assumed power is used. `sees`
+    describes the sensor. The entries `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for
+    5,000 images.
     """
     parts, cpu_ms = _parts(measured, assumed, power), [assumed.slowdown * ms for ms in measured.total_ms]
     whole = [sum(values) for values in zip(*parts.values(), strict=True)]
@@ -239,7 +241,7 @@ def student(values: Sequence[float]) -> Estimate:
 
 
 def share(part: Estimate, whole: Estimate) -> Estimate:
-    """Return the ratio `part` / `whole` of two independent means, with an interval from relative errors (delta method)."""
+    """Return the ratio `part` / `whole` of two independent means. Its interval follows from relative errors (delta method)."""
     ratio = part.value / whole.value
     relative = math.hypot((part.high - part.value) / part.value, (whole.high - whole.value) / whole.value)
     return Estimate(ratio, ratio * (1 - relative), ratio * (1 + relative), min(part.n, whole.n))
@@ -248,10 +250,12 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return {arrangement: dict} with the energy of each arrangement relative to the baseline's (`pp`).
 
-    The dicts have these entries. `range`: the least and the greatest ratio over all combinations of `RANGES`. `share`: the
-    ratio under `assumed`, with an interval for the measurements' noise only. `scenarios`: the ratio in each of `SCENARIOS`.
-    `over_none`: the ratio to no protection. The protection costs nothing only if the interval of `over_none` is narrow and
-    contains 1. `power` is the measured power of a busy core (W) by arrangement. Without it, the assumed power is used.
+    The dicts have these entries. `range`: the least and the greatest ratio over all combinations of assumptions in `RANGES`.
+    `share`: the ratio under `assumed`, with an interval for the measurements' noise only. `scenarios`: the ratio in each of
+    `SCENARIOS`. `over_none`: the ratio to the arrangement without protection. The protection costs nothing only if the
+    interval of `over_none` is narrow and contains 1.
+
+    `power` is the measured power of a busy core (W) by arrangement. For a missing arrangement, the assumed power is used.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

@@ -4,12 +4,12 @@
 
     attacker process (low priority, many addresses of loopback)         this process
        trailers   a chunked body, then trailers without end               honest clients, closed loop: quiet, then attacked
-       pipeline   requests without waiting for responses                  probes, each on a new connection
+       pipeline   requests without waiting for responses                  probes (health checks), each on a new connection
        newlines   after a response, an empty line every second            the edge's memory
        unread     requests whose responses are never read
 
-Attackers have no credential. The edge also accepts tokens, so it lets a connection without a certificate send HTTP. An attacker
-whose connection was closed reconnects after a pause, so the number of attackers stays the same.
+Attackers have no credential. The edge also accepts tokens, so it lets a connection without a certificate send HTTP. An
+attacker whose connection was closed reconnects after a pause, so the number of attackers stays the same.
 """
 
 from __future__ import annotations
@@ -123,10 +123,10 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """The numbers of an attack's connections, known when it has ended.
+    """The `counts` of an attack's connections. They are available when the attack has ended.
 
-    `counts` has the numbers of connection `attempts`, and of `established`, `open` (at the end) and `most_open` (at once)
-    connections.
+    `attempts` counts the attempts to connect, `established` the successful ones. `open` counts the connections that were open
+    at the end. `most_open` is the largest number of connections that were open at once.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -136,7 +136,7 @@ class Attack:
 class Probes:
     """Sends health checks as a cluster does: one a second, each on a new connection without a credential.
 
-    A check without a response after `patience_s` seconds counts in `self.failed`.
+    A check that fails, or has no response after `patience_s` seconds, counts in `self.failed`.
     """
 
     url: str
@@ -176,10 +176,10 @@ class Probes:
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """A context in which a process attacks the service at `url` over many `connections`.
+    """A context in which another process attacks the service at `url` over many connections.
 
-    `authority` is the CA certificate's file. `pause_s` is the range of the pause (s) before an attacker reconnects. Raises
-    UsageError if the limit of open files is too low.
+    `connections` is their number. `authority` is the file of the CA certificate. `pause_s` is the range of the pause (s)
+    before an attacker reconnects. Raises UsageError if the limit of open files is too low.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
@@ -208,7 +208,7 @@ def _yield_cores() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Attack a service until the process is terminated."""
+    """Attack a service until this process is terminated."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("authority", type=Path)

@@ -7,10 +7,11 @@ The arrangements of phone, edge and cloud are::
     new                  as neural, but the cloud caches no scores: it decodes every distinct code once a request
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this machine,
-reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge. The nine
-components are the paper's. A network's component is the sender's waiting time minus the time that the receiver reports.
-`in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
+A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this
+machine, reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge.
+
+The nine components are the paper's. The component of a network connection is the sender's waiting time minus the time that the
+receiver reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same byte
 class Arranged:
     """One of `ARRANGEMENTS` with running services, and its clients.
 
-    The pictures of `client` cross no emulated link. The payloads of `linked` cross `link` to the cloud, from the edge or (`pp`)
-    from the phone. `linked` is None if the arrangement was started without that client.
+    `client` sends pictures without an emulated link. `linked` is a second client, for measurements over `link`. Its payloads
+    cross `link` to the cloud, from the edge or (`pp`) from the phone. `linked` is None if the arrangement was started without
+    this client.
     """
 
     name: str
@@ -65,10 +67,10 @@ class Arranged:
 
 @contextmanager
 def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
-    """A context that starts the services of arrangement `name`, and yields it with its clients.
+    """A context that starts the services and clients of arrangement `name`, and yields the arrangement.
 
-    `stage` names the networks. `data` are the options of `workbench serve` that name the data set. With `linked` False there is
-    no client over a link, and no separate edge for this client. Such an edge takes seconds to start.
+    `stage` names the networks. `data` are the options of `workbench serve` that name the data set. With `linked` False, the
+    client over an emulated link is omitted. This saves the seconds that its separate edge takes to start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -97,7 +99,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
 
 @contextmanager
 def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = ()) -> Iterator[dict[str, Arranged]]:
-    """A context that starts several arrangements like `running`, in parallel, and yields them by name.
+    """A context that starts several arrangements in parallel, like `running`, and yields them by name.
 
     Only the arrangements in `LINKED` get a client over a link.
     """
@@ -143,11 +145,11 @@ class _EndToEnd:
 
 
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
-    """Send `requests` batches one after another. Return the components of an image's latency (ms; means with intervals).
+    """Send `requests` batches one after another. Return the components of an image's latency: means (ms) with intervals.
 
-    In the result, `ms` is an image's share of the time from a batch to its labels, with percentiles over requests. `covered` is
-    the share of this time that the nine measured components account for. Raises UsageError if there are fewer images than a
-    batch.
+    In the result, `ms` is the time from a batch to its labels, divided by the batch size, with percentiles over requests.
+    `covered` is the share of this time that the nine measured components account for. Raises UsageError if there are fewer
+    images than a batch.
     """
     return in_turns({"": client}, images, requests, batch, 1)[""]
 
@@ -155,10 +157,10 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients, by name, as `end_to_end` does. Each client sends `requests` batches.
+    """Measure several clients in turns. Return {name: result}, with the result of `end_to_end` for each client.
 
-    In each of `rounds` rounds, every client sends a part of its batches. The order of the clients rotates. Raises UsageError
-    for fewer images than a batch, or less than one request a round.
+    Each client sends `requests` batches. In each of `rounds` rounds, every client sends a part of its batches. The order of
+    the clients rotates. Raises UsageError for fewer images than a batch, or less than one request a round.
     """
     if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(
@@ -179,9 +181,9 @@ def in_turns(
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over each kind of link. Return {name of the link: percentiles of the end-to-end latency (ms), bytes}.
+    """Send single images over each kind of link. Return {name of the link: latency and bytes}.
 
-    Raises UsageError for an arrangement without a client over a link.
+    The latency is end to end (ms), with percentiles. Raises UsageError for an arrangement without a client over a link.
     """
     if system.linked is None:
         raise UsageError(f"arrangement {system.name!r} has no client over a link: start it with linked=True")

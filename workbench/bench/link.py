@@ -1,4 +1,4 @@
-"""An emulated link: a TCP relay on loopback with a bandwidth and a delay, which counts the bytes that pass.
+"""An emulated link: a TCP relay on loopback with a bandwidth and a delay. The relay counts the bytes that pass.
 
 ::
 

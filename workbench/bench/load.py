@@ -8,9 +8,9 @@
 In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
 charged for every request that was due in that second (no coordinated omission).
 
-Times in a queue depend on each other: one slow second delays hundreds of requests. So a measurement starts with a warm-up that
-is not recorded, and its window is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a
-bootstrap of blocks (Kuensch 1989), because order statistics of independent samples would be far too narrow.
+Latencies in a queue depend on each other: one slow second delays hundreds of requests. So a measurement starts with a warm-up
+that is not recorded, and its window is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a
+bootstrap of blocks (Kuensch 1989). Intervals for independent samples would be far too narrow.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of
 def relaxation_s(rate: float, capacity: float) -> float:
     """Return the relaxation time of an M/M/1 queue (s): 1 / (sqrt(capacity) - sqrt(rate))^2.
 
-    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). If service times vary less than in
-    an M/M/1 queue, the relaxation time is shorter. Raises UsageError unless the rate is below the capacity.
+    The relaxation time is the time constant with which the queue forgets its past (Cohen, The Single Server Queue). `rate` and
+    `capacity` are in requests a second. If service times vary less than in an M/M/1 queue, the relaxation time is shorter.
+    Raises UsageError unless the rate is below the capacity.
     """
     if not 0 < rate < capacity:
         raise UsageError(f"an open loop needs a rate above 0 and below the capacity, got {rate:g} of {capacity:g} a second")
@@ -51,11 +52,11 @@ def relaxation_s(rate: float, capacity: float) -> float:
 
 
 def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
-    """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
+    """Return a percentile of dependent values, with the 95 % interval of a moving-block bootstrap.
 
-    A resample joins blocks of consecutive values, drawn at random. Blocks must be long compared with the dependence of the
-    values, which a window of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of
-    independent values.
+    `values` are in order of time. A resample joins blocks of consecutive values, drawn at random. Blocks must be longer than
+    the time over which values depend on each other. A window of `FORGET` relaxation times ensures this. If a block has fewer
+    than two values, the interval is that of independent values.
     """
     x = np.asarray(values, dtype=np.float64)
     length = len(x) // BLOCKS
@@ -75,10 +76,10 @@ def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
 
 @dataclass
 class Load:
-    """The record of a closed or open loop: its duration, the latency of each completed request (ms, in order of time), errors.
+    """The record of a closed or an open loop.
 
-    Requests of the warm-up count neither in latencies nor in images. `warm_up` counts the completed warm-up requests.
-    `errors` maps an error's text to its count.
+    `milliseconds` has the latency of each completed request, in order of time. `errors` maps an error's text to its count.
+    `warm_up` counts the completed requests of the warm-up. These requests count neither in latencies nor in images.
     """
 
     kind: str
@@ -131,10 +132,11 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at random times (Poisson, `seed`) with a mean of `rate` a second, and wait for all responses.
+    """Send requests at random times, `rate` a second on average, and wait for all responses.
 
-    `send(k)` sends request k, and returns its number of images. A warm-up of `warm_up_s` seconds, which is not recorded,
-    precedes the measured `seconds`. Latencies are in the order of the due times.
+    The times are a Poisson process, drawn with `seed`. `send(k)` sends request k, and returns its number of images. A warm-up
+    of `warm_up_s` seconds, which is not recorded, precedes the measured `seconds`. Latencies are in the order of the due
+    times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))

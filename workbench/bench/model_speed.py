@@ -101,13 +101,16 @@ def bench_models(
     progress: bool = False,
     rate: float = 0.0,
 ) -> dict[str, Any]:
-    """Time all implementations on images (float N x 3 x H x W in [0, 1]) in batches of each size. Return one JSON object.
+    """Time all implementations on `images`, in batches of each size in `batches`. Return one JSON object.
 
-    `rate`, in [0, 1], is the rate of the codec `neural`. Milliseconds are for one image: the median over rounds, the least and
-    the greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation of ours
-    with the unprepared networks and the codec `neural`, over all `images`: the largest difference between protected images
-    (values in [0, 1]), and the number of images with different labels. It omits the papers' implementation, which rounds the
-    latents and so gives other labels. Raises UsageError for fewer images than the largest batch.
+    `images` are float, N x 3 x H x W in [0, 1]. `rate`, in [0, 1], is the rate of the codec `neural`. Times are milliseconds
+    for one image: the median over rounds, the least and the greatest. `ratio` is the papers' time over ours, within each
+    round.
+
+    `agreement` compares each implementation of ours with the unprepared networks and the codec `neural`, over all `images`. It
+    has the largest difference between protected images (values in [0, 1]), and the number of images with different labels. The
+    papers' implementation is left out, because it rounds the latents and so gives other labels. Raises UsageError for fewer
+    images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")

@@ -22,9 +22,10 @@ def too_many_others(others: int, n: int, noise: float) -> bool:
 
 
 class Labels:
-    """The expected labels of requests, and the counts of received (`self.n`) and unexpected labels (`self.others`).
+    """Compares the labels in responses with the expected labels of each request.
 
-    `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
+    `labels` has one array of expected labels for each request. `noise` is the standard deviation of the generator's random
+    component. `self.n` counts the received labels, `self.others` the unexpected ones.
     """
 
     def __init__(self, labels: Sequence[np.ndarray[Any, Any]], noise: float) -> None:
@@ -32,9 +33,10 @@ class Labels:
         self.n = self.others = 0
 
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
-        """Count the labels in a response to `request`. Return whether the total of unexpected labels is within the limit.
+        """Count the labels `found` in a response. Return whether the total of unexpected labels is within the limit.
 
-        If the response has a wrong number of labels, no label is counted, and the result is False.
+        `request` is the index of the request. If the response has a wrong number of labels, no label is counted, and the
+        result is False.
         """
         expected = self.labels[request]
         if found.shape != expected.shape:

@@ -5,8 +5,8 @@
     powercap/intel-rapl:N/energy_uj     µJ; counts up, and wraps at max_energy_range_uj. AMD's counters have these names, too
     power_supply/BAT*/power_now         µW at this moment, or energy_now (µWh left), or charge_now (µAh) x voltage_now (µV)
 
-RAPL measures the processor's packages only, a battery the whole device. Both include all processes on the machine. So nothing
-else should run, and the reading at rest must be subtracted.
+RAPL measures the processor's packages only, a battery the whole device. Both measurements include all processes on the
+machine. So nothing else should run, and the reading at rest must be subtracted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ class Reading:
 
 
 class Sensor(ABC):
-    """An energy sensor, which takes `windows` readings of `window_s` seconds each. `sees` describes the measured hardware."""
+    """An energy sensor. A measurement takes `windows` readings of `window_s` seconds each.
+
+    `sees` describes the measured hardware.
+    """
 
     source: ClassVar[str]
     sees: ClassVar[str]
@@ -47,7 +50,10 @@ class Sensor(ABC):
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """A context that yields a reading, and fills it in after the enclosed work. Raises RunError if the sensor fails."""
+        """A context that yields a `Reading`, and fills in its energy and time after the enclosed work.
+
+        Raises RunError if the sensor fails.
+        """
         found, start = Reading(), time.perf_counter()
         with self._watched(found):
             yield found
@@ -60,8 +66,8 @@ class Sensor(ABC):
 class Rapl(Sensor):
     """A processor's energy counters, summed over its packages. `folder` is the kernel's powercap folder.
 
-    Raises RunError with the reason if there are no counters or they are unreadable. A piece of work must use less
-    energy than a counter's range, such as 65 kJ, which is five minutes at 200 W.
+    Raises RunError with the reason if there are no counters, or if they are unreadable. A piece of work must use less energy
+    than a counter's range. A range of 65 kJ, for example, lasts five minutes at 200 W.
     """
 
     source = "measured RAPL"
@@ -156,9 +162,10 @@ class Battery(Sensor):
 
 
 def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None, list[str]]:
-    """Return the sensor for `source` (None: estimate the energy), and the reasons why other sensors are not used.
+    """Return the sensor for `source`, or None, and the reasons why other sensors are not used.
 
-    `auto` prefers RAPL to a battery. Raises UsageError for an unknown source, or for a requested sensor that is missing.
+    None means that the energy must be estimated. `auto` prefers RAPL to a battery. `root` is the folder of the sensors' files.
+    Raises UsageError for an unknown source, or for a requested sensor that is missing.
     """
     if source not in SOURCES:
         raise unknown("source of energy", source, SOURCES)

@@ -4,13 +4,15 @@
 
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
     saturated   the same JPEGs over TLS, through both services, with enough requests in flight for full throughput
-    ladder      one image a request, closed loops of 1 to 256 clients     open    one image a request, in open loops
+    ladder      one image a request, closed loops of 1 to 256 clients
+    open        one image a request, in open loops
     soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
     hostile     honest clients next to hostile connections (see `hostile`), and the same clients alone
     wire        bytes on both connections (client to edge, edge to cloud): the payload, with HTTP, and with TLS
 
-Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response is
-compared with the label of the same networks in this process. A wrong label is an error (see `repeated_labels`).
+Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response
+is compared with the label of the same networks in this process. A wrong label is an error (see `repeated_labels`). Closed and
+open loops are those of `load`.
 """
 
 from __future__ import annotations
@@ -64,10 +66,11 @@ WAYS: tuple[Way, ...] = ("out", "back")
 
 
 class EdgeTarget:
-    """Sends requests with known labels to the edge. `closed_loop` and `open_loop` call it as `send`.
+    """Sends requests with known labels to the edge. The loops `closed_loop` and `open_loop` call it as `send`.
 
-    A request has `size` of the JPEG `files`, whose classes are `labels`. `noise` is the standard deviation of the generator's
-    random component, which may change some labels.
+    A request has `size` images from the JPEG `files`. `labels` are the expected classes of the files. `model` is the name of
+    the model in the request's URL. `noise` is the standard deviation of the generator's random component, which may change
+    some labels.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class EdgeTarget:
 
 @dataclass
 class ServiceFixture:
-    """Runs edge and cloud on this machine, and an event loop that sends loads to them.
+    """Runs edge and cloud on this machine, and sends loads to the edge.
 
     `options` are those of `workbench serve`. With `token` the edge also accepts clients without a certificate. `model`,
     `files`, `labels` and `noise` are as in `EdgeTarget`.
@@ -129,7 +132,7 @@ class ServiceFixture:
         return EdgeTarget(self._edge_connection, self.model, self.files, self.labels, size, self.noise)
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1, **options: float) -> Load:
-        """Send requests of `size` images for `seconds` in `loop`, which is `closed_loop` or `open_loop`.
+        """Send requests of `size` images for `seconds`. `loop` is `closed_loop` or `open_loop`.
 
         `much` is the loop's concurrency or its rate, `options` are its other parameters.
         """
@@ -140,7 +143,10 @@ class ServiceFixture:
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float) -> tuple[Load, list[dict[str, Any]]]:
-        """Send single images in an open loop, `rate` a second on average. Return the load, and the usage every `every` s."""
+        """Send single images in an open loop, `rate` a second on average. Return the load, and a list of the services' usage.
+
+        Usage is read every `every` seconds.
+        """
         used, start = list[dict[str, Any]](), time.perf_counter()
 
         async def read() -> None:
@@ -150,9 +156,10 @@ class ServiceFixture:
         return self._run(_meanwhile(load, _repeat(read, every))), used
 
     def under_attack(self, connections: int, seconds: float, every: float) -> dict[str, Any]:
-        """Attack the edge over `connections` for `seconds`.
+        """Send requests of honest clients for `seconds`, while hostile `connections` attack the edge.
 
-        Return the honest clients' load, probes, edge memory (bytes, every `every` s) and the attackers' counts.
+        Return the honest clients' load, the health checks (`probes`), the edge's memory (bytes, every `every` s) and the
+        counts of hostile connections.
         """
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
@@ -206,12 +213,12 @@ def bench_services(
     forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Start and measure the services that `stage` describes, and measure the same networks in process. Return one JSON object.
+    """Measure the running services that `stage` describes, and the same networks in this process. Return one JSON object.
 
-    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
-    lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
-    Direct calls and services alternate for `rounds` rounds. `requests` single pictures are sent one after another. Raises
-    UsageError for too few images.
+    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed
+    loop lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the
+    queue. Direct calls and services alternate for `rounds` rounds. `requests` single pictures are sent one after another.
+    Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
@@ -258,8 +265,8 @@ def bench_hostile(
 
     `stage`, `system` and `data` are as in `bench_services`. Honest clients send `images` one by one.
 
-    `memory_change` is the relative change of the edge's memory during the attack, whose first tenth is left out. `p95_ratio` is
-    the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
+    `memory_change` is the relative change of the edge's memory during the attack, without the first tenth of the attack.
+    `p95_ratio` is the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
     """
     files, labels = _labelled(system, images, stage.size)
     _, options = _options(stage, data)

@@ -1,18 +1,26 @@
-"""Training of all networks: classifiers, generators, compressors. It is deterministic by seed and resumable.
+"""Training of all networks: classifiers, generators and compressors.
+
+Training is deterministic by seed, and continues after an interruption. An objective is a loss with the networks that it
+trains.
 
 ::
 
-    objectives   the interface of a loss (objective), and the classifiers' loss
-    protection   the generator's losses; leakage: a bound on the information for every attacker
-    adversary    the generator's loss against an inversion network
-    compression  the compressor's losses; variable_rate: for one compressor of many rates
-    batches      the images of each step
-    loop         `fit`, the training loop; schedules, devices, resume: what it needs
-    fitting      fit an objective, and save its networks as weights with their manifests
-    presets      the settings and losses by name
-    recipes      the training of each kind of network
-    budget       schedules that fit a time budget
-    missing      all missing networks of one pair, or of several
+    objectives     the interface of an objective, and the classifiers' objective
+    protection     the generator's losses
+    leakage        an upper bound on the information that any attacker gets
+    adversary      the generator's loss against an inversion network
+    compression    the compressor's losses
+    variable_rate  the loss of one compressor for many rates
+    batches        the images of each step
+    loop           `fit`, the training loop
+    schedules      settings, learning rate and outcome of a training
+    devices        devices, precision and processes
+    resume         the checkpoint of a training
+    fitting        fit an objective, and save its networks as weights with their manifests
+    presets        the settings and losses by name
+    recipes        the training of each kind of network
+    budget         schedules that fit a time budget
+    missing        all missing networks of one pair, or of several
 """
 
 from .adversary import Defence

@@ -1,4 +1,4 @@
-"""Min-max training of a generator, which protects images, against an inversion network, which recovers them."""
+"""Adversarial training: a generator protects images, and an inversion network (the adversary) tries to recover them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ TURNS = 3  # steps in a cycle, one of which trains the generator: a slow adversa
 class Defence:
     """The options of a generator's training against an inversion network, the adversary.
 
-    The loss gets the term `weight` times the share that the adversary recovers. A weight of 0 trains without an adversary.
-    `noise` is the standard deviation of the noise that the generator adds (None: the preset's). `strength` is the share of the
-    perturbation that is applied to images, in [0, 1]. `width` is the number of channels of the adversary's first layer.
+    `weight` is the weight of the adversarial term, which is the share of the image that the adversary recovers. A weight of 0
+    trains without an adversary. `noise` is the standard deviation of the noise that the generator adds (None: the preset's).
+    `strength` is the share of the perturbation that is applied to images, in [0, 1]. `width` is the number of channels of the
+    adversary's first layer.
     """
 
     weight: float = 0.0
@@ -48,12 +49,18 @@ class Defence:
 
 
 def class_means(split: Split, classes: int) -> Tensor:
-    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the guess with the least MSE, given only the label."""
+    """Return the mean image of each class, K x 3 x H x W in [0, 1].
+
+    Given only the label, this guess has the least MSE.
+    """
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net for images with one-hot labels as further channels: 3 + `classes` input channels, 3 output channels."""
+    """Return a U-Net for images and their labels.
+
+    The U-Net has 3 + `classes` input channels (see `with_labels`) and 3 output channels.
+    """
     unet = UNet(width)
     first = unet.inc.f[0]
     assert isinstance(first, nn.Conv2d)
@@ -62,7 +69,7 @@ def labelled_unet(width: int, classes: int) -> UNet:
 
 
 def with_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Append one-hot labels as constant channels to images N x 3 x H x W. Return N x (3 + K) x H x W."""
+    """Append one-hot labels as constant channels to images N x 3 x H x W. Return N x (3 + `classes`) x H x W."""
     channels = F.one_hot(labels, classes).to(images)[:, :, None, None].expand(-1, -1, *images.shape[-2:])
     return torch.cat([images, channels], 1)
 
@@ -74,16 +81,20 @@ class _Contest(nn.Module):
 
 
 class AdversarialObjective(Objective):
-    """generator's loss + weight * max(0, R), where R is the share that the inversion network I recovers beyond the label.
+    """The loss of a generator against an inversion network I, the adversary.
 
     ::
 
-        x -> generator (+ noise) -> x' -> m + I(x', y) -> x''       R = 1 - MSE(x'', x) / MSE(m, x)
+        loss = generator's loss + weight * max(0, R)                R = 1 - MSE(x'', x) / MSE(m, x)
+        x -> generator (+ noise) -> x' -> m + I(x', y) -> x''
 
-    m is the mean image of x's class y. I gets the label, which every attacker knows, and predicts the difference between x and
-    m. So R counts only what I recovers beyond the label. Of three steps, two train I on the generator's output, and one trains
-    the generator against the present I. A negative R counts as zero: I is then no better than m, and a still larger error of
-    I would not protect against another attacker (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
+    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. Every
+    attacker knows the label. So the adversary gets the label, too, and only predicts the difference between x and m.
+
+    Of three steps, two train the adversary on the generator's output, and one trains the generator against the present
+    adversary. A negative R counts as zero, because the adversary is then no better than m. A still larger error of the
+    adversary would not protect against another attacker. (Inversion networks: He et al. 2019. The game: Goodfellow et al.
+    2014.)
     """
 
     adversarial = True
@@ -110,7 +121,10 @@ class AdversarialObjective(Objective):
         return [self.contest.generator]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the parameters of both networks. The adversary has a higher learning rate, to follow the generator."""
+        """Return the parameters of both networks, with a higher learning rate for the adversary.
+
+        So the adversary can follow the changes of the generator.
+        """
         generator = [p for p in self.contest.generator.parameters() if p.requires_grad]
         return [
             {"params": generator, "scale": 1.0},
@@ -125,14 +139,17 @@ class AdversarialObjective(Objective):
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the share R that the inversion network recovers from `protected` beyond the label: a scalar of at most 1."""
+        """Return the share R that the inversion network recovers from `protected` beyond the label, a scalar of at most 1.
+
+        `images` are the originals of `protected`.
+        """
         means = self.means[labels]
         residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):
             return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return loss and figures of the network that this step trains, or of the generator in evaluation."""
+        """Return loss and figures of the network that this step trains. In evaluation that is the generator."""
         if self.training and self.attacks:
             with torch.no_grad():
                 protected, _ = self.protection.protect(images)

@@ -1,4 +1,4 @@
-"""The images of each training step, chosen by seed and step only: epochs as permutations, and augmentation."""
+"""The augmented images of each training step. They depend on the seed and on the step only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["Feed", "batches", "crop_and_flip", "resize", "seed_step", "side_at"]
 
 
 def seed_step(seed: int, step: int) -> int:
-    """Return a seed of 63 bits for one step. Neighbouring steps get unrelated seeds (SplitMix64's finaliser)."""
+    """Mix a training's seed and the number of a step into a seed of 63 bits.
+
+    Neighbouring steps get unrelated seeds (SplitMix64's finaliser).
+    """
     z = (seed * 0x9E3779B97F4A7C15 + (step + 3) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
@@ -26,8 +29,8 @@ def seed_step(seed: int, step: int) -> int:
 class Feed:
     """The training images on the device, and the augmented batch of each step.
 
-    `sizes` are pairs (start, side): from the share `start` of the `total` steps on, images have `side` x `side` pixels
-    (progressive sizes).
+    `total` is the number of steps of the training. `sizes` are pairs (start, side) for progressive sizes: after the share
+    `start` of all steps, images have `side` x `side` pixels.
     """
 
     def __init__(
@@ -50,7 +53,10 @@ class Feed:
         return len(self.labels)
 
     def rows(self, step: int) -> Tensor:
-        """Return the row indices of a step, on the device. Each epoch permutes all rows and cuts them into batches."""
+        """Return the indices of a step's images, on the device.
+
+        Each epoch permutes all images and cuts them into batches.
+        """
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             random = torch.Generator().manual_seed(seed_step(self.seed, -2 - epoch))
@@ -58,7 +64,10 @@ class Feed:
         return self._rows[position * self.batch : (position + 1) * self.batch]
 
     def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the augmented images of `rows` at a step, N x 3 x side x side in [0, 1], and their labels."""
+        """Return the augmented images of a step (N x 3 x side x side in [0, 1]) and their labels.
+
+        `rows` are the indices of the images.
+        """
         images = to_float(self.images[rows])
         images = images if self.augment is None else self.augment(images)
         images = resize(images, side_at(self.sizes, step / self.total))
@@ -68,7 +77,7 @@ class Feed:
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
     """Return the images' side in pixels after the share `progress` of the steps, or None for the original size.
 
-    `sizes` are pairs: a share of the steps, and the side from there on.
+    `sizes` are pairs (start, side), as in `Feed`.
     """
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
@@ -88,10 +97,10 @@ def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Te
 
 
 def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
-    """Return the papers' augmentation: a random crop after zero padding and, with `mirror`, a random horizontal flip.
+    """Return a function that augments images as in the papers: a random crop after zero padding, and a random flip.
 
-    With `erase`, a square with a side of about `erase` pixels, around a random pixel, becomes grey (cutout). The papers do not
-    use this.
+    The flip is horizontal, and only made with `mirror`. `padding` is in pixels. With `erase`, a grey square with a side of
+    about `erase` pixels covers a random place in each image (cutout). The papers do not use cutout.
     """
 
     def augment(images: Tensor) -> Tensor:

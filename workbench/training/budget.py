@@ -11,8 +11,8 @@ generator  3
 compressor 2
 ========== ====== =======================================================
 
-With two classifiers like resnet18, these together get 59 % of the time, the encoder 12 %, the generator 18 % and the compressor
-12 %. Time that a network does not use goes to the next networks.
+With two classifiers like resnet18, the classifiers get 59 % of the time, the encoder 12 %, the generator 18 % and the
+compressor 12 %. Time that a network does not use goes to the next networks.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ class Cost:
 
 
 class Budget:
-    """A time budget (s) for training several networks. A file stores its state, so that a second call continues with the rest.
+    """A time budget for training several networks. A file stores the state, so that a second call continues with the rest.
 
-    `weights` maps each network's name to its relative share of the time. A file for another number of seconds is ignored.
+    `seconds` is the whole budget. `weights` maps each network's name to its weight (see the module). The file at `path` is
+    ignored if it is for another number of seconds.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
@@ -109,7 +110,7 @@ class Budget:
 
 
 def classifier_weight(name: str, num_classes: int = 10) -> float:
-    """Return a classifier's relative share of the budget, which grows with the square root of its FLOP."""
+    """Return a classifier's weight in the budget. The weight grows with the square root of the classifier's FLOP."""
     return SHARES["classifier"] * math.sqrt(_flops(name, num_classes) / _flops("resnet18", num_classes))
 
 
@@ -159,19 +160,21 @@ def within(
 
 
 def for_gpu(settings: TrainingSettings) -> TrainingSettings:
-    """Return settings with batches `GPU_BATCH` times as large, and the learning rate scaled to match.
+    """Return settings with batches `GPU_BATCH` times as large, and with a learning rate to match.
 
-    The rate grows linearly with the batch for SGD (Goyal et al. 2017), with its square root for AdamW.
+    For SGD, the learning rate grows linearly with the batch (Goyal et al. 2017). For AdamW, it grows with the batch's square
+    root.
     """
     rate = GPU_BATCH if settings.optimizer == "sgd" else math.sqrt(GPU_BATCH)
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
 
 
 def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> TrainingSettings:
-    """Return settings whose steps and validations on a split of `n` images take at most `seconds`, given the measured cost.
+    """Return `settings` with as many steps and validations as fit into `seconds`.
 
-    The number of steps is at least one, and at most `LONGEST` times that of `settings`. Validations take at most a tenth of the
-    time, unless there is only one.
+    `cost` has the measured times of a training image and of a validation. `n` is the number of training images. The number of
+    steps is at least one, and at most `LONGEST` times that of `settings`. Validations take at most a tenth of the time. A
+    single validation may take longer.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
@@ -191,9 +194,9 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Train a copy of the objective for at least `at_least_s` seconds, and return the seconds for an image and a validation.
+    """Train a copy of the objective for at least `at_least_s` seconds. Return the measured times of an image and a validation.
 
-    With progressive sizes, the seconds for an image are the mean over the sizes, weighted by the sizes' shares of the steps.
+    With progressive sizes, the time of an image is the mean over the sizes, weighted by the sizes' shares of the steps.
     """
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)

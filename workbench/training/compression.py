@@ -1,4 +1,9 @@
-"""The paper's loss of the compressor, rate + distortion, and a joint loss of compressor and generator, rate + recognition."""
+"""The paper's loss of the compressor (rate + distortion), and a joint loss of compressor and generator (rate + recognition).
+
+The compressor's encoder g_a maps an image to latents, which are rounded. Its decoder g_s maps rounded latents to an image. The
+entropy model estimates the probability of each latent, which gives the rate in bits. A pattern is the rounded latents of a
+whole image. A reader is a linear classifier on latents, which only helps the training.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +31,12 @@ __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObject
 
 @dataclass(frozen=True)
 class CompressorLoss:
-    """bits per pixel + weight * distortion. `kind` selects the distortion.
+    """The compressor's loss: bits per pixel + weight * distortion. `kind` selects the distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
     paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's
-    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the kind's
-    default.
+    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the
+    kind's default.
     """
 
     kind: str = "rate-distortion"
@@ -53,7 +58,7 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """The paper's loss: bits per pixel + weight * squared error, on images that the frozen generator protects."""
+    """The paper's loss: bits per pixel + weight * squared error. The images are protected by a frozen generator."""
 
     def __init__(
         self,
@@ -76,7 +81,10 @@ class CompressorObjective(Objective):
         return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups: the entropy model, without its quantiles, learns twenty times as fast as the rest."""
+        """Return two parameter groups. The entropy model learns twenty times as fast as the rest.
+
+        The quantiles of the entropy model are not trained.
+        """
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
@@ -87,7 +95,7 @@ class CompressorObjective(Objective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest patterns (the quantised latents of whole images) and their counts, as the codec needs them."""
+        """Store the commonest patterns and their counts in the compressor, as the codec needs them."""
         self._learn_patterns(self._all_latents(images), least=2)
         return {}
 
@@ -137,7 +145,10 @@ class CompressorObjective(Objective):
 
 
 class WithReader(nn.Module):
-    """Networks that train with a reader: a linear classifier on the first `channels` latent channels, which is not saved."""
+    """Networks that train together with a reader, a linear classifier on the first `channels` latent channels.
+
+    The reader is not saved with the weights.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -149,14 +160,14 @@ class WithReader(nn.Module):
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load each network by its own `load_state_dict`, because that of the compressor resizes tables."""
+        """Load each network by its own `load_state_dict`, because a compressor must resize its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
 
 
 class JointNetwork(WithReader):
-    """A generator and its compressor, with a linear classifier (reader) on the compressor's active latent channels."""
+    """A generator and its compressor, with a reader of the active latent channels (see `JointObjective.initialise`)."""
 
     def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(ACTIVE, classes)
@@ -164,14 +175,17 @@ class JointNetwork(WithReader):
 
 
 class JointObjective(CompressorObjective):
-    """The joint loss of generator and compressor, on the protected image and on the decoded one. The paper has no such loss.
+    """The joint loss of generator and compressor. The paper has no such loss.
 
-    generator's loss(x') + its terms of target and auxiliary on x_hat + bits per pixel / weight + CE(reader(y), label). x' is
-    the protected image, y its latents, x_hat the decoded image. The reader is a linear classifier on the active latents. It
-    trains the encoder from the start, when the gradient through the untrained decoder has little information.
+    ::
 
-    The generator's batch norms keep their statistics. With `keep_encoder` its contracting half stays unchanged. In training the
-    auxiliary gets every second picture only, because it is expensive.
+        generator's loss(x') + its terms of target and auxiliary on x_hat + bits per pixel / weight + CE(reader(y), label)
+
+    x' is the protected image, y its latents, x_hat the decoded image. The reader is a linear classifier on the active latents.
+    Its term trains the encoder from the start, when the gradient through the untrained decoder has little information.
+
+    The generator's batch norms keep their statistics. With `keep_encoder`, the contracting half of the generator is frozen.
+    The auxiliary is expensive. In training it gets every second picture only.
     """
 
     def __init__(
@@ -198,10 +212,11 @@ class JointObjective(CompressorObjective):
         self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
 
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`, which would otherwise all round to zero, and fit the entropy model to them.
+        """Scale the encoder so that its latents of `images` do not all round to zero, and fit the entropy model to them.
 
-        `ACTIVE` channels start with a standard deviation of 1.5 rounding steps. The other channels are zero and stay so: a
-        label needs a few bits only, and many rarely active latents would cost more than a few that carry the label.
+        The active channels, the first `ACTIVE`, start with a standard deviation of 1.5 rounding steps. The other channels are
+        zero and stay zero. A label needs a few bits only, and many rarely used latents would cost more than a few that carry
+        the label.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
@@ -216,10 +231,12 @@ class JointObjective(CompressorObjective):
     def at(self, step: int, total: int) -> None:
         """Increase the rate's influence on the loss during the first 60 % of the steps.
 
-        Until then quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final value.
-        With the final weight from the start, all latents become zero before the decoder has learnt to use them. The
-        quantisation step itself is always 1. To coarsen it, g_a's last layer divides the latents by `COARSEN`, and g_s
-        multiplies them.
+        In these steps quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final
+        value to that value. With the final weight from the start, all latents become zero before the decoder has learnt to use
+        them.
+
+        The quantisation step itself is always 1. To make quantisation coarser, the last layer of g_a is divided by `COARSEN`,
+        and the first layer of g_s is multiplied by `COARSEN`.
         """
         turn = round(0.6 * total)
         self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
@@ -238,16 +255,19 @@ class JointObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store tables with which the coder chooses each image's pattern, and return bits and accuracy of the choices.
+        """Fit the tables with which the coder chooses a pattern for each image. Return bits and accuracy of the choices.
 
-        A pattern is the quantised latents of a whole image (see `NeuralCompressor.choose`). The figures are in-sample, because
+        A pattern is the rounded latents of a whole image (see `NeuralCompressor.choose`). The figures are in-sample, because
         the tables were fitted to `images`.
         """
         y = self._all_latents(images)
         return self._choose_patterns(y, labels.to(y.device))
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups. The pretrained generator learns more slowly than the compressor, to remember the classes."""
+        """Return parameter groups. The pretrained generator learns more slowly than the compressor.
+
+        So the generator does not forget the classes.
+        """
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()
@@ -265,7 +285,7 @@ class JointObjective(CompressorObjective):
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and a dict of figures: bits per image, accuracies of both classifiers at the cloud, SSIM, |SSIM|."""
+        """Return the loss and its figures: bits per image, accuracies of both classifiers on decoded images, SSIM, |SSIM|."""
         protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)
@@ -281,9 +301,9 @@ class JointObjective(CompressorObjective):
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the reconstruction, the likelihoods of the quantised latents and, if `straight`, the latents (else None).
 
-        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: tiny shifts of hundreds of
-        latents carry the label through the noise, but rounding removes them after the training. With `straight`, rate and
-        reconstruction use rounded latents, and the gradient passes straight through the rounding.
+        CompressAI trains on latents with uniform noise. At about one bit an image, this noise is misleading. Tiny shifts of
+        hundreds of latents carry the label through the noise, but rounding removes the shifts after the training. With
+        `straight`, rate and reconstruction use rounded latents, and the gradient passes straight through the rounding.
         """
         if not straight:
             out = self.compressor(images)
@@ -300,7 +320,10 @@ def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
 
 
 def fit_reader(latents: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Fit a logistic regression of labels (n) on latents (n x D). Return its weights: classes x (D + 1), the biases last."""
+    """Fit a logistic regression of labels (n) on latents (n x D). Return its weights, `classes` x (D + 1).
+
+    The last column has the biases.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         x, labels = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).detach().clone(), labels.clone()
         weights = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
@@ -319,7 +342,7 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int) -> Tensor:
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
     """Fit the entropy model to rounded latents (N x M x h x w) by L-BFGS, and update the integer tables.
 
-    This takes a fraction of a second, because the fit only needs each channel's histogram. Reconstructions do not change,
+    The fit takes a fraction of a second, because it only needs each channel's histogram. Reconstructions do not change,
     because the medians stay at zero. Every symbol in range keeps a small probability, for unseen images.
     """
     symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n

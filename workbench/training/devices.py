@@ -30,10 +30,10 @@ def on_gpu(device: str) -> bool:
 
 
 def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
-    """Start Fabric, which runs the training with one process on each of `devices` devices of the kind `device`.
+    """Start Fabric (of PyTorch Lightning) for a training with one process on each of `devices` devices.
 
-    `half` requests 16 bits (see `precision_of`). `adversarial` declares that a step may leave parameters unchanged. Raises
-    UsageError if there are fewer devices.
+    `device` is the kind of the devices. `half` requests 16 bits (see `precision_of`). `adversarial` declares that a step may
+    leave parameters unchanged. Raises UsageError if there are fewer GPUs than `devices`.
     """
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
@@ -56,12 +56,15 @@ def _leave() -> None:
 
 
 def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
-    """Return the precision of forward passes: bfloat16 on CUDA GPUs and, with `half`, on CPUs that support it, else 32 bits."""
+    """Return the precision of forward passes, bfloat16 or 32 bits.
+
+    CUDA GPUs always use bfloat16. With `half`, CPUs that support bfloat16 use it, too.
+    """
     return "bf16-mixed" if on_gpu(device) or (half and computes_in_16_bits()) else "32-true"
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return for each flag in `wishes` whether any process has set the flag, so that all processes decide alike."""
+    """Return for each flag in `wishes` whether any process has set this flag. All processes get the same result."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
@@ -70,7 +73,10 @@ def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
 
 
 def own_rows(rows: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's part of a batch's rows, at least one: processes share a row if the last batch is too small."""
+    """Return the rows of a batch that this process trains on, at least one.
+
+    If a batch has fewer rows than there are processes, several processes train on the same row.
+    """
     return rows[fabric.global_rank % len(rows) :: fabric.world_size]
 
 

@@ -46,8 +46,9 @@ def train_and_keep(
 ) -> list[Manifest]:
     """Fit an objective, save each of its parts (networks) as weights, and return their manifests.
 
-    With a `budget` the schedule fits the network's share of the time, at this machine's speed. An interrupted training never
-    replaces complete weights. `on_epoch` gets the history after each validation.
+    `plan` has the settings and the names of the networks. With a `budget`, the schedule fits the network's share of the time,
+    at this machine's speed. An interrupted training never replaces complete weights. `on_epoch` gets the history after each
+    validation.
     """
     gpu = on_gpu(device)
     parts = objective.parts()
@@ -146,7 +147,7 @@ def _tabulated(train: Split, validation: Split) -> Split:
 
 
 def captured(split: Split) -> Split:
-    """Return a split after the client's JPEG (S1), as the edge receives it."""
+    """Return a split after the client's JPEG compression, as the edge receives its images."""
     client = Client()
     files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
     return Split(load_pictures(files, None), split.labels)

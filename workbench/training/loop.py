@@ -55,10 +55,11 @@ def fit(
     """Train `objective.network` in place. At the end, restore its state with the lowest validation loss.
 
     An adversarial objective keeps the last state instead. A checkpoint is written every half minute and at every interrupt. A
-    later call with equal `identity`, `settings` and `seed` resumes from it. Ctrl-C ends the training after the running step,
-    and the outcome's `complete` is then False. A second Ctrl-C raises at once. `label` names the training in the progress bar.
-    `on_epoch` gets the history after each validation. Several `devices` split each batch between them, one process each, and
-    only the first process writes files.
+    later call resumes from the checkpoint if `identity`, `settings` and `seed` are equal. `identity` describes data and loss.
+
+    Ctrl-C ends the training after the running step, and the outcome's `complete` is then False. A second Ctrl-C raises at
+    once. `label` names the training in the progress bar. `on_epoch` gets the history after each validation. If `devices` is
+    above 1, each device has a process and gets a part of each batch. Only the first process writes files.
     """
     trainer = Trainer(objective, train, settings, seed=seed, augment=augment, device=device, devices=devices)
     identity = {**identity, "seed": seed, "settings": settings.as_json(), "precision": trainer.precision}
@@ -96,7 +97,7 @@ class Trainer:
         self._flops: dict[tuple[str, int], float] = {}  # FLOP of one image, by the kind of step and the images' side
 
     def step(self, step: int) -> tuple[Tensor, dict[str, Tensor], float]:
-        """Run a training step. Return the loss, the figures, and the step's PFLOP over all processes."""
+        """Run a training step. Return the loss, the figures, and the PFLOP (10^15 operations) of all processes."""
         rows = own_rows(self.feed.rows(step), self.fabric)
         torch.manual_seed(seed_step(self.seed, step * self.fabric.world_size + self.fabric.global_rank))
         images, labels = self.feed.at(step, rows)

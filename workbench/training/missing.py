@@ -1,4 +1,7 @@
-"""Train the missing networks of one pair, or of several pairs within a time budget."""
+"""Train the missing networks of one pair, or of several pairs within a time budget.
+
+A pair is a target and an auxiliary classifier, with the generator and the compressor that belong to them.
+"""
 
 from __future__ import annotations
 
@@ -78,10 +81,12 @@ def ensure(
 ) -> list[Manifest]:
     """Train the missing or interrupted networks of a pair. Return the manifests of classifiers, generator and compressor.
 
-    Existing networks are reused, whatever their preset, unless they were trained against other networks than the present ones.
-    With `shipped` False, weights that ship with the workbench count as missing. The `variant` `paper` of generator and
-    compressor has the papers' settings and losses, and is saved next to the pair's default ones. `run` are further options of
-    `train_and_keep`. Trainings are reported on standard error.
+    Existing networks are reused, whatever their preset. A network that was trained against other networks than the present
+    ones counts as missing. With `shipped` False, weights that ship with the workbench count as missing, too. With `compressor`
+    False, no compressor is trained.
+
+    With the `variant` `paper`, generator and compressor get the papers' settings and losses, and are saved next to the default
+    variant. `run` are further options of `train_and_keep`. Trainings are reported on standard error.
     """
     wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
@@ -111,11 +116,12 @@ def train_all(
     shipped: bool = True,
     **options: Any,
 ) -> list[Manifest]:
-    """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
+    """Train the missing networks of several pairs, classifiers first. Return all manifests.
 
-    A repeated call continues an interrupted one with the remaining time. With `shipped` False, weights that ship with the
-    workbench count as missing. `options` go to `ensure`, such as seed and losses. Raises UsageError if both `minutes` and
-    several devices are given.
+    `pairs` are names (target, auxiliary). `minutes` is the time budget for all trainings (None: no budget, but the preset's
+    schedules). A repeated call continues an interrupted one with the remaining time. With `shipped` False, weights that ship
+    with the workbench count as missing. `options` go to `ensure`, such as seed and losses. Raises UsageError if both `minutes`
+    and several devices are given.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")

@@ -18,8 +18,8 @@ class Objective(nn.Module):
     """The interface of a loss: forward(images, labels) -> (loss, {name: figure}). `network` is trained and saved.
 
     A figure is a scalar to report, such as an accuracy. A new loss is a new subclass. `adversarial` means that two networks
-    learn in turns, one against the other, so that a step leaves some parameters unchanged. Then the last state is kept, not the
-    one with the lowest loss, because a low loss may only mean a weak adversary.
+    learn in turns, one against the other, so that a step leaves some parameters unchanged. The last state of such a training
+    is kept, even if an earlier state had a lower loss. A low loss may only mean a weak adversary.
     """
 
     network: nn.Module
@@ -27,7 +27,7 @@ class Objective(nn.Module):
     turn = ""  # the kind of the present step, if steps differ in cost
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode. Frozen parts stay in eval mode, so that their batch norms keep their statistics."""
+        """Set training or evaluation mode. Frozen networks stay in evaluation mode, and so keep their batch-norm statistics."""
         super().train(mode)
         if mode:
             for child in self.children():
@@ -39,25 +39,28 @@ class Objective(nn.Module):
         return [self.network]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups. Their key `scale` multiplies the learning rate."""
+        """Return the optimiser's parameter groups. The key `scale` of a group multiplies its learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
     def at(self, step: int, total: int) -> None:
-        """Prepare the objective for a training step. The loop calls this before each step."""
+        """Prepare for training step `step` of `total`. The loop calls this method before each step."""
 
     def before_validation(self, images: Tensor) -> None:
-        """Update what the network's inference needs, such as tables, from `images` of the training split."""
+        """Update the tables that the network needs for inference. `images` are images of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit the trained network's tables, if any, to `images`. Return figures on `images`, named `..._in_sample`."""
+        """Fit the tables of the trained network to `images`. Return figures on these images, named `..._in_sample`.
+
+        By default there are no tables and no figures.
+        """
         return {}
 
 
 class ClassifierObjective(Objective):
-    """Cross-entropy without weight decay on norms and biases. Training uses label smoothing (Szegedy et al. 2016).
+    """The loss of a classifier: cross-entropy, in training with label smoothing (Szegedy et al. 2016).
 
-    Decay of a batch norm's scale regularises nothing, because the next layer's scale compensates for it (He et al. 2019, Bag of
-    Tricks, section 3.1).
+    Norms and biases have no weight decay. Decay of a batch norm's scale regularises nothing, because the next layer's scale
+    compensates for it (He et al. 2019, Bag of Tricks, section 3.1).
 
     With `unpadded`, training images smaller than the classifier's input (progressive sizes) are not padded. Then 2 x 2 pooling
     rounds up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. For multiples of 32, rounding changes nothing.
@@ -118,6 +121,9 @@ class _Inwards(torch.autograd.Function):
 
 
 def clamp_inwards(x: Tensor) -> Tensor:
-    """Clamp to [0, 1]. Outside, only gradients towards the interval pass, so that clamped pixels can still change."""
+    """Clamp to [0, 1], with a gradient that can still move clamped values back.
+
+    Outside [0, 1], a gradient only passes if gradient descent moves the value towards the interval.
+    """
     clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
     return clamped

@@ -72,8 +72,8 @@ LOSSES = {  # the default losses of each preset
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
     """Return a preset's settings for a kind of training (classifier, encoder, ...), with other `epochs` if given.
 
-    In the variant `paper`, generator and compressor train for `PAPER_EPOCHS`, and the generator has the papers' settings at the
-    preset's width. Raises UsageError if the preset is unknown or lacks the kind.
+    In the variant `paper`, generator and compressor train for `PAPER_EPOCHS`, and the generator has the papers' settings at
+    the preset's width. Raises UsageError if the preset is unknown, or has no training of this kind.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -86,7 +86,7 @@ def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str 
 
 
 def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return a preset's losses of generator and compressor. For the variant `paper` they are the papers' losses."""
+    """Return a preset's losses for generator and compressor. The variant `paper` has the papers' losses."""
     return LOSSES[PAPER if variant == PAPER else preset]
 
 

@@ -1,4 +1,4 @@
-"""The generator's losses: the loss of the paper PP (MMSys '22), terms that hide a picture, and the U-Net's pretraining."""
+"""The generator's loss in the paper PP (MMSys '22), further terms that hide a picture, and the pretraining of the U-Net."""
 
 from __future__ import annotations
 
@@ -30,20 +30,26 @@ FIRST = 0.1  # initial share of the leakage term's weight, which grows to 1 duri
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * L.
+    """The terms and weights of the generator's loss.
 
-    x is an image, x' its protected form, y its label. The first three terms are PP's (section 4). `auxiliary`: `unbounded` is
-    the paper's CE(auxiliary(x'), y), which can grow without limit and outweigh the target's term. `bounded` limits it to `cap`
-    nats an image (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's term, which rewards inverted
-    contrast. `absolute` takes its magnitude.
+    ::
 
-    The papers have neither E nor L. SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to
-    zero and leave the picture legible. E measures legibility: the excess over 0.015 of |SSIM| of single channels and edges,
-    plus the excess over 0.08 of the best colour mix's correlation (see `legibility`). L is max(0, log((1 + b) / 3)), where b
-    bounds any attacker's information beyond the class in nats (see `leakage`). A generator that minimises L draws one picture
-    for each class.
+        CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * L
 
-    With `every_strength`, training shows the target x + a (x' - x). For half of the images a is 1, for the others it is drawn
+    x is an image, x' its protected form, y its label. The first three terms are PP's (section 4).
+
+    `auxiliary` selects the auxiliary term. `unbounded` is the paper's CE(auxiliary(x'), y), which can grow without limit and
+    outweigh the target's term. `bounded` limits this term to `cap` nats an image (a uniform guess over ten classes has 2.30).
+    `ssim` selects the SSIM term. `signed` is the paper's, which rewards inverted contrast. `absolute` takes its magnitude.
+
+    The papers have neither E nor L. SSIM alone hides no picture: with a fine checkerboard or opposite colour channels, SSIM is
+    zero and the picture stays legible. E measures legibility. It is the excess over 0.015 of |SSIM| of single channels and
+    edges, plus the excess over 0.08 of the best colour mix's correlation (see `legibility`).
+
+    L is max(0, log((1 + b) / 3)). b bounds any attacker's information beyond the class in nats (see `leakage`). A generator
+    that minimises L draws one picture for each class.
+
+    With `every_strength`, the target gets x + a (x' - x) in training. For half of the images a is 1. For the others a is drawn
     from [0, 1] at each step. All other terms use a = 1.
     """
 
@@ -91,7 +97,7 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
 
 
 def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Cut the skip connections of a generator's U-Net, so that its expanding half only gets the deepest features.
+    """Cut the skip connections of a generator's U-Net. Its expanding half then only gets the deepest features.
 
     Through skip connections every pixel would reach the output. The architecture does not change: the weights that read the
     skipped features are set to zero and stay zero. Return the generator.
@@ -114,11 +120,11 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 
 
 class EncoderObjective(Objective):
-    """Pretraining of a generator: its contracting half learns to classify by cross-entropy.
+    """The loss of a generator's pretraining: the U-Net's contracting half learns to classify by cross-entropy.
 
-    Through a frozen target's loss, a generator would learn the classes slowly, and an image would cost ten times as much. The
-    pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`, smaller
-    training images (progressive sizes) are not padded to multiples of 16.
+    Without pretraining, a generator learns the classes through a frozen target. That is slow, and an image costs ten times as
+    much. The pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`,
+    smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
     def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -141,11 +147,13 @@ class EncoderObjective(Objective):
 
 
 class GeneratorObjective(Objective):
-    """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
+    """The generator's loss (`GeneratorLoss`) with its networks. Target and auxiliary stay frozen, in eval mode.
 
-    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). All terms except the leakage
-    use `strength`, the share of the perturbation that is applied in later use. It is 1 in the papers. Raises UsageError for any
-    other strength with a loss for `every_strength`.
+    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the share of the
+    perturbation that is applied in later use (1 in the papers). All terms except the leakage are computed at this strength.
+
+    Raises UsageError for another strength than 1 if the loss has `every_strength`, and for a leakage term if the generator has
+    no random component.
     """
 
     network: PerturbationGenerator
@@ -173,16 +181,17 @@ class GeneratorObjective(Objective):
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss, and as figures accuracies of target and auxiliary, SSIM, |SSIM| and the loss's further terms."""
+        """Return the loss and its figures: accuracies of target and auxiliary, SSIM, |SSIM|, and the loss's further terms."""
         images = images.float()  # mixed precision passes bfloat16, which has fewer bits than a pixel
         protected, noiseless = self.protect(images)
         every = 2 if self.training and self.loss.leakage_weight else 1  # the papers' auxiliary gets every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the images protected at `self.strength`, and at strength 1 without a random component (None if there is none).
+        """Return the protected images at `self.strength`, and the protected images at strength 1 without the random component.
 
-        The random component comes from torch's generator, also in validation, so that equal seeds select equal checkpoints.
+        If the generator has no random component, the second result is None. The random component comes from torch's random
+        generator, also in validation, so that equal seeds select equal checkpoints.
         """
         if not self.network.noise:
             return self.network(images, self.strength), None
@@ -199,11 +208,11 @@ class GeneratorObjective(Objective):
         every: int = 1,
         noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and figures, with accuracies on the `decoded` images if given, else on the protected ones.
+        """Return the loss and its figures. Accuracies are those on the `decoded` images if given, else on the protected ones.
 
-        The terms of target and auxiliary are summed over protected and decoded images, the others use protected images only.
-        The auxiliary and the |SSIM| of channels and edges use every `every`-th picture. `noiseless` are the protected images
-        without their random component.
+        The terms of target and auxiliary are summed over protected and decoded images. All other terms use protected images
+        only. The auxiliary and the |SSIM| of channels and edges use one of `every` pictures. `noiseless` are the protected
+        images without their random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)

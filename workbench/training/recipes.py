@@ -1,7 +1,8 @@
-"""The training of each kind of network: load the networks that the training needs, fit the new network by a preset, save it.
+"""The training of each kind of network by a preset. The new network is saved under its name.
 
-`epochs` replaces the preset's number. `run` are options of `train_and_keep`, such as the device. A variant is another generator
-or compressor of the same pair of target and auxiliary, saved under `name@variant`.
+Networks that a training needs are loaded. `epochs` replaces the preset's number. `run` are options of `train_and_keep`, such
+as the device. A pair is a target and an auxiliary classifier. A variant is another generator or compressor of the same pair,
+saved under `name@variant`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def train_classifier(
 
 
 def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs: int | None = None, **run: Any) -> Manifest:
-    """Train and save the U-Net from which all generators of a data set start: its contracting half classifies images."""
+    """Pretrain the U-Net from which all generators of a data set start, and save it.
+
+    Its contracting half learns to classify images.
+    """
     settings = settings_of(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
     objective = EncoderObjective(
@@ -76,9 +80,10 @@ def train_generator(
 ) -> Manifest:
     """Train the perturbation generator of a pair whose classifiers exist, and save it as `target-X-auxiliary`.
 
-    The training starts from the generator named `start`, if given, else from the pretrained U-Net if the preset has one. A
-    `defence` sets the strength in training (default 1) and the noise of the generator, and can add an inversion network as the
-    adversary. The variant `paper` trains from scratch with the papers' loss and settings.
+    The training starts from the generator named `start`. If `start` is None, it starts from the pretrained U-Net, or from
+    random weights if the preset has no pretraining. `defence` sets the strength in training (default 1) and the noise of the
+    generator, and can add an inversion network as the adversary. The variant `paper` trains from random weights, with the
+    papers' loss and settings.
     """
     settings, strength = settings_of(preset, "generator", epochs, variant), 1.0 if defence is None else defence.strength
     if loss is None:
@@ -132,7 +137,8 @@ def train_compressor(
 ) -> Manifest:
     """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`.
 
-    A compressor with the loss `rate-accuracy` has many rates, or only `rate` in [0, 1] if given.
+    `generator_variant` is the variant of the generator. With the loss `rate-accuracy`, the compressor has many rates. If
+    `rate` (in [0, 1]) is given, the compressor has this rate only.
     """
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
@@ -178,7 +184,8 @@ def train_joint(
 ) -> list[Manifest]:
     """Train a pair's generator together with a new compressor, and save both as `variant`.
 
-    The generator starts from the variant `generator_variant`, which is kept. Raises UsageError if both variants are equal.
+    The training starts from the generator's variant `generator_variant`, whose weights stay unchanged. Raises UsageError if
+    both variants are equal.
     """
     if variant == generator_variant:
         raise UsageError(

@@ -25,7 +25,10 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """A training's state and checkpoint file. Only a training with equal `identity` (settings, seed, data) loads the file."""
+    """The state of a training, and its checkpoint file at `path`.
+
+    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded.
+    """
 
     def __init__(
         self,
@@ -86,9 +89,10 @@ class RunState:
         self.fabric.barrier()
 
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
-        """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial.
+        """Add a validation to the history. Keep the network if its loss is the lowest, or if the training is adversarial.
 
-        `running` has the loss and figures of the latest reported step, `means` has the validation's means.
+        `running` has the loss and figures of the latest reported training step. `means` has the means over the validation
+        split.
         """
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:

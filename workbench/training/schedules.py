@@ -17,9 +17,9 @@ __all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"
 class TrainingSettings:
     """The schedule and the options of one training.
 
-    The training lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning
-    rate rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. Every `validate_every` epochs and
-    at the end, the network is measured on the first `validation_images` of the validation split (None: all).
+    The training lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The
+    learning rate rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. Every `validate_every`
+    epochs and at the end, the network is validated on the first `validation_images` of the validation split (None: all).
     """
 
     epochs: int
@@ -62,8 +62,8 @@ class TrainingSettings:
 class Plan:
     """The settings and metadata of a training, and the names under which its networks are saved.
 
-    `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses (`target`,
-    `auxiliary` or `generator`) to its SHA-256.
+    `loss` describes the loss in the manifests. `depends` maps a role (`target`, `auxiliary` or `generator`) to the SHA-256 of
+    the network that the training uses in this role.
     """
 
     names: list[str]
@@ -80,10 +80,10 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """The result of `fit`: the kept network's figures (`best`), the validations (`history`), and the cost.
+    """The result of `fit`: figures, history and cost of a training.
 
-    `complete` states whether training ran to its end. `pflop` counts the multiplications and additions of all forward and
-    backward passes in training steps, in 10^15.
+    `best` has the kept network's figures, `history` the validations. `complete` states whether training ran to its end.
+    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15.
     """
 
     best: dict[str, float] = field(default_factory=dict)
@@ -101,9 +101,9 @@ def steps(n: int, settings: TrainingSettings) -> int:
 
 
 def learning_rate_share(progress: float, warmup: float) -> float:
-    """Return the learning rate as a share of its peak, after the share `progress` of the steps.
+    """Return the factor on the peak learning rate, in [0, 1], after the share `progress` of all steps.
 
-    It rises linearly from 0 to 1 over the share `warmup` of the steps, then falls to 0 as a cosine.
+    The factor rises linearly over the share `warmup` of the steps, then falls to 0 as a cosine.
     """
     if progress < warmup:
         return max(progress, 1e-3) / warmup

@@ -1,6 +1,7 @@
-"""The loss of a variable-rate compressor, at every strength: rate 0 keeps the label, higher rates more of the picture.
+"""The loss of a compressor with many rates, for every strength of the perturbation.
 
-A stop is one of the S discrete rates (see `rates`). Stop 0 is rate 0, with the label's channels only.
+Rate 0 keeps the label only. Higher rates keep more of the picture. A stop is one of the S discrete rates (see `rates`). Stop 0
+is rate 0, which codes only the first latent channels. These channels carry the label.
 """
 
 from __future__ import annotations
@@ -37,18 +38,22 @@ class LabelledCompressor(WithReader):
 
 
 class VariableRateObjective(CompressorObjective):
-    """Rate + the target's cross-entropy + weighted squared error, at a random stop and strength for each image.
+    """The loss of a compressor with many rates. Each image has a random stop and strength.
 
     ::
+
+        loss = rate + w * (CE(target) - a * CE(auxiliary)) + v * squared error + CE(reader(y)) / 2
 
         x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
-    A stop is one of the S discrete rates. Its gain is the inverse of its quantisation step (see `rates`). The squared error has
-    weight 0 at stop 0. At higher stops the weight grows with the square of the gain, because finer steps have smaller errors
-    (Kamisli et al. 2024). The error is measured against the image without the generator's random component, because coding
-    that noise would waste bits. The auxiliary's term is weighted by the strength. `only` trains a network for a single stop,
-    for comparison with the network for all stops.
+    G is the generator, a the strength, g_a the compressor's encoder, y the latents, g_s the decoder. The reader is a linear
+    classifier on the label's latents, which only helps the training. A stop is one of the S discrete rates. Its gain is the
+    inverse of its quantisation step (see `rates`). The weight v is 0 at stop 0. At higher stops v grows with the square of the
+    gain, because finer steps have smaller errors (Kamisli et al. 2024).
+
+    The error is measured against the image without the generator's random component, because coding that noise would waste
+    bits. `only` trains a network for a single stop, for comparison with the network for all stops.
     """
 
     def __init__(
@@ -73,7 +78,10 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images` to a deviation of `SPREAD` steps of stop 0 (label) or of `PICTURE_SPREAD` (picture)."""
+        """Scale the encoder so that its latents of `images` start with suitable standard deviations.
+
+        The label's latents start at `SPREAD` quantisation steps of stop 0, the other latents at `PICTURE_SPREAD`.
+        """
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -84,7 +92,7 @@ class VariableRateObjective(CompressorObjective):
         compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
 
     def at(self, step: int, total: int) -> None:
-        """Lower the weight of the cross-entropy from 10 times its final value to that value, in the first 60 % of the steps."""
+        """Lower the weight of the cross-entropy during the first 60 % of the steps, from 10 times the final value."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -105,7 +113,7 @@ class VariableRateObjective(CompressorObjective):
         """Do nothing, because `finish` computes the tables once."""
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and a dict of figures: bits per image, MSE, and accuracies of target and auxiliary when decoded."""
+        """Return the loss and its figures: bits per image, MSE, and accuracies of target and auxiliary on decoded images."""
         images = images.float()  # mixed precision passes bfloat16; the entropy model's logits need 32 bits
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
@@ -133,11 +141,11 @@ class VariableRateObjective(CompressorObjective):
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the reconstructions, the bits of each image (N) and the latents, given each image's stop (rate index; N).
+        """Code each image at its stop. Return the reconstructions, the bits of each image (N), and the latents.
 
         The decoder gets rounded latents, and the gradient passes straight through the rounding. The bits are those of latents
-        with uniform noise, as in CompressAI, except for the label's latents, which are rounded, because noise is misleading
-        there (see `JointObjective._code`).
+        with uniform noise, as in CompressAI. The label's latents are rounded instead, because noise is misleading there (see
+        `JointObjective._code`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
@@ -154,7 +162,10 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Compute the coder's integer tables for every stop, and the patterns of latents from which stop 0 chooses one."""
+        """Compute the coder's integer tables for every stop, and the patterns from which stop 0 chooses.
+
+        A pattern is the rounded latents of a whole image. Return figures of the choices, named `..._in_sample`.
+        """
         bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
         parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
         y = torch.cat(parts)
