@@ -79,9 +79,9 @@ class PerturbationGenerator(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the images protected at a `strength` from 0 (unchanged) to 1: N x 3 x H x W.
+        """Return `images` (floats, N x 3 x H x W), protected at a `strength` from 0 (unchanged) to 1.
 
-        Raises UsageError for other input.
+        Raises UsageError for another shape or type, for no images, and for a strength outside [0, 1].
         """
         check_images(images)
         check_strength(strength)

@@ -3,7 +3,9 @@
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
-    {svn, report_data}         -> report_data only: sample evidence, of a runtime for development, proves nothing
+    {svn, report_data}         -> report_data only
+
+The second line is sample evidence. It comes from a development runtime and proves nothing.
 
 The agent is the guest's attestation agent. The VCEK is a processor's key, the VLEK a cloud provider's key, and the ARK is AMD's
 root certificate.

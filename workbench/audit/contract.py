@@ -25,7 +25,7 @@ PICTURE_VIEWS = ("perturbed", "decoded")
 class Effort:
     """The budget of an attacker.
 
-    `pairs`: pictures that the attacker sends through the edge. `passes`: training images of one network, repeats included.
+    `pairs`: pictures that the attacker sends through the edge. `passes`: number of images that the training of one network processes. Each use of an image counts.
     `width`: channels of inversion networks. `reader`: channels of the attackers' classifiers, and of the judge that scores
     guesses. `steps`: gradient steps of a white-box attacker for each picture. `sends`: how often the attacker `replay` sends
     each picture that it knows.

@@ -113,7 +113,7 @@ class Inverter(nn.Module, ABC):
 class PictureInverter(Inverter):
     """An inverter for observations that are pictures. A U-Net computes the residual.
 
-    The base predicts each pixel by linear regression on the observed pixel and on the label's mean picture.
+    The base predicts each pixel by linear regression on the observed pixel, its square and the label's mean picture.
     """
 
     def __init__(self, width: int, means: MeanPictures) -> None:

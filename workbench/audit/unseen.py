@@ -27,7 +27,7 @@ SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
 
 
 def unseen_cost(effort: Effort, count: int) -> int:
-    """Return the number of images that train `count` unseen classifiers, repeats included."""
+    """Return how many images the training of `count` unseen classifiers processes. Each use of an image counts."""
     return count * SCHEDULE * effort.passes
 
 

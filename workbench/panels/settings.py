@@ -31,7 +31,8 @@ class Settings:
     - `strength`: the strength of protection, from 0 (none) to 1 (full)
     - `codec`: the name of a codec, and `rate`: from 0 (the fewest bits) to 1 (the most bits)
     - `quality`: 1 to 95, for the codecs JPEG and WebP only
-    - `pair`: the names of the two classifiers, as `target-X-auxiliary`, or the name of a user-defined method
+    - `pair`: the names of the two classifiers, joined by `-X-`. In a view of `Explorer.compare`, the name that the user gave to
+      the functions on the screen
     - `variant`: the name of another generator for these classifiers (empty: the pair's own generator)
     """
 
