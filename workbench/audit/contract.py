@@ -25,10 +25,12 @@ PICTURE_VIEWS = ("perturbed", "decoded")
 class Effort:
     """The budget of an attacker.
 
-    `pairs`: pictures that the attacker sends through the edge. `passes`: number of images that the training of one network processes. Each use of an image counts.
-    `width`: channels of inversion networks. `reader`: channels of the attackers' classifiers, and of the judge that scores
-    guesses. `steps`: gradient steps of a white-box attacker for each picture. `sends`: how often the attacker `replay` sends
-    each picture that it knows.
+    - `pairs`: the number of pictures that the attacker sends through the edge
+    - `passes`: the number of images in the training of one network, each use of an image counted
+    - `width`: the channels of inversion networks
+    - `reader`: the channels of the attackers' classifiers, and of the judge that scores guesses
+    - `steps`: the gradient steps of a white-box attacker for each picture
+    - `sends`: how often the attacker `replay` sends each picture that it knows
     """
 
     pairs: int

@@ -129,9 +129,9 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16)) -> list[dict[str, Any]]:
     """Return the share of pictures that `replay` identifies, one row for each number of sends in `counts`.
 
-    The attacker sends every known picture this number of times. The rows measure how well a generator's random component protects
-    against repeated sends. Without a random component, only the count 1 gives a row. Raises UsageError if `counts` is empty or
-    contains a number below 1.
+    The attacker sends every known picture this number of times. The rows measure how well a generator's random component
+    protects against repeated sends. Without a random component, only the count 1 gives a row. Raises UsageError if `counts` is
+    empty or contains a number below 1.
     """
     if not counts or min(counts) < 1:
         raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")

@@ -55,7 +55,8 @@ def fit(
     """Train `objective.network` in place. At the end, restore its state with the lowest validation loss.
 
     An adversarial objective keeps the last state instead. A checkpoint is written every half minute and at every interrupt. A
-    later call resumes from the checkpoint if that has equal `identity`, `settings` and `seed`. `identity` describes data and loss.
+    later call resumes from the checkpoint if that has equal `identity`, `settings` and `seed`. `identity` describes data and
+    loss.
 
     Ctrl-C ends the training after the running step, and the outcome's `complete` is then False. A second Ctrl-C raises at
     once. `label` names the training in the progress bar. `on_epoch` gets the history after each validation. If `devices` is
