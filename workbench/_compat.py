@@ -50,9 +50,10 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """An empty module that replaces a real one in the thread that imports torchvision or compressai.
+    """An empty stand-in for an unused module while torchvision or compressai is imported.
 
-    Other threads that read an attribute wait for the end of these imports, and then get the real module's attribute.
+    It is empty only for the thread that imports. Another thread that reads a missing attribute waits for the end of the
+    import, and then gets the real module's attribute.
     """
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:

@@ -65,10 +65,10 @@ class Limits:
 
     `formats` are Pillow's names of the accepted formats. `file_bytes` limits the size of a file. `jpeg_pixels` limits the
     pixels of a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits the pixels of all other
-    pictures: a JPEG with several scans is held in memory completely until the last scan.
+    pictures. A JPEG with several scans is among them, because it is held in memory completely until the last scan.
 
     `scans` limits the scans of a JPEG, because each scan costs one pass over the whole picture. `pieces` limits the number of
-    segments or chunks, because a reader stores more for each of them than its length.
+    segments or chunks: a short one takes more memory than bytes in the file, so `file_bytes` alone does not limit the memory.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")

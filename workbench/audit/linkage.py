@@ -85,16 +85,16 @@ class Linkage:
         `area` is the area under the ROC curve. `true_positives` is the true-positive rate at 0.1 % false positives. `shadows`
         is the number of shadow generators.
 
-        The candidates are as many random training images as there are test images. Half of the remaining training images train
-        the shadow generators, the other half are the reference pictures. Raises DataError if fewer than 8 training images
-        remain.
+        The test compares the audit's N test images with N random training images. Half of the other training images train the
+        shadow generators, and the other half are the reference pictures. Raises DataError if fewer than 8 other training
+        images exist.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         candidates, rows = order[:n], order[n:]
         if len(rows) < 8:
             raise DataError(
-                f"shadow generators need training images besides the {n} candidates, "
+                f"shadow generators need training images besides the {n} tested, "
                 f"{audit.dataset.title} has {len(rows)} more: audit fewer images"
             )
         half = len(rows) // 2

@@ -72,7 +72,7 @@ class Shadow:
 
     @staticmethod
     def cost(effort: Effort) -> int:
-        """Return the number of images that train one shadow's three networks, repeats included."""
+        """Return how many images the training of one shadow's three networks processes. Each use of an image counts."""
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:

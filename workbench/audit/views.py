@@ -162,7 +162,7 @@ class Observer:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The codec, its options and the strength. Observers of the same networks with equal settings have equal views."""
+        """The codec, its options and the strength. If two observers of a pair have equal settings, their views are equal."""
         return (self._asked[0], *sorted(self._options.items()), self.strength)
 
     @cached_property

@@ -215,10 +215,10 @@ def bench_services(
 ) -> dict[str, Any]:
     """Measure the running services that `stage` describes, and the same networks in this process. Return one JSON object.
 
-    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed
-    loop lasts `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the
-    queue. Direct calls and services alternate for `rounds` rounds. `requests` single pictures are sent one after another.
-    Raises UsageError for too few images.
+    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
+    lasts `seconds`, and the soak lasts `soak_s` (0: no soak). A window of the open loop lasts at least `seconds`, and at least
+    `forget` times the queue's relaxation time (see `relaxation_s`). Direct calls and services alternate for `rounds` rounds.
+    `requests` single pictures are sent one after another. Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(

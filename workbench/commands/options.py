@@ -109,8 +109,9 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
     """Load the four networks that the options name. Raises WeightsError for missing weights.
 
-    The compressor is left out if the codec needs none. `--variant` is the name under which a compressor was trained. If there
-    is no such compressor, `--variant` is the name of a generator that has its own compressor, such as `paper`.
+    The compressor is left out if the codec needs none. `--variant` names a variant of the compressor. If there is no compressor
+    of this name, and no `--generator-variant` is given, `--variant` names a variant of the generator, such as `paper`. This
+    generator is loaded with its own compressor.
     """
     from .. import system, weights
 

@@ -72,6 +72,6 @@ class Comparison(LiveView):
     def link(self) -> dict[str, str]:
         """Return {"python": call, "command": ""}. The Python call restores the present settings.
 
-        The command is empty because no notebook contains the user's functions.
+        The papermill command of other views is missing: it runs a notebook, and no notebook contains the user's functions.
         """
         return {"python": self.settings().python(), "command": ""}

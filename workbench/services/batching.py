@@ -5,7 +5,8 @@
     submit -> queue (limited in images; 429 if full) -> a lane is free: join queued jobs -> compute -> forward -> results
 
 A lane is a thread of the pool. A job is a queued request. A batch starts as soon as a lane is free, and jobs that arrive
-meanwhile form the next batch. A batch waits for a few milliseconds if further requests are known to be arriving.
+meanwhile form the next batch. Only a batch that is not full, while further requests are known to be arriving, waits for a few
+milliseconds.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 class EdgeResult:
     """The result of a request with N pictures: the scores of the K classes (N x K), and the time of each step (ms).
 
-    A payload has the pictures of several requests. `payload` is this request's proportional share of the bytes.
+    `payload` is the number of bytes that were sent to the cloud for this request. If one payload had the pictures of several
+    requests, the bytes are divided in proportion to the numbers of pictures.
     """
 
     scores: Scores

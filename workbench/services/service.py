@@ -127,7 +127,7 @@ class Service(ABC):
         """Called with `change` +1 when a request's body begins to arrive, and with -1 when the body is complete or lost."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return the handlers of further paths that take POST requests, by path."""
+        """Return {path: handler} for the POST requests, other than inference, that bypass the router."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

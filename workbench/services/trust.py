@@ -59,7 +59,8 @@ log = logging.getLogger("workbench.services")
 class Peer:
     """The other end of a connection. `role` is the role in the peer's certificate (None: no certificate, or no role).
 
-    `name` is a hash of that certificate. `shown` is the public key (DER, empty: no TLS) of this end's own certificate.
+    `name` is a hash of that certificate. `shown` is the public key (DER) of the certificate that the service itself showed to
+    the peer. Without TLS it is empty.
     """
 
     role: Role | None = None

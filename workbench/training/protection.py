@@ -190,8 +190,8 @@ class GeneratorObjective(Objective):
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the protected images at `self.strength`, and the protected images at strength 1 without the random component.
 
-        If the generator has no random component, the second result is None. The random component comes from torch's random
-        generator, also in validation, so that equal seeds select equal checkpoints.
+        If the network has no random component, the second result is None. The random component is drawn from torch's seeded
+        random numbers. This holds in validation, too, so that trainings with equal seeds select equal checkpoints.
         """
         if not self.network.noise:
             return self.network(images, self.strength), None

@@ -1,8 +1,8 @@
 """Check the values of Kata's Helm chart on a cluster.
 
-Kata starts a guest, a virtual machine, for each container. A shim is Kata's runtime for one kind of guest. The values are read
-from the chart's DaemonSet, because Helm keeps its own copy in Secrets. In each function, `daemons` are all DaemonSets of the
-cluster, and `machine` is the name of the host with kubectl.
+Kata starts a guest, a virtual machine, for each container. A shim is Kata's runtime for one kind of guest. Helm stores the
+values in Secrets, which these checks do not read. They read the chart's DaemonSet instead. In each function, `daemons` are all
+DaemonSets of the cluster, and `machine` is the name of the host with kubectl.
 
 Source of the names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
 """
