@@ -75,7 +75,7 @@ def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: 
     assert found["true_positives"].n == 60
     assert (found["false_positives"], found["shadows"]) == (0.001, 2)
     made.images = torch.zeros(128, 3, 32, 32)
-    with pytest.raises(DataError, match="besides the 128 tested, .* has 2 more: audit fewer images"):
+    with pytest.raises(DataError, match="of 128 images needs at least 136 training images, .* has 130: audit"):
         made.linkage.members_by_rmia("perturbed")
 
 

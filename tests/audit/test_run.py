@@ -479,13 +479,15 @@ def near(images: Tensor, others: Tensor) -> bool:
 def test_an_interrupted_audit_continues_with_equal_figures(
     networks: Pair, digits: Dataset, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def audit(folder: Path | None) -> Audit:
-        return Audit(networks, digits, codec="png", n=6, seeds=1, effort=EFFORT, judge=judge, folder=folder)
+    pair = noisy(networks, 0.25)
 
-    views, attackers = ("perturbed",), ("undo", "invert", "read")
+    def audit(folder: Path | None) -> Audit:
+        return Audit(pair, digits, codec="png", n=6, seeds=2, effort=TINY, judge=judge, folder=folder)
+
+    views, attackers = ("perturbed",), ("undo", "invert", "read", "replay")
     whole = audit(None).result(views, attackers)["rows"]
     attempt = Attempt("perturbed", ("undo", "invert"))
-    audit(tmp_path).tried([attempt])
+    audit(tmp_path).tried([Attempt("perturbed", ("undo", "invert", "replay"))])
     ran: list[str] = []
     for name in attackers:
         monkeypatch.setattr(ATTACKERS[name], "guess", _counting(name, ATTACKERS[name].guess, ran))
@@ -507,7 +509,7 @@ def _counting(name: str, guess: Callable[[Attacker, Observed], Tensor], ran: lis
 def test_a_damaged_file_of_figures_counts_as_missing(tmp_path: Path) -> None:
     figures, key = Figures(tmp_path), ("perturbed", "undo", 0.5)
     assert key not in figures
-    figures[key] = {"psnr": torch.tensor([1.0, 2.0])}
+    figures.add(key, {"psnr": torch.tensor([1.0, 2.0])})
     assert key in Figures(tmp_path)
     assert ("perturbed", "undo", 1.0) not in Figures(tmp_path)
     (file,) = tmp_path.iterdir()

@@ -200,21 +200,20 @@ class Attempts:
         missing = [name for name in attempt.attackers if (*run, name) not in self._figures]
         self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
         if missing:
-            figures = self._run(missing, view, source, observer, effort, seed)
-            for name in missing:
-                self._figures[(*run, name)] = figures[name]
+            for name, figures in self._run(missing, view, source, observer, effort, seed):
+                # The generator's noise in replays depends on the sends before, so another process replays again.
+                self._figures.add((*run, name), figures, to_folder=ATTACKERS[name].guesses != "which")
         return {name: self._figures[(*run, name)] for name in attempt.attackers}
 
     def _run(
         self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int
-    ) -> dict[str, dict[str, Tensor]]:
+    ) -> Iterator[tuple[str, dict[str, Tensor]]]:
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
         if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in names):
             base = Inversion(observer, effort, seed, self.tick)
             base.fit(learnt)
-        figures = {}
         for name in names:
             kind, options = ATTACKERS[name], (observer, effort, seed, self.tick)
             if name == "invert" and base is not None:
@@ -223,8 +222,7 @@ class Attempts:
                 attacker = kind(*options, base) if issubclass(kind, FromInversion) else kind(*options)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
-            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
-        return figures
+            yield name, self._try(attacker, observed, (view, name) if seed == 0 and own else None)
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":

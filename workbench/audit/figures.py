@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..storage import replacing
@@ -38,12 +38,12 @@ class Figures:
     def __getitem__(self, key: tuple[object, ...]) -> dict[str, Tensor]:
         return self._known[key]
 
-    def __setitem__(self, key: tuple[object, ...], figures: dict[str, Tensor]) -> None:
+    def add(self, key: tuple[object, ...], figures: dict[str, Tensor], to_folder: bool = True) -> None:
+        """Store an attacker's figures. Raises StorageError if their file cannot be written."""
         self._known[key] = figures
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder is not None and to_folder:
             with replacing(self._path(self.folder, key)) as temporary:
-                save_file({name: values.contiguous() for name, values in figures.items()}, temporary)
+                temporary.write_bytes(save({name: values.contiguous() for name, values in figures.items()}))
 
     @staticmethod
     def _path(folder: Path, key: tuple[object, ...]) -> Path:

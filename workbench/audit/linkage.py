@@ -79,6 +79,15 @@ class Linkage:
         different = -(first - second[other]).square().sum(1)[~alone]
         return area(same, different)
 
+    def check_rmia(self) -> None:
+        """Raise DataError if too few training images exist for `members_by_rmia`."""
+        n, there = len(self.audit.images), len(self.audit.dataset.train)
+        if there < n + 8:
+            raise DataError(
+                f"the membership test of {n} images needs at least {n + 8} training images, {self.audit.dataset.title} has "
+                f"{there}: audit fewer images"
+            )
+
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
         """Return how well the RMIA test separates the generator's training images from test images (see `membership`).
 
@@ -89,14 +98,10 @@ class Linkage:
         shadow generators, and the other half are the reference pictures. Raises DataError if fewer than 8 other training
         images exist.
         """
+        self.check_rmia()
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         candidates, rows = order[:n], order[n:]
-        if len(rows) < 8:
-            raise DataError(
-                f"shadow generators need training images besides the {n} tested, "
-                f"{audit.dataset.title} has {len(rows)} more: audit fewer images"
-            )
         half = len(rows) // 2
         own, others = (Split(train.images[part], train.labels[part]) for part in (rows[half:], rows[:half]))
         if len(self._shadows) != shadows:

@@ -142,9 +142,14 @@ def _neural(result: Result) -> bool:
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
     views: dict[str, list[str]] = {}
+    knows: dict[str, str] = {}
     for row in result["rows"]:
         views.setdefault(row["attacker"], []).append(row["view"])
-    return [{"name": name, "does": ATTACKS[name], "views": list(dict.fromkeys(seen))} for name, seen in views.items()]
+        knows[row["attacker"]] = row["knows"]
+    return [
+        {"name": name, "does": ATTACKS.get(name, f"takes {knows[name]}"), "views": list(dict.fromkeys(seen))}
+        for name, seen in views.items()
+    ]
 
 
 def _effort(result: Result) -> str:

@@ -95,6 +95,8 @@ class Audit(Attempts):
         is the number of classifiers in the rows `unseen` (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
+        if shadows:
+            self.linkage.check_rmia()
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0

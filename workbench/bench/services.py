@@ -96,7 +96,7 @@ class EdgeTarget:
         return self.size
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class ServiceFixture:
     """Runs edge and cloud on this machine, and sends loads to the edge.
 

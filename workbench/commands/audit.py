@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError
+from ..errors import StorageError, UsageError
 from .options import (
     Commands,
     add_command,
@@ -111,9 +111,7 @@ def audit(options: argparse.Namespace) -> int:
     if options.attacker and options.view and options.view not in KNOWN[options.attacker].views:
         allowed = ", ".join(KNOWN[options.attacker].views)
         raise UsageError(f"attacker {options.attacker!r} does not work on view {options.view!r}: on {allowed}")
-    require_writable(folder := _folder(options, pair, dataset))
-    if done := len(list(folder.glob("*.safetensors"))):
-        print(f"continuing an interrupted audit: the figures of {done} attackers are there", file=sys.stderr)
+    folder = _folder(options, pair, dataset)
     made = Audit(
         pair,
         dataset,
@@ -139,18 +137,27 @@ def audit(options: argparse.Namespace) -> int:
     if options.page is not None:
         privacy_report.write(result, options.page)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def _folder(options: argparse.Namespace, pair: Pair, dataset: Dataset) -> Path:
+def _folder(options: argparse.Namespace, pair: Pair, dataset: Dataset) -> Path | None:
     from ..evaluation import origin
-    from ..storage import data_root
+    from ..storage import data_root, require_writable
 
     settings = {key: value for key, value in vars(options).items() if key not in ("run", "json", "output", "page")}
     settings |= {key: value for key, value in origin(pair, dataset, pick_device(options.device)).items() if key != "date"}
     identity = json.dumps(settings, sort_keys=True, default=str)
-    return data_root() / "runs" / "audits" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    folder = data_root() / "runs" / "audits" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    try:
+        require_writable(folder.parent)
+    except StorageError as error:
+        print(f"an interrupted audit will not continue: {error}", file=sys.stderr)
+        return None
+    if done := len(list(folder.glob("*.safetensors"))):
+        print(f"continuing an interrupted audit, of which {done} results are there", file=sys.stderr)
+    return folder
 
 
 def _describe(result: dict[str, Any]) -> str:

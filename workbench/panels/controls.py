@@ -105,6 +105,7 @@ class Controls(ViewBase):
 
     def select(self, numbers: Sequence[int]) -> None:
         """Show several pictures of the chosen collection at once, by number. Raises UsageError for an unknown number."""
+        numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
@@ -119,6 +120,10 @@ class Controls(ViewBase):
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
             self.stage.observe(handler, name)
+
+    def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
+        """End what `observe` began."""
+        self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
 
     def apply(self, **settings: Any) -> None:
         """Set several settings at once, which are given as keyword arguments.

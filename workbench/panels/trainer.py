@@ -173,10 +173,12 @@ class Trainer:
         The curves stay on the page.
         """
         self.interrupt()
+        if (process := self._process) is None:
+            return
         with self._changed:
             ended = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), PATIENCE_S)
-        if not ended and self._process is not None:
-            self._process.kill()
+        if not ended:
+            process.kill()
 
     # --- display -------------------------------------------------------------------------------------------------------------
 

@@ -132,6 +132,7 @@ class CompressorObjective(Objective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its figures: bits per image, MSE and, in validation, the target's accuracy on decoded images."""
+        assert self.loss.kind == "rate-distortion", "other losses have objectives of their own"
         with torch.no_grad():
             images = self._protect(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
