@@ -294,6 +294,10 @@ def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp
     for state, message in (
         (missing, "tensor 'outc.f.weight' is missing"),
         ({**whole["state_dict"], "attack_model.inc.f.0.weight": torch.tensor(1.0)}, "the network needs"),
+        (
+            {**whole["state_dict"], "attack_model.outc.f.bias": torch.full((3,), float("nan"))},
+            "holds values that are not finite",
+        ),
     ):
         torch.save({**whole, "state_dict": state}, tmp_path / "x.ckpt")
         with pytest.raises(WeightsError, match=message):

@@ -63,6 +63,7 @@ def test_a_classifier_has_the_baselines_tensors_also_if_narrow(name: str) -> Non
     with torch.device("meta"):  # shapes without memory
         whole, narrow = Classifier(name).eval(), Classifier(name, width=8)
         assert whole(torch.empty(2, 3, 32, 32)).shape == (2, 10)
+        assert Classifier(name, 7, width=8).eval()(torch.empty(2, 3, 32, 32)).shape == (2, 7)
     assert parameters(whole) == PARAMETERS[name]
     shapes, fewer = ({key: tuple(value.shape) for key, value in each.network.state_dict().items()} for each in (whole, narrow))
     assert {key: shapes.get(key) for key in KEYS[name]} == KEYS[name]

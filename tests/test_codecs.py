@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -268,6 +269,21 @@ def learnt(images: torch.Tensor) -> Neural:
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
     return Neural(compressor, "ours")
+
+
+def test_hostile_payloads_of_one_rate_are_decoded_or_refused(images: torch.Tensor, request: pytest.FixtureRequest) -> None:
+    coder, source = learnt(images), random.Random(0)
+    whole = [coder.encode(images[:n])[6:] for n in (4, 5, 6)]
+    for number in range(request.config.getoption("--payloads")):
+        body = bytearray(source.choice(whole))
+        for _ in range(source.randrange(1, 4)):
+            body[source.randrange(len(body))] = source.randrange(256)
+        del body[source.randrange(len(body)) if number % 3 == 0 else len(body) :]
+        payload = bitstream.pack_stream(bytes(body), source.choice([1, 3, 6, 200]), coder.key)
+        with contextlib.suppress(PayloadError):
+            coded, which = coder.unpack(payload)
+            assert coder.decode_each(coded).isfinite().all()
+            assert int(which.max()) == len(coded) - 1
 
 
 def test_known_latents_cost_bits_equal_ones_are_decoded_once(images: torch.Tensor) -> None:

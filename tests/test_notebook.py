@@ -247,7 +247,7 @@ def test_a_script_writes_to_the_interactive_folder(empty_data: Path, tmp_path: P
     assert default_output() == empty_data / "runs" / "interactive"
 
 
-@pytest.mark.parametrize("how", ["papermill", pytest.param("nbconvert", marks=pytest.mark.system)])
+@pytest.mark.parametrize("how", ["papermill", "nbconvert"])
 def test_in_a_real_kernel_results_follow_the_injected_cell(
     how: str, empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,10 +148,10 @@ def test_hostile_payloads_are_decoded_or_refused_at_every_rate(
     codec: Neural, images: torch.Tensor, request: pytest.FixtureRequest
 ) -> None:
     source = random.Random(0)
-    whole = [(codec.at(rate).stop, codec.at(rate).encode(images[:n])) for rate in RATES for n in (1, 6)]
+    whole = [(codec.at(rate).stop, n, codec.at(rate).encode(images[:n])) for rate in RATES for n in (1, 6)]
     for number in range(request.config.getoption("--payloads") // 2):
-        stop, valid = source.choice(whole)
-        body = bytearray(valid[8:])
+        stop, n, valid = source.choice(whole)
+        body = bytearray(valid[len(bitstream.pack_stream(b"", n, codec.key, stop)) :])
         for _ in range(source.randrange(1, 4)):
             if body:
                 body[source.randrange(len(body))] = source.randrange(256)

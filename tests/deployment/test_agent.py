@@ -94,6 +94,7 @@ def gone(pid: int) -> bool:
 def test_a_stage_outlives_its_starter_and_ends_without_a_trace(there: Far) -> None:
     state = there.start()["done"]
     assert listens(state["port"])
+    assert there.ask("status", name="pair-edge")["done"]["running"]
     assert os.getpgid(state["child"]) == state["pid"] == os.getsid(state["child"])
     assert there.start()["done"]["child"] == state["child"], "starting twice is starting once"
     other = there.start(environ={"MORE": "1"})["done"]  # other settings

@@ -215,6 +215,9 @@ def test_each_fault_is_a_line_with_its_remedy(site: Site, capsys: Capture) -> No
     assert "has Linux 6.8.0-45-generic, and SEV-SNP guests need 6.16.1 or later: install" in wrong["kernel"]
     assert "has no runtime class kata-qemu-snp: `helm upgrade coco oci://" in wrong["runtime class"]
     assert "in its registry: `podman push --digestfile" in wrong["image"]
+    main(["doctor", str(site.plan), "--root", "rootfs", "--ssh-config", str(site.config), "--json"])
+    found = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["state"] == "wrong"]
+    assert {each["check"] for each in found if each["mend"]} == set(wrong)
     site.config.write_text(site.config.read_text().replace(f"Port {site.port}", "Port 1"))
     assert main(["doctor", str(site.plan), "--ssh-config", str(site.config), "--json"]) == 2
     report = json.loads(capsys.readouterr().out)
@@ -222,6 +225,8 @@ def test_each_fault_is_a_line_with_its_remedy(site: Site, capsys: Capture) -> No
     (finding,) = (each for each in report["findings"] if each["check"] == "reach")
     assert finding["state"] == "unreachable"
     assert finding["text"].startswith("is not reached: 127.0.0.1 port 1 refuses connections: does sshd run there")
+    status, said = site.examine(capsys)
+    assert (status, said["reach"].split()[0]) == (2, "UNREACHABLE")
 
 
 def test_a_launch_reports_faults_and_stops_at_one_that_blocks(site: Site, capsys: Capture) -> None:

@@ -139,6 +139,12 @@ def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned
         assert steps[0].startswith("WARNING")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_missing_gpu_is_refused_before_anything_is_sent(planned: Planned) -> None:
+    with at(planned(cloud='device = "cuda"\n')) as made, pytest.raises(RemoteError, match="a GPU is requested"):
+        made.launch()
+
+
 def test_an_interpreter_without_the_packages_is_named(planned: Planned, tmp_path: Path) -> None:
     path = planned()
     path.write_text(path.read_text().replace(json.dumps(sys.executable), json.dumps(sys._base_executable), 1))

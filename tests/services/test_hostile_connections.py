@@ -141,7 +141,14 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize(
-    ("attack", "role"), [*((attack, None) for attack in ENDLESS), ("trailers", "client"), ("headers", "client")]
+    ("attack", "role"),
+    [
+        *((attack, None) for attack in ENDLESS),
+        ("trailers", "client"),
+        ("headers", "client"),
+        ("requests", "client"),
+        ("one chunk extension", "client"),
+    ],
 )
 def test_what_never_ends_is_cut_off_at_once(edge: Served, certs: Path, attack: str, role: Role | None) -> None:
     with connected_to(edge.url, certs, role) as connection:

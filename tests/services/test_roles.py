@@ -138,6 +138,7 @@ CLIENTS = {"edge": "client", "cloud": "edge", "cloud of phones": "client"}
     [
         *((service, role) for service in CLIENTS for role in ROLES),
         *(("cloud", kind) for kind in FORGED),
+        *(("edge", kind) for kind in ("no role", "two roles", "edge without a use")),
         *((service, KINDS[-1]) for service in CLIENTS),
     ],
 )

@@ -70,7 +70,7 @@ SHELLS = {
     "zsh ends": Shell("zsh", ".zshenv", "echo moved; exit 0"),
     "zsh fails": Shell("zsh", ".zshenv", "echo 'no more room' >&2; exit 7"),
 }
-QUICK = ("dash", "fish", "tcsh greets", "zsh greets")  # one of each family
+QUICK = ("bash", "dash", "fish", "tcsh greets", "zsh greets")  # one of each family
 AGREEING = [
     pytest.param(name, marks=[] if name in QUICK else pytest.mark.system)
     for name in SHELLS

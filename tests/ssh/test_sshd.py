@@ -479,13 +479,16 @@ def test_ctrl_c_ends_an_upload_that_nobody_takes(between: bool, faulty: Faulty, 
     if between:
         monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     else:
-        threading.Thread(target=interrupt).start()
+        thread = threading.Thread(target=interrupt)
+        thread.start()
     with faulty(spoil=spoil) as (_, host):
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             host.put([os.urandom(4 << 20), os.urandom(4 << 20)], "store")
         assert time.monotonic() - began < 30
         gate.set()
+    if not between:
+        thread.join(10)
 
 
 def test_a_remote_port_that_is_silent_leaves_the_connection(

@@ -20,7 +20,17 @@ from workbench.errors import UsageError, WeightsError
 from workbench.models import PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.system import Client, System
-from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, fitting, presets
+from workbench.training import (
+    CompressorLoss,
+    GeneratorLoss,
+    Objective,
+    Outcome,
+    TrainingSettings,
+    fit,
+    fitting,
+    missing,
+    presets,
+)
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.schedules import Plan
 from workbench.weights import Manifest
@@ -228,6 +238,14 @@ def test_nothing_is_trained_where_all_is_present(digits: Dataset, tiny_data: Pat
     assert [manifest.kind for manifest in manifests] == ["classifier", "classifier", "generator", "compressor"]
     assert {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")} == before
     assert capsys.readouterr().err == ""
+
+
+def test_weights_of_a_replaced_classifier_count_as_missing(few: Dataset, own_data: Path) -> None:
+    module, manifest = weights.load(AUXILIARY, "digits", "classifier")
+    next(module.parameters()).data.add_(1)
+    weights.save(module, manifest)
+    name = weights.generator_name(TARGET, AUXILIARY)
+    assert missing._missing(few, [(TARGET, AUXILIARY)], "quick").keys() >= {name, f"{name}-compressor"}
 
 
 @pytest.mark.system
