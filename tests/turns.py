@@ -34,12 +34,14 @@ def worker(data_dir: Path) -> None:
     from workbench.client import HttpsClient
     from workbench.codecs import Jpeg
     from workbench.data import load
+    from workbench.weights import load_pair
 
     images = load("cifar10", data_dir).test.images[:IMAGES]
     files = Jpeg().encode_each(pictures.to_float(images))
     options = ["--target", "resnet18", "--auxiliary", "vgg13_bn", "--quiet", "--dataset", "cifar10", "--data-dir"]
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    with ServiceFixture([*options, str(data_dir)], "resnet18", files, labels) as site:
+    noise = load_pair("cifar10", "resnet18", "vgg13_bn").generator.noise
+    with ServiceFixture([*options, str(data_dir)], "resnet18", files, labels, noise=noise) as site:
         with HttpsClient(site.edge.url, certs=site.local.certs) as client:
             for at in range(0, IMAGES, 256):
                 labels[at : at + 256] = torch.as_tensor(client.recognise_files(files[at : at + 256]).labels)
