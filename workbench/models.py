@@ -103,10 +103,7 @@ class PerturbationGenerator(nn.Module):
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Return protected images plus a random component, clamped to [0, 1].
-
-        The operating system draws the component. If `unforeseeable` is False, torch's seeded generator draws it.
-        """
+        """Return protected images plus a random component (`unforeseeable` False: from torch's seed), clamped to [0, 1]."""
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
@@ -115,8 +112,7 @@ class PerturbationGenerator(nn.Module):
     def features(self, images: Tensor, padded: bool = True) -> Tensor:
         """Return the features of images at the U-Net's deepest level: N x (16 * width) x H/16 x W/16.
 
-        Sides that are no multiple of 16 are padded first. `padded` False skips this step, and all sides must be multiples of
-        16.
+        Sides that are no multiple of 16 are padded first, which `padded` False skips.
         """
         check_images(images)
         images = _pad(images) if padded else images
@@ -197,10 +193,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Compress and reconstruct images at a stop. Return the new images, not clamped, and the latents' likelihoods.
+        """Compress and reconstruct images at a stop. Return {"x_hat": images, not clamped, "likelihoods": {"y": likelihoods}}.
 
-        The result is a dict. Its entry `x_hat` is the new images, N x 3 x H x W. The likelihoods are in its entry
-        `likelihoods`, under `y`. In training, uniform noise replaces rounding.
+        In training, uniform noise replaces rounding.
         """
         check_images(images)
         out: dict[str, Any]
@@ -253,10 +248,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return the latents of images as integers, in units of a stop's step: N x M x H/16 x W/16.
-
-        `rate_weight` is the cost of one bit (see `quantise`).
-        """
+        """Return the latents of images as integers (see `quantise`): N x M x H/16 x W/16."""
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
@@ -286,10 +278,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return self.costs(y, rate_weight).argmin(1)
 
     def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the cost of each of the K patterns for each of N images: N x K, up to a constant.
-
-        `y` are the latents of the images, N x M x h x w. `choose` defines the cost and `rate_weight`.
-        """
+        """Return the cost of each of K patterns for each of N images (see `choose`), up to a constant: N x K."""
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
@@ -307,10 +296,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Encode each image to a byte string with CompressAI's coder. The latents are those of stop 0, rounded.
-
-        A string has 8, 12, 16 ... bytes.
-        """
+        """Encode each image to a string of 8, 12, 16 ... bytes with CompressAI's coder: the latents of stop 0, rounded."""
         check_images(images)
         if self.stops:
             return list(self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0]))
@@ -386,10 +372,9 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 
 @contextmanager
 def repeatable_noise(seed: int) -> Iterator[None]:
-    """A context in which generators draw their random component from a seed.
+    """A context in which generators draw their random component from a seed, in this thread or task alone.
 
-    Only the thread or task that enters the context is affected. Use the context for measurements only, since an attacker that
-    knows the seed can subtract the component.
+    It is for measurements only. An attacker that knows the seed can subtract the component.
     """
     before = _repeatable.set(torch.Generator().manual_seed(seed))
     try:
@@ -399,11 +384,7 @@ def repeatable_noise(seed: int) -> Iterator[None]:
 
 
 def _unforeseeable(images: Tensor) -> Tensor:
-    """Return standard normal numbers in the shape of `images`.
-
-    They come from the seed of `repeatable_noise` within that context, else from the operating system. Torch's generator could
-    be predicted, because its seed has at most 32 bits.
-    """
+    # Torch's generator could be predicted, because its seed has at most 32 bits.
     if (seeded := _repeatable.get()) is not None:
         return torch.randn(images.shape, generator=seeded).to(images)
     words = torch.frombuffer(bytearray(os.urandom(4 * images.numel())), dtype=torch.int32).to(torch.float64)
