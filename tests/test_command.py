@@ -272,6 +272,16 @@ def test_audit_takes_its_options(tiny_data: Path, tiny_efforts: None, capsys: py
     assert [row["sends"] for row in result["sends"]] == ([1, 2, 4, 8, 16] if result["noise"] else [1])
 
 
+def test_audit_refuses_membership_on_too_few_pictures_at_once(
+    tiny_data: Path, tiny_efforts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delattr("workbench.audit.Audit.converge")  # it would run first
+    assert main(["audit", *PAIR, "--limit", "1000", "--seeds", "1", "--device", "cpu", "--converge", "--membership"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the membership test of 1000 images needs at least 1008 training images" in line
+    assert line.endswith("has 697: audit fewer images")
+
+
 def test_audit_says_the_same_to_people(
     tiny_data: Path, tiny_efforts: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
