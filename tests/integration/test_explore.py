@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +68,8 @@ class View:
         for key in keys:
             self.page.keyboard.press(key)
 
-    def after(self, act: Callable[[], Any]) -> None:
-        before = self.numbers("view")
-        act()
-        wait_for(lambda: self.numbers("view") != before, 30, "another view did not come")
+    def until_coloured(self, *colour: int) -> None:
+        wait_for(lambda: self.pixels("original")[0].tolist() == [*colour], 30, f"a picture of {colour} did not come")
 
 
 def begin(page: Page, lab: str, folder: Path, name: str = "explore", more: str = "", mode: str = "lab") -> View:
@@ -142,8 +139,8 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     view.until(index=2)
     assert not np.array_equal(view.pixels("original"), first)
     name = view.of("show", "option:nth-child(2)").inner_text()
-    view.after(lambda: view.choose("show", name))
-    assert view.of("original").inner_text().split()[-1] == name
+    view.choose("show", name)
+    wait_for(lambda: view.of("original").inner_text().split()[-1] == name, 30, f"no picture of {name} came")
     view.choose("show", "misclassified")
     wait_for(lambda: "of the first 32 pictures" in view.said(), 30, "the misclassified were not found")
     assert "wrong: it is" in view.of("numbers").inner_text()
@@ -226,13 +223,14 @@ def test_pictures_are_uploaded_and_an_attacker_is_trained(lab: str, page: Page, 
     files = [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in awkward()]
     with page.expect_file_chooser() as chooser:
         view.of("upload").click()
-    view.after(lambda: chooser.value.set_files(files))  # type: ignore[arg-type]
-    assert view.of("source", "select").input_value() == "my own pictures"
+    chooser.value.set_files(files)  # type: ignore[arg-type]
+    wait_for(lambda: view.of("source", "select").input_value() == "my own pictures", 30, "the uploads were not chosen")
     for name in ("truncated.png", "bomb.png", "onerror=alert(1)"):
-        assert name in view.said()
+        wait_for(lambda: name in view.said(), 30, f"the message does not name {name}")  # noqa: B023
     assert page.locator(".pmc2-message img").count() == 0, "a file's name is no markup"
-    count = int(view.of("number", "input[type=range]").get_attribute("max") or 0)
-    assert count >= 5
+    number = view.of("number", "input[type=range]")
+    wait_for(lambda: int(number.get_attribute("max") or 0) >= 5, 30, "not all uploads can be chosen")
+    count = int(number.get_attribute("max") or 0)
     view.press("number", "End")
     view.until(index=count)
 
@@ -242,14 +240,14 @@ def test_pictures_are_uploaded_and_an_attacker_is_trained(lab: str, page: Page, 
         files.items.add(new File([content], "dropped.png", {type: "image/png"}));
         zone.dispatchEvent(new DragEvent("drop", {bubbles: true, dataTransfer: files}));
     }"""
-    view.after(lambda: view.of("drop").evaluate(drop, data))
-    assert view.pixels("original")[0].tolist() == [3, 140, 250]
+    view.of("drop").evaluate(drop, data)
+    view.until_coloured(3, 140, 250)
     place = folder / "pictures of a folder"
     place.mkdir(exist_ok=True)
     (place / "green.png").write_bytes(png((0, 250, 0)))
     view.of("folder", "input").fill(str(place))
-    view.after(lambda: view.of("folder", "input").press("Enter"))
-    assert view.pixels("original")[0].tolist() == [0, 250, 0]
+    view.of("folder", "input").press("Enter")
+    view.until_coloured(0, 250, 0)
 
 
 def test_it_survives_two_tabs_and_stopped_and_killed_kernels(lab: str, page: Page, folder: Path, noted: list[str]) -> None:
