@@ -174,6 +174,24 @@ def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettin
     return folder / "test.pt"
 
 
+HELD = replace(SETTINGS, epochs=6, warmup=0.0, hold=0.5, optimizer="muon")  # of 18 steps, 9 have the peak learning rate
+
+
+@pytest.mark.parametrize(("epochs", "resumes"), [(4, True), (10, True), (2, False)])  # 6, 15 and 3 steps at the peak
+def test_before_the_rate_falls_a_run_can_change_its_length(
+    epochs: int, resumes: bool, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted_checkpoint(few, tmp_path / "parts", HELD)  # at step 5
+    capsys.readouterr()
+    changed, networks = replace(HELD, epochs=epochs), []
+    for folder in ("parts", "whole"):
+        objective = seeded(classifier_objective)
+        assert train_here(objective, few, tmp_path / folder, changed).complete
+        assert ("starting again" in capsys.readouterr().err) == (folder == "parts" and not resumes)
+        networks.append(tensors(objective))
+    assert differences(*networks) == []
+
+
 def truncate(checkpoint: Path, length: float) -> None:
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: int(length * len(content))])

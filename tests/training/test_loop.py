@@ -15,7 +15,7 @@ from workbench.data import Dataset, Split
 from workbench.pictures import to_float
 from workbench.training import TrainingSettings
 from workbench.training.batches import Feed, crop_and_flip
-from workbench.training.schedules import learning_rate_share, steps
+from workbench.training.schedules import equal_steps, learning_rate_share, steps
 
 KINDS = [pytest.param(kind, marks=[pytest.mark.system] if kind == "joint" else []) for kind in OBJECTIVES]
 
@@ -84,6 +84,22 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
     assert rates[top:] == sorted(rates[top:], reverse=True)
     assert learning_rate_share(warmup / 2, warmup) == pytest.approx(0.5)
     assert learning_rate_share((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+
+
+def test_the_rate_stays_at_its_peak_as_long_as_it_is_held() -> None:
+    rates = [learning_rate_share(i / 1000, 0.0, 0.7) for i in range(1001)]
+    assert rates[:701] == [1.0] * 701
+    assert rates[700:] == sorted(rates[700:], reverse=True)
+    assert rates[850] == pytest.approx(0.5)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_steps_at_the_peak_and_of_one_size_suit_other_epochs() -> None:
+    held = TrainingSettings(10, 10, 1e-3, 0.0, warmup=0.0, hold=0.7)  # 10 steps an epoch on 100 images
+    assert [equal_steps(100, held, epochs) for epochs in (10, 5, 20)] == [70, 35, 70]
+    assert equal_steps(100, replace(held, sizes=((0.0, 24), (0.4, 32))), 10) == 40
+    for other in ({"warmup": 0.1}, {"hold": 0.0}, {"max_images": 500}):
+        assert equal_steps(100, replace(held, **other), 10) == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n", [48, 50])

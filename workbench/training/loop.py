@@ -27,6 +27,7 @@ from ..processes import interrupts
 from .batches import Feed, batches, seed_step
 from .devices import agreed, launch, own_rows, precision_of
 from .objectives import Objective
+from .optimizers import optimizer_of
 from .resume import RunState
 from .schedules import Outcome, TrainingSettings, learning_rate_share, steps
 
@@ -93,7 +94,8 @@ class Trainer:
         if settings.compiled:
             objective.compile(backend=COMPILER)
         objective.eval()
-        self.module, self.optimizer = self.fabric.setup(objective, _optimizer(objective, settings))
+        optimizer = optimizer_of(settings.optimizer, objective.groups(), settings.learning_rate, settings.weight_decay)
+        self.module, self.optimizer = self.fabric.setup(objective, optimizer)
         self.feed = Feed(train, settings.batch, self.total, seed, self.fabric.device, augment, settings.sizes)
         self._flops: dict[tuple[str, int], float] = {}  # FLOP of one image, by the kind of step and the images' side
 
@@ -102,7 +104,7 @@ class Trainer:
         rows = own_rows(self.feed.rows(step), self.fabric)
         torch.manual_seed(seed_step(self.seed, step * self.fabric.world_size + self.fabric.global_rank))
         images, labels = self.feed.at(step, rows)
-        rate = self.settings.learning_rate * learning_rate_share(step / self.total, self.settings.warmup)
+        rate = self.settings.learning_rate * learning_rate_share(step / self.total, self.settings.warmup, self.settings.hold)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         if not self.objective.training:
@@ -152,7 +154,7 @@ class _Run:
         on_epoch: Callable[[list[dict[str, Any]]], None] | None,
     ) -> None:
         self.trainer, self.validation, self.label, self.on_epoch = trainer, validation, label, on_epoch
-        self.state = RunState(trainer.fabric, trainer.objective, trainer.optimizer, checkpoint, identity)
+        self.state = RunState(trainer.fabric, trainer.objective, trainer.optimizer, checkpoint, identity, len(trainer.feed))
         self.step, self.total = self.state.resume(), trainer.total
         self.state.outcome.precision = trainer.precision
         self.running: dict[str, float] = {}
@@ -229,12 +231,3 @@ def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
                 f"{label}: {name} is {value} at step {step}; lower the weights of the loss or the preset's learning rate. "
                 "The last checkpoint is as it was"
             )
-
-
-def _optimizer(objective: Objective, settings: TrainingSettings) -> torch.optim.Optimizer:
-    groups = objective.groups()
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay, fused=True
-        )
-    return torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)

@@ -11,9 +11,12 @@ from .schedules import TrainingSettings
 
 __all__ = ["ENCODER", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
-GROWING = ((0.0, 24), (0.5, 32))  # sides in pixels; the first half of the steps takes two thirds of its time at full size
 NOISE = 0.1  # standard deviation of the random component, which `leakage` needs
 
+# The learning rate and the side of 24 pixels stay for 70 % of the steps, so that within these the number of epochs can change.
+ANYTIME = TrainingSettings(
+    40, 512, 0.06, 5e-4, "muon", 0.0, 0.7, validate_every=2, half=True, erase=6, smoothing=0.1, sizes=((0.0, 24), (0.7, 32))
+)
 # `paper`: PP, section 5 and its public code. The classifiers' settings are from the PyTorch_CIFAR10 project. The paper does not
 # give the compressor's. `quick`: a minute or two on 2 cores, networks of a quarter of the width. `hours`: CIFAR-10
 # on 2 cores without a GPU: networks of full width, schedules for an afternoon.
@@ -36,12 +39,8 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
         ),
     },
     "hours": {
-        "classifier": TrainingSettings(
-            40, 128, 0.1, 5e-4, "sgd", warmup=0.15, head="linear", half=True, erase=6, smoothing=0.1, sizes=GROWING
-        ),
-        "encoder": TrainingSettings(
-            40, 128, 0.1, 5e-4, "sgd", warmup=0.15, half=True, captured=True, erase=6, smoothing=0.1, sizes=GROWING
-        ),
+        "classifier": replace(ANYTIME, head="linear"),
+        "encoder": replace(ANYTIME, captured=True),
         "generator": TrainingSettings(
             2, 64, 4e-3, 5e-4, warmup=0.2, max_images=96_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE
         ),

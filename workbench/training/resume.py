@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..storage import replacing
 from .objectives import Objective
-from .schedules import Outcome
+from .schedules import Outcome, TrainingSettings, equal_steps
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -27,7 +27,8 @@ __all__ = ["RunState"]
 class RunState:
     """The state of a training, and its checkpoint file at `path`.
 
-    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded.
+    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded. Only its number
+    of epochs may differ, if no step so far depended on it. `n` is the number of training images.
     """
 
     def __init__(
@@ -37,8 +38,9 @@ class RunState:
         optimizer: torch.optim.Optimizer,
         path: Path,
         identity: dict[str, Any],
+        n: int,
     ) -> None:
-        self.fabric, self.objective, self.optimizer, self.path = fabric, objective, optimizer, path
+        self.fabric, self.objective, self.optimizer, self.path, self.n = fabric, objective, optimizer, path, n
         self.identity = json.dumps(identity, sort_keys=True)
         self.best: dict[str, Tensor] | None = None
         self.best_loss = math.inf
@@ -50,7 +52,7 @@ class RunState:
             return 0
         try:
             state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
-            if state["identity"] != self.identity:
+            if state["identity"] != self.identity and not self._only_longer_or_shorter(state["identity"], state["step"]):
                 return self._restart("a checkpoint of other settings lies there")
         except Exception as error:  # torch's zip and pickle readers raise exceptions of any kind
             return self._restart(f"unreadable checkpoint ({type(error).__name__})")
@@ -65,6 +67,12 @@ class RunState:
             network.load_state_dict(fresh)
             return self._restart("a checkpoint of another version of this training")
         return step
+
+    def _only_longer_or_shorter(self, identity: str, step: int) -> bool:
+        before, now = json.loads(identity), json.loads(self.identity)
+        epochs = before["settings"]["epochs"]
+        before["settings"]["epochs"] = now["settings"]["epochs"]
+        return before == now and step <= equal_steps(self.n, TrainingSettings.from_json(now["settings"]), epochs)
 
     def _restart(self, why: str) -> int:
         tqdm.write(f"{self.path.name}: {why}; starting again", sys.stderr)

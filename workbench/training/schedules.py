@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
 from ..storage import data_root
 
-__all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"]
+__all__ = ["Outcome", "Plan", "TrainingSettings", "equal_steps", "learning_rate_share", "steps"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class TrainingSettings:
     """The schedule and the options of one training.
 
     The training lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The
-    learning rate rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. Every `validate_every`
-    epochs and at the end, the network is validated on the first `validation_images` of the validation split (None: all).
+    learning rate rises linearly over the share `warmup` of the steps, stays until the share `hold`, then falls to zero as a
+    cosine. Every `validate_every` epochs and at the end, the network is validated on the first `validation_images` of the
+    validation split (None: all).
     """
 
     epochs: int
@@ -28,6 +29,7 @@ class TrainingSettings:
     weight_decay: float
     optimizer: str = "adamw"
     warmup: float = 0.3
+    hold: float = 0.0
     max_images: int | None = None
     validation_images: int | None = None
     validate_every: int = 1
@@ -100,11 +102,24 @@ def steps(n: int, settings: TrainingSettings) -> int:
     return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))
 
 
-def learning_rate_share(progress: float, warmup: float) -> float:
+def learning_rate_share(progress: float, warmup: float, hold: float = 0.0) -> float:
     """Return the factor on the peak learning rate, in [0, 1], after the share `progress` of all steps.
 
-    The factor rises linearly over the share `warmup` of the steps, then falls to 0 as a cosine.
+    The factor rises linearly over the share `warmup` of the steps, stays at 1 until the share `hold`, then falls to 0 as a
+    cosine.
     """
     if progress < warmup:
         return max(progress, 1e-3) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    fall = max(warmup, hold)
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, progress - fall) / (1 - fall)))
+
+
+def equal_steps(n: int, settings: TrainingSettings, epochs: int) -> int:
+    """Return how many first steps on `n` images are the same for `settings` and for another number of `epochs`.
+
+    These are the steps at the peak learning rate and of the first size, if there is no warm-up.
+    """
+    if settings.warmup or settings.max_images is not None:
+        return 0
+    share = min([settings.hold, *(start for start, _ in settings.sizes[1:])])
+    return min(math.floor(share * steps(n, replace(settings, epochs=each))) for each in (settings.epochs, epochs))
