@@ -24,6 +24,7 @@ TRAINED: dict[str, Any] = {
     "weight_decay": 5e-4,
     "optimizer": "sgd",
     "warmup": 0.15,
+    "hold": 0.7,
     "max_images": None,
     "crop": 4,
     "erase": 10,
@@ -74,7 +75,7 @@ def test_a_card_has_a_section_for_all_that_a_reader_must_know(trained: Pair) -> 
     assert titles == ["Networks", "Data", "Recipe", "Cost", "Figures", "Intended use", "Limits"]
     assert "NVIDIA H200" in text
     assert "50,000 images, as the client's JPEG leaves them; division: torch's generator seeded 0" in text
-    assert "40 epochs at most, batch 128, warm-up 0.15, 24 px from 0, 32 px from 0.5" in text
+    assert "40 epochs at most, batch 128, warm-up 0.15, rate held until 0.7, 24 px from 0, 32 px from 0.5" in text
     assert all(f"`{manifest.sha256[:16]}`" in text for manifest in trained.manifests.values())
 
 

@@ -114,6 +114,7 @@ def _recipes(manifests: Mapping[str, Manifest]) -> list[list[str]]:
             continue
         sizes = training.get("sizes") or []
         schedule = f"{training['epochs']} epochs at most, batch {training['batch']}, warm-up {training['warmup']:g}"
+        schedule += f", rate held until {training['hold']:g}" if training.get("hold") else ""
         schedule += f", {training['max_images']:,} images at most" if training.get("max_images") else ""
         schedule += "".join(f", {side} px from {start:g}" for start, side in sizes)
         optimiser = f"{training['optimizer']}, rate {training['learning_rate']:g}, decay {training['weight_decay']:g}"
