@@ -33,7 +33,7 @@ __all__ = [
 
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
-MALLOC = {M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 << 30, M_ARENA_MAX: 1}
+MALLOC = {M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 << 30, M_ARENA_MAX: 1}
 
 
 @contextlib.contextmanager

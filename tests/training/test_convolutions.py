@@ -1,4 +1,4 @@
-"""Convolutions of 2 x 2 images as one matrix product give what PyTorch's convolutions give."""
+"""Convolutions by minimal filtering give what PyTorch's convolutions give."""
 
 from __future__ import annotations
 
@@ -9,52 +9,93 @@ import torch
 from torch import Tensor, nn
 
 from workbench.classifiers import Classifier
-from workbench.training.convolutions import multiply_small_images
+from workbench.training import convolutions
+from workbench.training.convolutions import filter_minimally
+
+CHANNELS = 64, 128
+SIZES = [(2, 2), (3, 3), (4, 8), (6, 6), (9, 6), (16, 12), (5, 5), (1, 1)]
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def layers(bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(*CHANNELS, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    quick = copy.deepcopy(plain)
+    filter_minimally(quick)
+    return plain, quick
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_images_and_gradients_are_those_of_a_convolution(side: int, bias: bool, layout: torch.memory_format) -> None:
-    torch.manual_seed(side)
-    plain = nn.Conv2d(5, 7, 3, padding=1, bias=bias).to(memory_format=layout)
-    quick, found = copy.deepcopy(plain), []
-    multiply_small_images(quick)
-    images = torch.randn(4, 5, side, side)
-    for layer in (plain, quick):
+def test_outputs_and_gradients_are_those_of_a_convolution(
+    size: tuple[int, int], bias: bool, layout: torch.memory_format
+) -> None:
+    images, found = torch.randn(3, CHANNELS[0], *size), []
+    against = torch.randn(3, CHANNELS[1], *size)
+    for layer in layers(bias):
         read = images.clone(memory_format=layout).requires_grad_()
         out: Tensor = layer(read)
-        (out * torch.arange(out.numel()).view(out.shape)).sum().backward()
+        (out * against).sum().backward()
         found.append([out, read.grad, *(each.grad for each in layer.parameters())])
     for expected, value in zip(*found, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+        assert value.shape == expected.shape
+        assert (value - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("m", convolutions.SIDES)
+def test_the_transforms_are_exact(m: int) -> None:
+    into, kernel, out = (each.double() for each in convolutions._transforms(m))
+    image, weights = torch.randn(m + 2, m + 2).double(), torch.randn(3, 3).double()
+    filtered = out @ ((kernel @ weights.flatten()) * (into @ image.flatten()))
+    expected = nn.functional.conv2d(image[None, None], weights[None, None])
+    torch.testing.assert_close(filtered.view(m, m), expected[0, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_kernels_pass_the_gradient_on() -> None:
+    plain, quick = (layer.requires_grad_(False) for layer in layers())
+    images = torch.randn(2, CHANNELS[0], 4, 4, requires_grad=True)
+    expected, value = (torch.autograd.grad(layer(images).square().sum(), images)[0] for layer in (plain, quick))
+    assert (value - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_without_gradients_or_in_16_bits_the_layer_is_unchanged() -> None:
+    plain, quick = layers()
+    images = torch.randn(2, CHANNELS[0], 4, 4)
+    with torch.no_grad():
+        assert torch.equal(quick(images), plain(images))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quick(images), plain(images))
+    assert not torch.equal(quick(images), plain(images)), "else this test says nothing"
 
 
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(4, 4, 3),
-        nn.Conv2d(4, 4, 3, 2, 1),
-        nn.Conv2d(4, 4, 3, 1, 1, groups=2),
-        nn.Conv2d(4, 4, 1),
-        nn.Conv2d(4, 4, 5, 1, 2),
+        nn.Conv2d(128, 128, 3),
+        nn.Conv2d(128, 128, 3, 2, 1),
+        nn.Conv2d(128, 128, 3, 1, 1, groups=2),
+        nn.Conv2d(128, 128, 3, 1, 2, dilation=2),
+        nn.Conv2d(128, 128, 3, 1, 1, padding_mode="reflect"),
+        nn.Conv2d(128, 128, 1),
+        nn.Conv2d(128, 128, 5, 1, 2),
+        nn.Conv2d(64, 64, 3, 1, 1),
     ],
-    ids=["unpadded", "stride", "groups", "1 x 1", "5 x 5"],
+    ids=["unpadded", "stride", "groups", "dilation", "reflect", "1 x 1", "5 x 5", "few channels"],
 )
 def test_convolutions_of_other_forms_stay(layer: nn.Conv2d) -> None:
-    multiply_small_images(layer)
+    filter_minimally(layer)
     assert type(layer) is nn.Conv2d
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg13_bn"])
 def test_a_classifier_keeps_its_parameters_and_its_logits(name: str) -> None:
     torch.manual_seed(0)
-    network = Classifier(name, 10, "public" if name == "resnet18" else "linear", width=8).eval()
-    before, images = {key: value.clone() for key, value in network.state_dict().items()}, torch.rand(3, 3, 32, 32)
-    expected = network(images)
-    multiply_small_images(network)
-    assert sum(type(layer) is not nn.Conv2d for layer in network.modules() if isinstance(layer, nn.Conv2d)) >= 3
-    torch.testing.assert_close(network(images), expected)
-    assert {key: tuple(value.shape) for key, value in network.state_dict().items()} == {
-        k: tuple(v.shape) for k, v in before.items()
-    }
+    plain = Classifier(name, 10, "public" if name == "resnet18" else "linear", width=2)
+    quick, images = copy.deepcopy(plain), torch.rand(8, 3, 32, 32)
+    filter_minimally(quick)
+    assert sum(type(layer) is not nn.Conv2d for layer in quick.modules() if isinstance(layer, nn.Conv2d)) >= 3
+    torch.testing.assert_close(quick(images), plain(images), rtol=1e-3, atol=1e-3)
+    quick.load_state_dict(plain.state_dict())  # their batch norms saw slightly different images
+    with torch.no_grad():
+        assert torch.equal(quick.eval()(images), plain.eval()(images))
+    assert list(quick.state_dict()) == list(plain.state_dict())

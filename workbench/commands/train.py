@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..processes import keep_memory
 from ..terminal import printable
 from .options import Commands, add_command, add_common, check_preset, positive, read_dataset
 
@@ -108,9 +109,10 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
 
 
 def train(options: argparse.Namespace) -> int:
+    _check(options)
+    keep_memory()
     from .. import training, weights
 
-    _check(options)
     dataset = read_dataset(options)
     preset = options.preset or ("quick" if options.what != "all" or dataset.family == "digits" else "hours")
     check_preset(preset)

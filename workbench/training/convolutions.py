@@ -1,37 +1,110 @@
-"""Convolutions of 2 x 2 images as one matrix product, which trains the last layers of ResNets and VGGs twice as fast."""
+"""Convolutions by minimal filtering (Winograd 1980; Lavin and Gray 2016), which PyTorch does not use on CPUs.
+
+An output tile of m x m pixels of a 3 x 3 convolution takes (m + 2)^2 products for each pair of channels, in place of 9 m^2:
+y = A' ((G k G') * (B' x B)) A. The products of all tiles are (m + 2)^2 matrix products over the channels. The transforms pay
+for themselves from `FEWEST` pairs of channels on. In float32 results agree with those of a convolution to about five digits.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["multiply_small_images"]
+__all__ = ["filter_minimally"]
+
+SIDES = (4, 3, 2)  # of the output tiles, in pixels: the first that divides the image's sides
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # a tile of m x m pixels takes the first m + 1, and infinity
+FEWEST = 64 * 128
 
 
 class _Convolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
-        count, channels, height, width = input.shape
-        if not self.training or (height, width) != (2, 2):
+        sides = [m for m in SIDES if not (input.shape[-2] % m or input.shape[-1] % m)]
+        if not sides or not _suits(input):
             return super().forward(input)
-        # Output pixel (v, u) sees input pixel (y, x) through the kernel's element (1 + y - v, 1 + x - u).
-        seen = self.weight.unfold(2, 2, 1).unfold(3, 2, 1).flip(2, 3)  # output channels, input channels, v, u, y, x
-        matrix = seen.permute(2, 3, 0, 4, 5, 1).reshape(4 * self.out_channels, 4 * channels)
-        pixels = F.linear(input.permute(0, 2, 3, 1).reshape(count, 4 * channels), matrix)
-        image = pixels.view(count, 2, 2, self.out_channels).permute(0, 3, 1, 2)
-        return image if self.bias is None else image + self.bias.view(-1, 1, 1)
+        out: Tensor = _Filter.apply(input, self.weight, sides[0])  # type: ignore[no-untyped-call]
+        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
-def multiply_small_images(network: nn.Module) -> None:
-    """Let the network's 3 x 3 convolutions, padded by 1, treat 2 x 2 images as matrix products in training. In place.
+def filter_minimally(network: nn.Module) -> None:
+    """Let the network's 3 x 3 convolutions, padded by 1, be computed by minimal filtering in training. In place.
 
-    A convolution reads nine pixels for each of the four, and 20 of these 36 are padding. Results are equal up to rounding.
-    Parameters keep their names and shapes. In evaluation mode the network computes as before.
+    This holds for float32 on a CPU. Without gradients, in 16 bits and on a GPU the network computes as before. Parameters keep
+    their names and shapes.
     """
     for module in network.modules():
-        if type(module) is nn.Conv2d and _has_the_form(module):
+        if type(module) is nn.Conv2d and _has_the_form(module) and module.in_channels * module.out_channels >= FEWEST:
             module.__class__ = _Convolution
 
 
 def _has_the_form(module: nn.Conv2d) -> bool:
     form = (module.kernel_size, module.stride, module.padding, module.dilation, module.groups, module.padding_mode)
     return form == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
+def _suits(images: Tensor) -> bool:
+    single = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return torch.is_grad_enabled() and single and images.device.type == "cpu"
+
+
+@cache
+def _transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
+    # B', G and A' of Toom and Cook's algorithm, each as one matrix on the pixels of a square.
+    points, side = POINTS[: m + 1], m + 2
+    into, kernel, out = np.zeros((side, side)), np.zeros((side, 3)), np.zeros((m, side))
+    for row, point in enumerate(points):
+        others = [other for other in points if other != point]
+        into[row, :-1] = np.poly(others)[::-1]
+        kernel[row] = [point**power / np.prod([point - other for other in others]) for power in range(3)]
+        out[:, row] = [point**power for power in range(m)]
+    into[-1], kernel[-1, -1], out[-1, -1] = np.poly(points)[::-1], 1, 1
+    return tuple(torch.from_numpy(np.kron(each, each)).float() for each in (into, kernel, out))  # type: ignore[return-value]
+
+
+class _Filter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, kernels: Tensor, m: int) -> Tensor:
+        n, channels, height, width = images.shape
+        side, filters, rows, columns = m + 2, len(kernels), height // m, width // m
+        into, kernel, out = _transforms(m)
+        tiles = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).unfold(1, side, m).unfold(2, side, m)
+        tiles = (into @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(side**2, -1)).view(side**2, -1, channels)
+        weights = (kernel @ kernels.permute(2, 3, 0, 1).reshape(9, -1)).view(side**2, filters, channels)
+        pixels = out @ torch.bmm(tiles, weights.transpose(1, 2)).view(side**2, -1)
+        ctx.save_for_backward(tiles, weights)
+        ctx.m, ctx.shape = m, images.shape
+        pixels = pixels.view(m, m, n, rows, columns, filters).permute(2, 3, 0, 4, 1, 5)
+        return pixels.reshape(n, height, width, filters).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (gradient,), (tiles, weights), m = gradients, ctx.saved_tensors, ctx.m
+        (n, channels, height, width), filters, side = ctx.shape, weights.shape[1], m + 2
+        rows, columns = height // m, width // m
+        into, kernel, out = _transforms(m)
+        pixels = gradient.permute(0, 2, 3, 1).reshape(n, rows, m, columns, m, filters).permute(2, 4, 0, 1, 3, 5)
+        products = (out.T @ pixels.reshape(m**2, -1)).view(side**2, -1, filters)
+        of_images = of_kernels = None
+        if ctx.needs_input_grad[1]:
+            of_kernels = kernel.T @ torch.bmm(products.transpose(1, 2), tiles).view(side**2, -1)
+            of_kernels = of_kernels.view(3, 3, filters, channels).permute(2, 3, 0, 1)
+        if ctx.needs_input_grad[0]:
+            seen = (into.T @ torch.bmm(products, weights).view(side**2, -1)).view(side, side, n, rows, columns, channels)
+            of_images = _added(seen.permute(2, 3, 0, 4, 1, 5), m)[:, 1 : height + 1, 1 : width + 1].permute(0, 3, 1, 2)
+        return of_images, of_kernels, None
+
+
+def _added(tiles: Tensor, m: int) -> Tensor:
+    """Add tiles (n x rows x (m + 2) x columns x (m + 2) x channels) that overlap by 2 pixels: n x height x width x channels."""
+    n, rows, _, columns, _, channels = tiles.shape
+    whole = tiles.new_zeros(n, rows + 1, m, columns + 1, m, channels)
+    whole[:, :-1, :, :-1] = tiles[:, :, :m, :, :m]
+    whole[:, 1:, :2, :-1] += tiles[:, :, m:, :, :m]
+    whole[:, :-1, :, 1:, :2] += tiles[:, :, :m, :, m:]
+    whole[:, 1:, :2, 1:, :2] += tiles[:, :, m:, :, m:]
+    return whole.view(n, (rows + 1) * m, (columns + 1) * m, channels)

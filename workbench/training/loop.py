@@ -25,6 +25,7 @@ from ..models import channels_last
 from ..pictures import to_float
 from ..processes import interrupts
 from .batches import Feed, batches, seed_step
+from .convolutions import filter_minimally
 from .devices import agreed, launch, own_rows, precision_of
 from .objectives import Objective
 from .optimizers import optimizer_of
@@ -57,7 +58,7 @@ def fit(
 
     An adversarial objective keeps the last state instead. A checkpoint is written every half minute and at every interrupt. A
     later call resumes from the checkpoint if that has equal `identity`, `settings` and `seed`. `identity` describes data and
-    loss.
+    loss. The number of epochs may differ until the learning rate begins to fall (see `equal_steps`).
 
     Ctrl-C ends the training after the running step, and the outcome's `complete` is then False. A second Ctrl-C raises at
     once. `label` names the training in the progress bar. `on_epoch` gets the history after each validation. If `devices` is
@@ -91,6 +92,7 @@ class Trainer:
         self.total = steps(len(train), settings)
         torch.manual_seed(seed_step(seed, -1))
         channels_last(objective)
+        filter_minimally(objective)
         if settings.compiled:
             objective.compile(backend=COMPILER)
         objective.eval()

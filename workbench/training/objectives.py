@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classifiers import Classifier
-from .convolutions import multiply_small_images
 
 __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart", "share"]
 
@@ -70,7 +69,6 @@ class ClassifierObjective(Objective):
     def __init__(self, classifier: Classifier, smoothing: float = 0.0, unpadded: bool = False) -> None:
         super().__init__()
         self.network, self.smoothing, self.unpadded = classifier, smoothing, unpadded
-        multiply_small_images(classifier)
         for pool in classifier.modules() if unpadded else ():
             if isinstance(pool, nn.MaxPool2d) and pool.kernel_size == 2:
                 pool.ceil_mode = True

@@ -14,7 +14,7 @@ __all__ = ["OPTIMIZERS", "Muon", "optimizer_of"]
 
 OPTIMIZERS = ("adamw", "sgd", "muon")
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the iteration (Jordan et al. 2024, Muon)
-ITERATIONS = 3  # as for CIFAR-10 there. Singular values then lie between about 0.5 and 1.3
+ITERATIONS = 3  # as for CIFAR-10 there: most singular values are then between 0.3 and 1.4
 MOMENTUM = {"kernel": 0.6, "rest": 0.85}  # as for CIFAR-10 there
 
 
@@ -22,9 +22,9 @@ class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024): convolution kernels move by the orthogonal matrix that is nearest to their momentum.
 
     A kernel counts as a matrix with one row for each output channel. Before each step it is scaled to the norm
-    sqrt(output channels), which is also about the norm of the orthogonal matrix. So the learning rate is the length of a step
-    relative to the kernel. Scaling needs a normalisation layer after each convolution, which undoes the scale. All other
-    parameters learn by SGD with Nesterov momentum.
+    sqrt(output channels), which an orthogonal matrix with no fewer columns has, too. So the learning rate is the length of a
+    step relative to the kernel. Scaling needs a normalisation layer after each convolution, which undoes the scale. All other
+    parameters, and kernels of one input channel (depthwise), learn by SGD with Nesterov momentum.
 
     PyTorch's own Muon takes matrices only, and orthogonalises them in bfloat16, which is slow on a CPU without it.
     """
@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
                     self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
 
     def _update(self, parameter: Tensor, gradient: Tensor, rate: float, decay: float) -> None:
-        kernel = parameter.ndim == 4
+        kernel = parameter.ndim == 4 and parameter.shape[1] > 1
         if not kernel:
             gradient = gradient.add(parameter, alpha=decay)
         momentum, state = MOMENTUM["kernel" if kernel else "rest"], self.state[parameter]

@@ -15,7 +15,6 @@ from .. import legibility, metrics
 from ..classifiers import Classifier
 from ..errors import UsageError, unknown
 from ..models import PerturbationGenerator, check_strength
-from .convolutions import multiply_small_images
 from .leakage import leakage
 from .objectives import Objective, decayed_apart, share
 
@@ -132,7 +131,6 @@ class EncoderObjective(Objective):
         super().__init__()
         self.generator, self.smoothing = generator, smoothing
         self.network = ReadGenerator(generator, classes, unpadded)
-        multiply_small_images(self.network)
         for part in (generator.unet.u1, generator.unet.u2, generator.unet.u3, generator.unet.u4, generator.unet.outc):
             part.requires_grad_(False)
 
