@@ -29,6 +29,7 @@ SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}
 # The pixels of a canvas, RGBA.
 PIXELS = "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
 STAGE = "document.querySelector('.pmc2-explore').pmc2"
+KEPT = f"{STAGE}.past.length > 0 && {STAGE}.present === JSON.stringify({STAGE}.state)"  # `undo` comes back here
 
 
 pytestmark = pytest.mark.system
@@ -109,6 +110,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     # Strength: by keyboard, by typing, and in the curves.
     view.press("strength", *["ArrowLeft"] * 10)
     view.until(strength=0.9)
+    wait_for(lambda: page.evaluate(KEPT), 5, "the step was not kept")
     assert np.array_equal(view.pixels("original"), first)
     typed = view.of("strength", "input[type=number]")
     typed.fill("0.75")
@@ -117,7 +119,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     assert page.locator(".pmc2-marker").count() == 3
 
     # Undo and redo.
-    wait_for(lambda: page.evaluate(f"{STAGE}.past.length") > 0, 5, "the step was not kept")
+    wait_for(lambda: page.evaluate(KEPT), 5, "the step was not kept")
     view.of("strength", "input[type=range]").press("Control+z")
     view.until(strength=0.9)
     view.of("redo").click()
