@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from tests.support.objectives import SETTINGS, train_here
 from workbench.classifiers import Classifier
+from workbench.data import Dataset
+from workbench.inference import prepare
+from workbench.pictures import to_float
 from workbench.training import convolutions
 from workbench.training.convolutions import filter_minimally
+from workbench.training.objectives import ClassifierObjective
 
 CHANNELS = 64, 128
-SIZES = [(2, 2), (3, 3), (4, 8), (6, 6), (9, 6), (16, 12), (5, 5), (1, 1)]
+SIZES = [(2, 2), (3, 3), (4, 8), (6, 6), (9, 6), (10, 14), (16, 12), (5, 5), (1, 1)]
 
 
 def layers(bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
@@ -40,6 +48,30 @@ def test_outputs_and_gradients_are_those_of_a_convolution(
     for expected, value in zip(*found, strict=True):
         assert value.shape == expected.shape
         assert (value - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    images = torch.randn(2, CHANNELS[0], 4, 4, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layers()[1](images).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_a_training_filters_minimally_and_leaves_plain_layers(few: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    objective = ClassifierObjective(Classifier("vgg13_bn", 10, "linear", width=4))
+    used: set[str] = set()
+    for layer in objective.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_pre_hook(lambda module, _: used.add(type(module).__name__))
+    outcome = train_here(objective, few, tmp_path, replace(SETTINGS, epochs=1))
+    assert used == {"Conv2d", "_Convolution"}
+    assert {type(layer) for layer in objective.modules() if isinstance(layer, nn.Conv2d)} == {nn.Conv2d}
+    prepared = prepare(objective.network.eval())
+    assert prepared(to_float(few.test.images[:2])).isfinite().all()
+    with FlopCounterMode(display=False) as counter:
+        objective.train()(to_float(few.train.images), few.train.labels)[0].backward()
+    assert outcome.pflop == pytest.approx(counter.get_total_flops() / 1e15), "the cost is that of plain convolutions"
 
 
 @pytest.mark.parametrize("m", convolutions.SIDES)

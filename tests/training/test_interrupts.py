@@ -177,19 +177,43 @@ def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettin
 HELD = replace(SETTINGS, epochs=6, warmup=0.0, hold=0.5, optimizer="muon")  # of 18 steps, 9 have the peak learning rate
 
 
-@pytest.mark.parametrize(("epochs", "resumes"), [(4, True), (10, True), (2, False)])  # 6, 15 and 3 steps at the peak
+@pytest.mark.parametrize(
+    ("change", "resumes"),
+    [
+        ({"epochs": 4}, True),
+        ({"epochs": 10}, True),
+        ({"epochs": 4, "learning_rate": 2e-2}, False),
+    ],  # 6 and 15 steps at the peak
+    ids=["shorter", "longer", "other rate"],
+)
 def test_before_the_rate_falls_a_run_can_change_its_length(
-    epochs: int, resumes: bool, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], resumes: bool, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     interrupted_checkpoint(few, tmp_path / "parts", HELD)  # at step 5
     capsys.readouterr()
-    changed, networks = replace(HELD, epochs=epochs), []
+    networks = []
     for folder in ("parts", "whole"):
         objective = seeded(classifier_objective)
-        assert train_here(objective, few, tmp_path / folder, changed).complete
+        assert train_here(objective, few, tmp_path / folder, replace(HELD, **change)).complete
         assert ("starting again" in capsys.readouterr().err) == (folder == "parts" and not resumes)
         networks.append(tensors(objective))
     assert differences(*networks) == []
+
+
+def test_a_run_that_is_too_long_for_other_epochs_is_not_lost(few: Dataset, tmp_path: Path) -> None:
+    checkpoint = interrupted_checkpoint(few, tmp_path, HELD)  # at step 5, and 2 epochs have 3 steps at the peak
+    before = checkpoint.read_bytes()
+    with pytest.raises(UsageError, match=r"test.pt: at step 5, a training of 6 epochs .* one of 2: continue with --epochs 6"):
+        train_here(seeded(classifier_objective), few, tmp_path, replace(HELD, epochs=2))
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_loss_that_knows_the_last_step_starts_again(few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = replace(HELD, optimizer="adamw")
+    first = Interrupted(seeded(generator_objective), 5, stop, after=False)
+    assert not train_here(first, few, tmp_path, settings).complete
+    train_here(seeded(generator_objective), few, tmp_path, replace(settings, epochs=4))
+    assert "starting again" in capsys.readouterr().err
 
 
 def truncate(checkpoint: Path, length: float) -> None:

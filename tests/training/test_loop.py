@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective, differences, seeded, tensors, train_here
 from workbench.data import Dataset, Split
+from workbench.errors import UsageError
 from workbench.pictures import to_float
-from workbench.training import TrainingSettings
+from workbench.training import PRESETS, TrainingSettings
 from workbench.training.batches import Feed, crop_and_flip
 from workbench.training.schedules import equal_steps, learning_rate_share, steps
 
@@ -94,12 +95,21 @@ def test_the_rate_stays_at_its_peak_as_long_as_it_is_held() -> None:
     assert rates[-1] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("hold", [-0.1, 1.1, float("nan")])
+def test_a_held_share_of_the_steps_is_from_0_to_1(hold: float) -> None:
+    with pytest.raises(UsageError, match="held for a share of the steps"):
+        replace(SETTINGS, hold=hold)
+    assert [learning_rate_share(progress, 0.0, 1.0) for progress in (0.0, 0.5, 1.0)] == [1.0] * 3
+
+
 def test_steps_at_the_peak_and_of_one_size_suit_other_epochs() -> None:
     held = TrainingSettings(10, 10, 1e-3, 0.0, warmup=0.0, hold=0.7)  # 10 steps an epoch on 100 images
     assert [equal_steps(100, held, epochs) for epochs in (10, 5, 20)] == [70, 35, 70]
     assert equal_steps(100, replace(held, sizes=((0.0, 24), (0.4, 32))), 10) == 40
     for other in ({"warmup": 0.1}, {"hold": 0.0}, {"max_images": 500}):
         assert equal_steps(100, replace(held, **other), 10) == 0  # type: ignore[arg-type]
+    for kind in ("classifier", "encoder"):
+        assert equal_steps(50_000, PRESETS["hours"][kind], 20) == 14 * 98
 
 
 @pytest.mark.parametrize("n", [48, 50])

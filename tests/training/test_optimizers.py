@@ -79,6 +79,31 @@ def test_all_but_kernels_learns_as_by_sgd() -> None:
         torch.testing.assert_close(value, other.state_dict()[key])
 
 
+def test_kernels_do_not_decay_and_depthwise_ones_are_no_matrices() -> None:
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False))
+    left = []
+    for decay in (0.0, 0.5):
+        copied = copy.deepcopy(net)
+        muon = optimizer_of("muon", [{"params": [*copied.parameters()], "scale": 1.0}], 0.1, decay)
+        for each in copied.parameters():
+            each.grad = torch.ones_like(each)
+        muon.step()
+        left.append([each.detach() for each in copied.parameters()])
+    assert torch.equal(left[0][0], left[1][0])
+    depthwise = net[1].weight.detach()
+    torch.testing.assert_close(left[0][1], depthwise - 0.1 * (1 + MOMENTUM["rest"]))
+    torch.testing.assert_close(left[1][1], depthwise - 0.1 * (1 + MOMENTUM["rest"]) * (1 + 0.5 * depthwise))
+
+
+def test_a_kernel_of_zeros_stays_finite() -> None:
+    kernel = nn.Parameter(torch.zeros(4, 2, 3, 3))
+    muon = optimizer_of("muon", [{"params": [kernel]}], 0.1, 0.0)
+    kernel.grad = torch.zeros_like(kernel)
+    muon.step()
+    assert kernel.isfinite().all()
+
+
 def test_muon_continues_from_its_saved_state() -> None:
     net = network()
     whole = copy.deepcopy(net)

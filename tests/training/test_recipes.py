@@ -30,6 +30,7 @@ from workbench.training import (
     fitting,
     missing,
     presets,
+    recipes,
 )
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.schedules import Plan
@@ -50,6 +51,16 @@ def test_every_preset_trains_all_three_and_has_its_losses() -> None:
     every = {"classifier", "generator", "compressor", "joint"}
     assert [set(kinds) - every for kinds in presets.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
     assert all(every <= set(kinds) for kinds in presets.PRESETS.values())
+
+
+@pytest.mark.parametrize(("name", "batch", "rate"), [("resnet18", 512, 0.06), ("googlenet", 128, 0.03)])
+def test_large_activations_train_in_smaller_batches(
+    name: str, batch: int, rate: float, few: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(recipes, "train_and_keep", lambda objective, dataset, plan: [plans.append(plan)])
+    training.train_classifier(few, name, "hours")
+    assert [(plan.settings.batch, plan.settings.learning_rate) for plan in plans] == [(batch, rate)]
 
 
 def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:

@@ -12,6 +12,8 @@ trains.
     compression    the compressor's losses
     variable_rate  the loss of one compressor for many rates
     batches        the images of each step
+    optimizers     AdamW, SGD and Muon
+    convolutions   faster convolutions on a CPU
     loop           `fit`, the training loop
     schedules      settings, learning rate and outcome of a training
     devices        devices, precision and processes

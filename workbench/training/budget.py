@@ -49,9 +49,9 @@ SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0
 USABLE = 0.85  # part of a share that is used for training, not for loading, measuring and fitting tables
 LONGEST = 3  # longest schedule, as a multiple of the preset's; unused time goes to the next networks
 VALIDATIONS = 12  # maximum in one training
-WARM_UP = 3  # steps before the measurement: they allocate memory and choose algorithms
+WARM_UP = 3  # steps before the measurement at most: they allocate memory and choose algorithms
 WARM_UP_SHARE = 0.02  # minimum part of a share for measuring the speed
-MEASURED = 6  # minimum number of measured steps
+MEASURED = 6  # number of measured steps, unless these take three times as long as planned
 COMPILE_S = 60.0  # approximate time of torch.compile
 COMPILE_PAYS = 5  # compiling is tried if the share is longer than this many times COMPILE_S
 GPU_BATCH = 4  # factor on the preset's batch: small kernels would leave a GPU idle
@@ -162,8 +162,8 @@ def within(
 def for_gpu(settings: TrainingSettings) -> TrainingSettings:
     """Return settings with batches `GPU_BATCH` times as large, and with a learning rate to match.
 
-    For SGD, the learning rate grows linearly with the batch (Goyal et al. 2017). For AdamW, it grows with the batch's square
-    root.
+    For SGD, the learning rate grows linearly with the batch (Goyal et al. 2017). For AdamW and Muon, it grows with the batch's
+    square root.
     """
     rate = GPU_BATCH if settings.optimizer == "sgd" else math.sqrt(GPU_BATCH)
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
@@ -211,11 +211,14 @@ def measured(
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
+    begin = time.monotonic()
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
+        if time.monotonic() - begin > at_least_s:  # a slow step does not gain from more
+            break
     float(loss.detach())  # synchronises with the GPU
     begin, count, images = time.monotonic(), 0, 0
-    while count < MEASURED or time.monotonic() - begin < at_least_s:
+    while (spent := time.monotonic() - begin) < at_least_s or count < (MEASURED if spent < 3 * at_least_s else 1):
         step = first + WARM_UP + count
         loss, _, _ = trainer.step(step)
         images += len(trainer.feed.rows(step))

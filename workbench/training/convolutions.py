@@ -1,4 +1,4 @@
-"""Convolutions by minimal filtering (Winograd 1980; Lavin and Gray 2016), which PyTorch does not use on CPUs.
+"""Convolutions by minimal filtering (Winograd 1980; Lavin and Gray 2016), which PyTorch does not use on x86 CPUs.
 
 An output tile of m x m pixels of a 3 x 3 convolution takes (m + 2)^2 products for each pair of channels, in place of 9 m^2:
 y = A' ((G k G') * (B' x B)) A. The products of all tiles are (m + 2)^2 matrix products over the channels. The transforms pay
@@ -7,39 +7,63 @@ for themselves from `FEWEST` pairs of channels on. In float32 results agree with
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["filter_minimally"]
+__all__ = ["convolve", "filter_minimally", "unfiltered"]
 
 SIDES = (4, 3, 2)  # of the output tiles, in pixels: the first that divides the image's sides
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # a tile of m x m pixels takes the first m + 1, and infinity
 FEWEST = 64 * 128
+_unfiltered = ContextVar("unfiltered", default=False)
 
 
 class _Convolution(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
+        if not _suits(input):
+            return super().forward(input)
         sides = [m for m in SIDES if not (input.shape[-2] % m or input.shape[-1] % m)]
-        if not sides or not _suits(input):
+        if not sides:
             return super().forward(input)
         out: Tensor = _Filter.apply(input, self.weight, sides[0])  # type: ignore[no-untyped-call]
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
 
 
 def filter_minimally(network: nn.Module) -> None:
-    """Let the network's 3 x 3 convolutions, padded by 1, be computed by minimal filtering in training. In place.
+    """Let the network's 3 x 3 convolutions with many channels be computed by minimal filtering in training. In place.
 
-    This holds for float32 on a CPU. Without gradients, in 16 bits and on a GPU the network computes as before. Parameters keep
-    their names and shapes.
+    This holds for float32 on a CPU, for a padding of 1, and for images whose sides 2, 3 or 4 divides. Without gradients, in 16
+    bits and on a GPU the network computes as before. Parameters keep their names and shapes. `convolve` reverses this.
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _has_the_form(module) and module.in_channels * module.out_channels >= FEWEST:
             module.__class__ = _Convolution
+
+
+def convolve(network: nn.Module) -> None:
+    """Let all layers that `filter_minimally` changed be PyTorch's convolutions again. In place."""
+    for module in network.modules():
+        if type(module) is _Convolution:
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def unfiltered() -> Iterator[None]:
+    """A context in which all layers compute PyTorch's convolutions, so that their operations can be counted."""
+    before = _unfiltered.set(True)
+    try:
+        yield
+    finally:
+        _unfiltered.reset(before)
 
 
 def _has_the_form(module: nn.Conv2d) -> bool:
@@ -49,7 +73,7 @@ def _has_the_form(module: nn.Conv2d) -> bool:
 
 def _suits(images: Tensor) -> bool:
     single = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return torch.is_grad_enabled() and single and images.device.type == "cpu"
+    return torch.is_grad_enabled() and single and images.device.type == "cpu" and not _unfiltered.get()
 
 
 @cache
@@ -76,15 +100,16 @@ class _Filter(torch.autograd.Function):
         tiles = (into @ tiles.permute(4, 5, 0, 1, 2, 3).reshape(side**2, -1)).view(side**2, -1, channels)
         weights = (kernel @ kernels.permute(2, 3, 0, 1).reshape(9, -1)).view(side**2, filters, channels)
         pixels = out @ torch.bmm(tiles, weights.transpose(1, 2)).view(side**2, -1)
-        ctx.save_for_backward(tiles, weights)
+        ctx.save_for_backward(tiles if ctx.needs_input_grad[1] else None, weights if ctx.needs_input_grad[0] else None)
         ctx.m, ctx.shape = m, images.shape
         pixels = pixels.view(m, m, n, rows, columns, filters).permute(2, 3, 0, 4, 1, 5)
-        return pixels.reshape(n, height, width, filters).permute(0, 3, 1, 2)
+        return pixels.reshape(n, height, width, filters).contiguous().permute(0, 3, 1, 2)  # channels_last
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,), (tiles, weights), m = gradients, ctx.saved_tensors, ctx.m
-        (n, channels, height, width), filters, side = ctx.shape, weights.shape[1], m + 2
+        (n, channels, height, width), filters, side = ctx.shape, gradient.shape[1], m + 2
         rows, columns = height // m, width // m
         into, kernel, out = _transforms(m)
         pixels = gradient.permute(0, 2, 3, 1).reshape(n, rows, m, columns, m, filters).permute(2, 4, 0, 1, 3, 5)

@@ -25,7 +25,7 @@ from ..models import channels_last
 from ..pictures import to_float
 from ..processes import interrupts
 from .batches import Feed, batches, seed_step
-from .convolutions import filter_minimally
+from .convolutions import convolve, filter_minimally, unfiltered
 from .devices import agreed, launch, own_rows, precision_of
 from .objectives import Objective
 from .optimizers import optimizer_of
@@ -67,8 +67,11 @@ def fit(
     trainer = Trainer(objective, train, settings, seed=seed, augment=augment, device=device, devices=devices)
     identity = {**identity, "seed": seed, "settings": settings.as_json(), "precision": trainer.precision}
     run = _Run(trainer, validation.head(settings.validation_images), label, checkpoint, identity, on_epoch)
-    with interrupts() as interrupted, contextlib.closing(run.bar):
-        run.go(interrupted)
+    try:
+        with interrupts() as interrupted, contextlib.closing(run.bar):
+            run.go(interrupted)
+    finally:
+        convolve(objective)
     return run.end()
 
 
@@ -117,6 +120,7 @@ class Trainer:
             counter = None
             if kind not in self._flops:
                 stack.enter_context(self._eager())  # the counter misses compiled operations
+                stack.enter_context(unfiltered())
                 counter = stack.enter_context(FlopCounterMode(display=False))
             loss, figures = self.module(images, labels)
             self.optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,7 @@ class Muon(torch.optim.Optimizer):
 
     A kernel counts as a matrix with one row for each output channel. Before each step it is scaled to the norm
     sqrt(output channels), which an orthogonal matrix with no fewer columns has, too. So the learning rate is the length of a
-    step relative to the kernel. Scaling needs a normalisation layer after each convolution, which undoes the scale. All other
+    step relative to the kernel, which needs no weight decay. A normalisation layer must undo the scale. All other
     parameters, and kernels of one input channel (depthwise), learn by SGD with Nesterov momentum.
 
     PyTorch's own Muon takes matrices only, and orthogonalises them in bfloat16, which is slow on a CPU without it.
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
         moving: Tensor = state["momentum_buffer"].mul_(momentum).add_(gradient)
         update = gradient.add(moving, alpha=momentum)
         if kernel:
-            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+            parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(1e-7))
             rows = update.permute(0, 2, 3, 1)  # no copy of kernels in the order channels_last
             update = orthogonalised(rows.reshape(len(rows), -1)).view(rows.shape).permute(0, 3, 1, 2)
         parameter.add_(update, alpha=-rate)

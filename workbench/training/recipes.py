@@ -33,6 +33,7 @@ from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, lea
 from .schedules import Plan
 from .variable_rate import VariableRateObjective
 
+LARGE = ("googlenet", "inception_v3", "mobilenet_v2")  # their activations of 512 images would need 10 to 24 GB
 LATENTS = 192  # latent channels of a variable-rate compressor at any width: rate 1 needs them
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
@@ -45,6 +46,8 @@ def train_classifier(
     settings = settings_of(preset, "classifier", epochs)
     torch.manual_seed(seed_step(seed, -1))
     weights.classifier_name(name)  # raises UsageError for an unknown name
+    if name in LARGE and settings.optimizer == "muon":
+        settings = replace(settings, batch=settings.batch // 4, learning_rate=settings.learning_rate / 2)
     head = settings.head if settings.head in heads(name) else "public"
     network = Classifier(name, len(dataset.classes), head, settings.classifier_width)
     objective = ClassifierObjective(network, settings.smoothing, unpadded=bool(settings.sizes))

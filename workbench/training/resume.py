@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..errors import UsageError
 from ..storage import replacing
 from .objectives import Objective
 from .schedules import Outcome, TrainingSettings, equal_steps
@@ -54,6 +55,8 @@ class RunState:
             state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
             if state["identity"] != self.identity and not self._only_longer_or_shorter(state["identity"], state["step"]):
                 return self._restart("a checkpoint of other settings lies there")
+        except UsageError:
+            raise
         except Exception as error:  # torch's zip and pickle readers raise exceptions of any kind
             return self._restart(f"unreadable checkpoint ({type(error).__name__})")
         network = self.objective.network
@@ -70,9 +73,18 @@ class RunState:
 
     def _only_longer_or_shorter(self, identity: str, step: int) -> bool:
         before, now = json.loads(identity), json.loads(self.identity)
-        epochs = before["settings"]["epochs"]
-        before["settings"]["epochs"] = now["settings"]["epochs"]
-        return before == now and step <= equal_steps(self.n, TrainingSettings.from_json(now["settings"]), epochs)
+        epochs, wanted = before["settings"]["epochs"], now["settings"]["epochs"]
+        before["settings"]["epochs"] = wanted
+        settings = TrainingSettings.from_json(now["settings"])
+        equal = equal_steps(self.n, settings, epochs)
+        if before != now or not equal or type(self.objective).at is not Objective.at:  # `at` may depend on the last step
+            return False
+        if step > equal:
+            raise UsageError(
+                f"{self.path}: at step {step}, a training of {epochs} epochs can no longer become one of {wanted}: continue "
+                f"with --epochs {epochs}, or delete this file to start again"
+            )
+        return True
 
     def _restart(self, why: str) -> int:
         tqdm.write(f"{self.path.name}: {why}; starting again", sys.stderr)

@@ -50,6 +50,8 @@ class TrainingSettings:
         starts = [start for start, _ in self.sizes]
         if starts and (starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1):
             raise UsageError(f"sizes must begin at 0 and their shares must rise below 1, got {self.sizes}")
+        if not 0 <= self.hold <= 1:
+            raise UsageError(f"the learning rate is held for a share of the steps from 0 to 1, got {self.hold!r}")
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, with tuples as lists."""
@@ -85,7 +87,8 @@ class Outcome:
     """The result of `fit`: figures, history and cost of a training.
 
     `best` has the kept network's figures, `history` the validations. `complete` states whether training ran to its end.
-    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15.
+    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15, with
+    convolutions as their definition has them.
     """
 
     best: dict[str, float] = field(default_factory=dict)
@@ -111,7 +114,7 @@ def learning_rate_share(progress: float, warmup: float, hold: float = 0.0) -> fl
     if progress < warmup:
         return max(progress, 1e-3) / warmup
     fall = max(warmup, hold)
-    return 0.5 * (1 + math.cos(math.pi * max(0.0, progress - fall) / (1 - fall)))
+    return 1.0 if progress <= fall else 0.5 * (1 + math.cos(math.pi * (progress - fall) / (1 - fall)))
 
 
 def equal_steps(n: int, settings: TrainingSettings, epochs: int) -> int:
