@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.pair import AUXILIARY, TARGET
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.attest import Policy
 from workbench.deployment.plan import TEMPLATE, local_plan
@@ -87,14 +88,18 @@ def test_a_picture_goes_to_the_edge_of_the_plan(plan: Path, capsys: Capture, tmp
     assert main(["recognize", str(picture), "--deployment", "deployment.toml", "--edge", "https://127.0.0.1:1"]) == 2
     assert "leave out --edge" in capsys.readouterr().err
     assert main(["launch", "--json"]) == 0
+
+    def logged() -> bool:
+        assert main(["logs", "edge", "--lines", "1"]) == 0
+        return '"images": 1' in capsys.readouterr().out
+
     try:
         urls = json.loads(capsys.readouterr().out)
         assert main(["recognize", str(picture), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["n"] == 1
         assert main(["recognize", str(picture), "--edge", urls["edge"], "--certs", urls["certs"]]) == 0
         assert main(["status"]) == 0
-        assert main(["logs", "edge", "--lines", "1"]) == 0
-        assert '"images": 1' in capsys.readouterr().out
+        until(logged, what="the picture was not logged")  # the line is written once the answer is out
     finally:
         assert main(["stop", "--purge"]) == 0
     assert "stopped: edge, cloud" in capsys.readouterr().out

@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.servers import answering, send
+from tests.support.servers import answering, reserved_port, send
 from tests.support.snp import MEASUREMENT, processor
-from tests.support.sshd import Ground, free_port
+from tests.support.sshd import Ground
 from workbench.data import Dataset
 from workbench.deployment.deployed import Deployed
 from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, initdata_digest
@@ -110,10 +110,12 @@ class Guest:
             self.process.wait(60)
 
 
-def planned(folder: Path, kubectl: str = "kubectl", url: str = "http://127.0.0.1:9") -> Deployment:
+def planned(
+    folder: Path, kubectl: str = "kubectl", url: str = "http://127.0.0.1:9", node_port: int = 30443, port: int = 8443
+) -> Deployment:
     path = folder / "guarded.toml"
     texts = {"kubectl": kubectl, "kubeconfig": str(kubeconfig(folder / "kubeconfig", url)), "python": sys.executable}
-    names = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": free_port(), "port": free_port()}
+    names = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": node_port, "port": port}
     path.write_text(PLAN.format(**names, **{key: json.dumps(text) for key, text in texts.items()}))
     path.with_name("policy.toml").write_text(POLICY.format("any"))
     return Deployment.read(path)
@@ -127,8 +129,8 @@ def contained(
     monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster = Cluster()
     equip(cluster)
-    with serving(cluster) as url:
-        plan = planned(tmp_path, kubectl, url)
+    with serving(cluster) as url, reserved_port() as node_port, reserved_port() as port:
+        plan = planned(tmp_path, kubectl, url, node_port, port)
         guest = Guest(plan.certs / "edge", tmp_path / "memory", plan.edge.container.node_port)
         cluster.scenario = guest.deploy
         with Deployed(plan, machines.config()) as made, answering(guest.ask) as guest.url:

@@ -44,10 +44,13 @@ def serve(url: str, folder: Path, port_file: Path, log: Path) -> None:
     command = [here.get(each, each) for each in CONTAINER.command if each != PROGRAM]
     with log.open("wb") as errors:
         edge = subprocess.Popen([sys.executable, "-m", "workbench", *command, "--port-file", str(port_file)], stderr=errors)
-    try:
-        until(lambda: edge.poll() is not None or probed(port_file), 120)
+
+    def answered() -> tuple[int, int] | None:
         assert edge.poll() is None, log.read_text()
-        assert probed(port_file) == (200, 401)
+        return probed(port_file)
+
+    try:
+        assert until(answered, 120) == (200, 401)
     finally:
         edge.terminate()
         ended = edge.wait(60)

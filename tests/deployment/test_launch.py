@@ -62,6 +62,15 @@ def row_of(made: Deployed, which: str) -> StageRow:
     return next(row for row in made.status() if row.stage == which)
 
 
+def await_line(made: Deployed, which: str) -> None:
+    """Wait until a stage has logged a request, because it does so once the answer is out."""
+
+    def logged() -> bool:
+        return any(f'"service": "pmc2-{which}"' in line for line in made.logs(which, 20))  # type: ignore[arg-type]
+
+    until(logged, what=f"the {which} logged no request")
+
+
 def child(made: Deployed, which: str) -> int:
     status = made.stage(which).status()  # type: ignore[arg-type]
     return int(status["child"])
@@ -84,6 +93,7 @@ def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits
         inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
         with made.client() as client:
             assert torch.equal(client.recognise(images).labels, inside.labels)
+            await_line(made, "cloud")
             os.kill(children[1], signal.SIGKILL)
             until(lambda: row_of(made, "cloud").state == "crashed")
             assert any('"service": "pmc2-cloud"' in line for line in row_of(made, "cloud").last)
@@ -94,8 +104,7 @@ def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits
             until(lambda: row_of(made, "edge").state == "crashed")
             assert made.launch() == urls
             assert torch.equal(client.recognise(images).labels, inside.labels)
-        lines = list(made.logs("edge", 20))
-        assert any('"service": "pmc2-edge"' in line for line in lines)
+        await_line(made, "edge")
         assert made.stop() == ["edge", "cloud"]
         assert states(made) == ["absent", "absent"]
         assert not (tmp_path / "far" / "stages").exists()

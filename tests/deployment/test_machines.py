@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.sshd import Ground, command_of, free_port, numbers
+from tests.support.servers import reserved_port
+from tests.support.sshd import Ground, command_of, numbers
 from tests.support.waiting import until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
@@ -175,20 +176,21 @@ def test_a_launch_resumes_an_upload_that_the_network_dropped(deployed: Deployed,
 
 @pytest.mark.system
 def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, tmp_path: Path, tiny_data: Path) -> None:
-    ports = {which: free_port() for which in ("edge", "cloud")}
     path = tmp_path / "direct.toml"
     text = PLAN
-    for which, port in ports.items():
-        own = f'listen = "127.0.0.1:{port}"\naddress = "localhost:{port}"\n'
-        text = text.replace(f'host = "{which}"\n', f'host = "{which}"\n{own}')
-    path.write_text(text)
-    with Deployed(Deployment.read(path), machines.config()) as made:
-        try:
-            assert made.launch() == {which: f"https://localhost:{port}" for which, port in ports.items()}
-            assert tunnels.ports(made.folder) == {}
-            assert made.stop() == ["edge", "cloud"]
-        finally:
-            made.stop(purge=True)
+    with reserved_port() as edge, reserved_port() as cloud:
+        ports = {"edge": edge, "cloud": cloud}
+        for which, port in ports.items():
+            own = f'listen = "127.0.0.1:{port}"\naddress = "localhost:{port}"\n'
+            text = text.replace(f'host = "{which}"\n', f'host = "{which}"\n{own}')
+        path.write_text(text)
+        with Deployed(Deployment.read(path), machines.config()) as made:
+            try:
+                assert made.launch() == {which: f"https://localhost:{port}" for which, port in ports.items()}
+                assert tunnels.ports(made.folder) == {}
+                assert made.stop() == ["edge", "cloud"]
+            finally:
+                made.stop(purge=True)
 
 
 def test_a_port_that_a_dead_session_holds_is_freed(machines: Ground) -> None:

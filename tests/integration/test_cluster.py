@@ -61,11 +61,11 @@ def attempts() -> Iterator[Attempts]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", TRY, *NO_ADDRESSES, closed]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    yield closed, process
-    process.kill()
-    process.communicate()
+        command = [sys.executable, "-c", TRY, *NO_ADDRESSES, closed]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        yield closed, process
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,6 @@ def test_buttons_launch_watch_and_stop_both_stages(
     accessible(page, ".jp-OutputArea-output:has(.pmc2-deploy)")
     page.locator("button.jupyter-button", has_text="Stop").click()
     wait_for(lambda: states() == ["absent", "absent"], 60, "the stages were not stopped")
-    assert page.locator("button.jupyter-button", has_text="Launch").is_enabled()
+    wait_for(page.locator("button.jupyter-button", has_text="Launch").is_enabled, 30, "it cannot be launched again")
     cells = wait_for(lambda: saved(page, lab_folder / "deploy.ipynb"), 60, "the last cell was not executed")
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]

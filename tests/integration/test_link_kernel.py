@@ -14,7 +14,7 @@ import pytest
 from tests.support.netns import Network, networks, unavailable
 from workbench.bench.link import Kind, Link
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timing]
 
 RATE = 2_000_000  # bits a second
 SENT = 100_000  # bytes

@@ -27,7 +27,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
 from tests.support.browsers import launched, screenshot, wait_for
-from tests.support.servers import answering, send
+from tests.support.servers import answering, reserved_port, send
 from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
 from tests.support.snp import PROVIDER, processor
 from workbench.certs import issue
@@ -81,15 +81,25 @@ def browser(chromium: str, folder: Path) -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """A page's console errors, exceptions, and the hosts of its requests."""
+    """A page's console errors, exceptions, and the hosts of its requests.
+
+    When another test adds a network interface, the browser ends its requests, and the page repeats them: that is no error.
+    """
 
     said: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
+    changed: bool = False
 
     def see(self, page: Page) -> None:
-        page.on("console", lambda line: self.said.append(line.text) if line.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("console", lambda line: self.hear(line.text) if line.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.hear(str(error)))
         page.on("request", lambda request: self.hosts.add(urlsplit(request.url.removeprefix("blob:")).netloc))
+
+    def hear(self, text: str) -> None:
+        if "ERR_NETWORK_CHANGED" in text:
+            self.changed = True
+        else:
+            self.said.append(text)
 
 
 Open = Callable[..., "Page"]
@@ -112,8 +122,10 @@ def opened(browser: Browser, watched: Watched) -> Iterator[Open]:
             page = context.new_page()
             page.set_default_timeout(30_000)
             watched.see(page)
+            watched.changed = False
             page.goto(url)
-            while any("ERR_NETWORK_CHANGED" in line for line in watched.said):  # another test has added an interface
+            while watched.changed:  # a file of the page may be missing
+                watched.changed = False
                 watched.said.clear()
                 page.reload()
             return page
@@ -301,7 +313,7 @@ def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes]
     def sent() -> bytes:
         count = len(received)
         page.get_by_label("Choose pictures").first.set_input_files(cards([noise.getvalue()], tmp_path))
-        wait_for(lambda: len(received) > count and not page.locator("#result[aria-busy]").count(), 20, "no picture came")
+        wait_for(lambda: len(received) > count and not page.locator("#result[aria-busy]").count(), 30, "no picture came")
         return received[-1]
 
     fine = sent()
@@ -354,7 +366,8 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     parts = [float(text) for text in page.locator("#batch-hops tbody td").all_inner_texts()]
     assert len(parts) == 9
     assert min(parts[index] for index in (0, 2, 3)) > 0
-    assert float(page.locator("#batch-hops tfoot td").inner_text()) == pytest.approx(sum(parts), rel=0.02)
+    rounded = 0.005 * (len(parts) + 1)  # milliseconds below ten are shown to hundredths
+    assert float(page.locator("#batch-hops tfoot td").inner_text()) == pytest.approx(sum(parts), rel=0.02, abs=rounded)
     payload = after["pmc2_payload_bytes_total"] - before.get("pmc2_payload_bytes_total", 0)
     assert float(facts["S2, to the cloud"].split()[4].replace(",", "")) == pytest.approx(payload, abs=3), "rounded up each"
     shares = [float(share) for share in re.findall(r"([\d.]+) %", facts["Labels"])]
@@ -412,7 +425,7 @@ def test_an_edge_that_has_no_room_is_asked_again(
         page.get_by_label("Pictures in all").fill("64")
         with occupied(both.edge.service._lanes.pool):  # type: ignore[attr-defined]
             page.get_by_role("button", name="Send", exact=True).click()
-            wait_for(lambda: measured(both.edge.url, folder).get("pmc2_requests_total 429"), 20, "no request was refused")
+            wait_for(lambda: measured(both.edge.url, folder).get("pmc2_requests_total 429"), 30, "no request was refused")
         page.locator("#batch-said", has_text="Done: 64 of 64 pictures").wait_for()
         counts = measured(both.edge.url, folder)
         page.context.close()
@@ -461,7 +474,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
     start_camera(page)
     for n in (1, 2):
         page.get_by_role("button", name="Take a picture").click()
-        wait_for(lambda n=n: waiting(page) == n, 10, f"{n} pictures did not wait")
+        wait_for(lambda n=n: waiting(page) == n, 30, f"{n} pictures did not wait")
     assert page.locator("#label").inner_text() == "No picture yet"
     page.context.set_offline(False)
     admit(page)  # a reload loses the token
@@ -495,8 +508,9 @@ def test_pictures_wait_until_an_absent_edge_is_back(
     networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
 ) -> None:
     token = Token(SECRET.encode())
-    with serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
-        with serving(edge_of(networks, neural, digits, cloud.url, folder, token=token), folder, "edge", demand=False) as edge:
+    with reserved_port() as port, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
+        first = edge_of(networks, neural, digits, cloud.url, folder, token=token)
+        with serving(first, folder, "edge", demand=False, port=port) as edge:
             page = opened(edge.url)
             admit(page)
             start_camera(page)
@@ -504,8 +518,7 @@ def test_pictures_wait_until_an_absent_edge_is_back(
         state(page, "gone")
         assert waiting(page) == 1
         page.get_by_role("button", name="Take a picture").click()
-        wait_for(lambda: waiting(page) == 2, 10, "the second picture did not wait")
-        port = int(edge.url.rpartition(":")[2])
+        wait_for(lambda: waiting(page) == 2, 30, "the second picture did not wait")
         again = edge_of(networks, neural, digits, cloud.url, folder, token=token)
         with serving(again, folder, "edge", demand=False, port=port):
             page.locator("#strip li").nth(1).wait_for()
@@ -531,11 +544,11 @@ def test_the_page_that_is_kept_is_never_an_old_one(
     shutil.copytree(phone.STATIC, files)
     monkeypatch.setattr(phone, "STATIC", files)
     token = Token(SECRET.encode())
-    with serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
-        with serving(edge_of(networks, neural, digits, cloud.url, folder, token=token), folder, "edge", demand=False) as edge:
+    with reserved_port() as port, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
+        first = edge_of(networks, neural, digits, cloud.url, folder, token=token)
+        with serving(first, folder, "edge", demand=False, port=port) as edge:
             page = opened(edge.url)
             page.wait_for_function("() => navigator.serviceWorker.controller !== null")
-        port = int(edge.url.rpartition(":")[2])
         page.reload()
         assert page.title() == "PMC² phone"
         text = (files / "index.html").read_text(encoding="utf-8")
@@ -677,7 +690,7 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
                 assert f"workbench recognize picture.jpg --edge {edge.url}" in how.inner_text()
                 assert "--policy policy.toml" in how.inner_text()
             page.get_by_role("button", name="Ask the edge again").click()
-            wait_for(lambda: len(nonces) == 2, 10, "the edge was not asked again")
+            wait_for(lambda: len(nonces) == 2, 30, "the edge was not asked again")
             assert len(set(nonces)) == 2, "each time for another number"
             page.locator("#attest:not([disabled])").wait_for()
             page.context.close()

@@ -37,6 +37,7 @@ def test_no_table_of_the_report_is_cut_off(tmp_path: Path, browser: Browser) -> 
         page.goto(report.as_uri())
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_function("(width) => innerWidth === width", arg=width)
             assert page.evaluate(CUT) == [], width
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             cells = [" ".join(cell.split()) for cell in page.locator("td").all_inner_texts()]

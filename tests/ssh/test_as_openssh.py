@@ -325,7 +325,7 @@ def _hashed(folder: Path, line: str) -> str:
 def _agent(address: Path, *keys: Path) -> Iterator[str]:
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as process:
         try:
-            until(address.exists)
+            until(lambda: _listens(address))
             _ssh_add(str(address), *map(str, keys))
             for key in keys:
                 subprocess.run(
@@ -337,6 +337,11 @@ def _agent(address: Path, *keys: Path) -> Iterator[str]:
             yield str(address)
         finally:
             process.terminate()
+
+
+def _listens(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as trial:  # a process that has bound its address may not listen yet
+        return trial.connect_ex(str(address)) == 0
 
 
 def _ssh_add(agent: str, *arguments: str) -> None:

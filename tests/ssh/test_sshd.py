@@ -538,11 +538,11 @@ def test_an_upload_over_a_returning_network_sends_the_rest(namespaces: Ground, t
     link.slow(40_000_000)
     with namespaces.host("edge", keepalive=1.5) as host, ThreadPoolExecutor(1) as pool:
         assert host.run(["true"]).status == 0
+        transport = host._open.transport  # type: ignore[union-attr]
         before = link.sent
         upload = pool.submit(host.put, [content], "store")
         until(lambda: part.exists() and part.stat().st_size > 5 << 20)
         link.cut()
-        transport = host._open.transport  # type: ignore[union-attr]
         until(lambda: not transport.is_active())
         link.mend()
         assert upload.result(60) == [str(part.with_suffix(""))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +48,21 @@ def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, length: i
     handler.send_header("Content-Length", str(len(content) if length is None else length))
     handler.end_headers()
     handler.wfile.write(content)
+
+
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a loopback port that no other process gets from the kernel. Connections are refused until a server listens there.
+
+    A server listens on it with SO_REUSEADDR, any number of times. Only Linux allows that, so elsewhere the port is just free.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield port
 
 
 @contextlib.contextmanager

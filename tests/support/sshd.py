@@ -106,7 +106,7 @@ class Machine:
             self.process = subprocess.Popen(
                 [*self.prefix, sshd, "-D", "-e", "-f", str(config)], stderr=log, stdin=subprocess.DEVNULL
             )
-        until(lambda: self.log.count("Server listening on") > self.log.count("=== stopped"), 10.0)
+        until(lambda: self.log.count("Server listening on") > self.log.count("=== stopped"))
         return self
 
     def _config(self) -> str:
