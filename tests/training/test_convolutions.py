@@ -24,6 +24,11 @@ CHANNELS = 64, 128
 SIZES = [(2, 2), (3, 3), (4, 8), (6, 6), (9, 6), (10, 14), (16, 12), (5, 5), (1, 1)]
 
 
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "SMALL", 0)
+
+
 def layers(bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(*CHANNELS, 3, padding=1, bias=bias).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -98,6 +103,14 @@ def test_without_gradients_or_in_16_bits_the_layer_is_unchanged() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(quick(images), plain(images))
     assert not torch.equal(quick(images), plain(images)), "else this test says nothing"
+
+
+def test_of_few_values_the_layer_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, quick = layers()
+    images = torch.randn(2, CHANNELS[0], 4, 4)
+    monkeypatch.setattr(convolutions, "SMALL", images.numel())
+    assert torch.equal(quick(images), plain(images))
+    assert not torch.equal(quick(images.repeat(2, 1, 1, 1)), plain(images.repeat(2, 1, 1, 1)))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 An output tile of m x m pixels of a 3 x 3 convolution takes (m + 2)^2 products for each pair of channels, in place of 9 m^2:
 y = A' ((G k G') * (B' x B)) A. The products of all tiles are (m + 2)^2 matrix products over the channels. The transforms pay
-for themselves from `FEWEST` pairs of channels on. In float32 results agree with those of a convolution to about five digits.
+for themselves with `FEWEST` pairs of channels or more, and with more than `SMALL` values in the images. In float32 results
+agree with those of a convolution to about five digits.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ __all__ = ["convolve", "filter_minimally", "unfiltered"]
 
 SIDES = (4, 3, 2)  # of the output tiles, in pixels: the first that divides the image's sides
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # a tile of m x m pixels takes the first m + 1, and infinity
-FEWEST = 64 * 128
+FEWEST, SMALL = 64 * 128, 1 << 17
 _unfiltered = ContextVar("unfiltered", default=False)
 
 
@@ -72,8 +73,8 @@ def _has_the_form(module: nn.Conv2d) -> bool:
 
 
 def _suits(images: Tensor) -> bool:
-    single = images.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return torch.is_grad_enabled() and single and images.device.type == "cpu" and not _unfiltered.get()
+    single = images.dtype == torch.float32 and images.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return single and images.numel() > SMALL and torch.is_grad_enabled() and not _unfiltered.get()
 
 
 @cache
