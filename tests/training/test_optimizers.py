@@ -117,6 +117,8 @@ def test_muon_continues_from_its_saved_state() -> None:
         assert torch.equal(value, whole.state_dict()[key])
 
 
-def test_an_unknown_optimizer_is_refused() -> None:
+def test_an_unknown_optimizer_and_a_closure_are_refused() -> None:
+    with pytest.raises(UsageError, match="takes no closure"):
+        optimizer(network()).step(lambda: 0.0)
     with pytest.raises(UsageError, match="'lion': choose one of adamw, muon, sgd"):
         optimizer(network(), "lion")

@@ -53,7 +53,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     made.add_argument(
         "--minutes", type=float, metavar="M", help="all: time budget; schedules follow from it and the measured speed"
     )
-    made.add_argument("--epochs", type=positive, metavar="N", help="of one network, in place of the preset's")
+    made.add_argument(
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="of one network, in place of the preset's; a stopped run of the preset hours may take others",
+    )
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument(
         "--devices", type=positive, default=1, help="how many GPUs (or processes on a CPU) share each batch; default: 1"

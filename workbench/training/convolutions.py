@@ -24,7 +24,8 @@ __all__ = ["convolve", "filter_minimally", "unfiltered"]
 
 SIDES = (4, 3, 2)  # of the output tiles, in pixels: the first that divides the image's sides
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # a tile of m x m pixels takes the first m + 1, and infinity
-FEWEST, SMALL = 64 * 128, 1 << 17
+FEWEST = 64 * 128  # input channels times output channels
+SMALL = 1 << 17  # numbers in a batch of images, over all channels
 _unfiltered = ContextVar("unfiltered", default=False)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import unknown
+from ..errors import UsageError, unknown
 
 __all__ = ["OPTIMIZERS", "Muon", "optimizer_of"]
 
@@ -34,7 +34,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient. `closure` must be None."""
+        """Update every parameter that has a gradient. Raises UsageError for a `closure`: Muon computes no loss itself."""
+        if closure is not None:
+            raise UsageError("Muon takes no closure: compute the loss and its gradients before the step")
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
