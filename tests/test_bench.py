@@ -62,7 +62,7 @@ def test_wrong_counts_are_refused(pair: Pair, digits: Dataset) -> None:
 
 
 def test_only_a_random_component_excuses_other_labels() -> None:
-    for noise, others, fits in ((0.0, 0, True), (0.0, 1, False), (0.1, 20, True), (0.1, 21, False)):
+    for noise, others, fits in ((0.0, 0, True), (0.0, 1, False), (0.1, 36, True), (0.1, 37, False)):  # 20 + 4 x 4.24
         found = np.repeat([1, 0], [others, 200 - others])
         assert Labels([np.zeros(200, dtype=np.int64)], noise).fit(0, found) is fits, (noise, others)
 

@@ -265,14 +265,14 @@ def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
 
 
 def test_labels_may_differ_only_by_a_random_component() -> None:
-    first = [1] * 20
-    two, three = ([2] * changed + first[changed:] for changed in (2, 3))
+    first = [1] * 64
+    one, few, many = ([2] * changed + first[changed:] for changed in (1, 16, 17))  # a tenth and 4 standard deviations: 16
     check_labels("none", first, first, noise=0.0)
-    check_labels("pp", first, two, noise=0.1)
-    with pytest.raises(RunError, match="pp: the services gave other labels to 3 of the same 20 images"):
-        check_labels("pp", first, three, noise=0.1)
-    with pytest.raises(RunError, match="pmc2: the services gave other labels to 2 of the same 20 images"):
-        check_labels("pmc2", first, two, noise=0.0)
+    check_labels("pp", first, few, noise=0.1)
+    with pytest.raises(RunError, match="pp: the services gave other labels to 17 of the same 64 images"):
+        check_labels("pp", first, many, noise=0.1)
+    with pytest.raises(RunError, match="pmc2: the services gave other labels to 1 of the same 64 images"):
+        check_labels("pmc2", first, one, noise=0.0)
 
 
 def test_the_random_component_is_that_of_the_stages_generator(empty_data: Path, digits: Dataset) -> None:

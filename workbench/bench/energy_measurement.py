@@ -153,8 +153,8 @@ def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: f
     """Raise RunError if the services gave other labels to the same images in a later sending.
 
     `first` are the labels of the first sending, `later` those of the later one. `name` is the arrangement's name, for the
-    message. If the generator has a random component (`noise` above 0), up to a tenth of the labels may differ, because each
-    send draws the component again.
+    message. If the generator has a random component (`noise` above 0), about a tenth of the labels may differ, because each
+    send draws the component again (see `too_many_others`).
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 __all__ = ["Labels", "too_many_others"]
 
 OTHER_LABELS = 0.1  # share of labels that a random component may change between two sends
-FEWEST = 100  # minimum number of labels for a meaningful share
+SPREAD = 4  # standard deviations of that count: chance exceeds them in 1 of 30,000 measurements
 
 
 def too_many_others(others: int, n: int, noise: float) -> bool:
     """Return whether `others`, the number of unexpected labels among `n`, is too large.
 
-    The limit is 0 if `noise` is 0 (no random component), else a tenth of `n`.
+    The limit is 0 if `noise` is 0 (no random component). Else it is a tenth of `n`, plus what chance adds to a count of so few
+    labels. Of 64 labels, 16 may differ; if a service mixed up its images, some 57 would.
     """
-    return others > (OTHER_LABELS * n if noise else 0)
+    return others > (OTHER_LABELS * n + SPREAD * math.sqrt(n * OTHER_LABELS * (1 - OTHER_LABELS)) if noise else 0)
 
 
 class Labels:
@@ -43,4 +45,4 @@ class Labels:
             return False
         self.n += len(expected)
         self.others += int((found != expected).sum())
-        return not too_many_others(self.others, max(self.n, FEWEST), self.noise)
+        return not too_many_others(self.others, self.n, self.noise)
