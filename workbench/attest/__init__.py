@@ -1,8 +1,8 @@
 """Remote attestation: verify which guest, on which processor, holds the key of a TLS connection.
 
-A guest is a virtual machine. SEV-SNP, a feature of AMD's processors, protects it from its host. The evidence is a report on the
-guest, which a processor's key (VCEK) or a cloud provider's key (VLEK) signs. AMD's root (ARK) certifies the key through an
-intermediate authority (ASK or ASVK).
+A guest is a virtual machine. SEV-SNP, a feature of AMD's processors, protects the guest from its host. The evidence is a report
+on the guest. It is signed with a processor's key (VCEK) or a cloud provider's key (VLEK). AMD's root (ARK) certifies this key
+through an intermediate authority (ASK or ASVK).
 
 ::
 
@@ -13,7 +13,7 @@ intermediate authority (ASK or ASVK).
 
     nonce, TLS key -> runtime_data -> the guest's attestation agent -> report_data      (fresh evidence of this key)
 
-AMD's revocation lists are not checked, since they need a network. The policy's `minimum_tcb` excludes old firmware.
+AMD's revocation lists are not checked, because a download needs a network. The policy's `minimum_tcb` excludes old firmware.
 """
 
 from .certificates import key_of

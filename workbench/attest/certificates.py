@@ -5,8 +5,11 @@ keys through an intermediate authority (ASK or ASVK).
 
 ::
 
-    ARK --signs--> itself, ASK --signs--> VCEK --signs--> report              RSA-PSS with SHA-384; the report ECDSA on P-384
-                   ARK --signs--> ASVK --signs--> VLEK --signs--> report
+    ARK --signs--> ASK  --signs--> VCEK --signs--> report
+    ARK --signs--> ASVK --signs--> VLEK --signs--> report
+    ARK --signs--> ARK
+
+The signatures of certificates are RSA-PSS with SHA-384. The signature of a report is ECDSA on P-384.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Turn parser errors in this context into an AttestationError, which names the certificate `name`.
+    """A context that turns parser errors into an AttestationError. `name` identifies the certificate in its message.
 
     Warnings of the parser are suppressed. Every VCEK would cause a warning, because its serial number is zero.
     """
@@ -58,7 +61,7 @@ def readable(name: str) -> Iterator[None]:
 def load(der: bytes, name: str = "certificate") -> x509.Certificate:
     """Parse a certificate (DER). Raises AttestationError if it is invalid, or longer than `MOST_BYTES` bytes.
 
-    The error names the certificate `name`.
+    `name` identifies the certificate in the message.
     """
     if len(der) > MOST_BYTES:
         raise refusal(name, f"at most {MOST_BYTES} bytes", len(der))
@@ -82,7 +85,7 @@ def key_of(certificate: bytes) -> bytes:
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value (DER) of AMD's extension `oid`, or None if the certificate does not have this extension."""
+    """Return the raw bytes of AMD's extension `oid`, or None if the certificate does not have this extension."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value
@@ -98,8 +101,8 @@ def common_name(name: x509.Name) -> str:
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> bool:
     """Return whether the key of `issuer` signed `certificate` with AMD's algorithm.
 
-    The algorithm is RSA-PSS with SHA-384 and a key of 4096 bits. Raises AttestationError, which names the certificate `name`,
-    if a certificate cannot be parsed.
+    The algorithm is RSA-PSS with SHA-384 and a key of 4096 bits. `issuer` must be a certificate authority. Raises
+    AttestationError if a certificate cannot be parsed. `name` identifies `certificate` in the message.
     """
     with readable(name):
         scheme, key = certificate.signature_algorithm_parameters, issuer.public_key()
@@ -112,7 +115,7 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
             and isinstance(key, rsa.RSAPublicKey)
             and key.key_size == 4096
             and issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            # the signature's count of unused bits must be 0, because no signature covers this byte
+            # The byte before the signature counts its unused bits. No signature covers this byte, so it must be 0.
             and certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature)
         ):
             return False

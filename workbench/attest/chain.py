@@ -1,7 +1,8 @@
 """Find the three certificates that certify an attestation report.
 
-A report is signed with a processor's key (VCEK) or a cloud provider's key (VLEK). The three certificates are this key's, its
-issuer's (ASK or ASVK), and AMD's root (ARK), which the policy pins by its fingerprint.
+A report is signed with a processor's key (VCEK) or a cloud provider's key (VLEK). The first certificate belongs to this key,
+the second to the authority that issued it (ASK or ASVK), and the third to AMD's root (ARK). The policy pins the root by its
+fingerprint.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Chain:
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
     """Return the chain of certificates that certifies a report. The signatures of the chain are not verified.
 
-    The certificates are taken from the policy and from `given`, the certificates (DER) in the evidence. If neither has an
-    authority (ARK, ASK or ASVK), AMD's built-in ones are used. `key` is the kind of key that signed the report. Raises
-    AttestationError if a certificate is missing or the root is not pinned.
+    The certificates are taken from the policy and from `given`, the certificates (DER) in the evidence. If neither contains an
+    authority's certificate (ARK, ASK or ASVK), AMD's certificates in this package are used. `key` is the kind of key that
+    signed the report. Raises AttestationError if a certificate is missing or the root is not pinned.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):

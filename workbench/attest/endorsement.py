@@ -28,7 +28,7 @@ from .report import Tcb, refusal
 __all__ = ["IDENTITIES", "INTERMEDIATES", "SigningKey", "chip_of", "name_of", "provider_of", "public_key", "tcb_of"]
 
 SigningKey: TypeAlias = Literal["VCEK", "VLEK"]
-INTERMEDIATES: Mapping[SigningKey, str] = {"VCEK": "ASK", "VLEK": "ASVK"}  # the authority that issues each
+INTERMEDIATES: Mapping[SigningKey, str] = {"VCEK": "ASK", "VLEK": "ASVK"}  # the authority that issues certificates for each key
 
 _OID = "1.3.6.1.4.1.3704.1."
 PRODUCT_NAME, CHIP_ID, PROVIDER = (x509.ObjectIdentifier(_OID + suffix) for suffix in ("2", "4", "5"))
@@ -48,9 +48,9 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 
 
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
-    """Return the firmware versions in a certificate. Raises AttestationError if a version is missing.
+    """Return the firmware versions in a certificate. Raises AttestationError if a version is missing or invalid.
 
-    With `turin`, the certificate must also have the version of fmc, a part of the firmware from Turin on.
+    The version of `fmc`, a firmware component that exists from Turin on, is read only if `turin` is true.
     """
     versions: dict[str, int] = {}
     with readable(key):

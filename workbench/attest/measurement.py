@@ -1,6 +1,6 @@
-"""Compute the launch measurement of a guest, a virtual machine under SEV-SNP, from the files with which QEMU starts it.
+"""Compute the launch measurement of a guest from the files with which QEMU starts the guest.
 
-The guest's attestation report must have this measurement.
+A guest is a virtual machine under SEV-SNP. The guest's attestation report must contain this measurement.
 
 ::
 
@@ -55,7 +55,7 @@ class Boot:
 def measure(boot: Boot) -> bytes:
     """Return the SEV-SNP launch measurement of a guest, 48 bytes.
 
-    Raises UsageError if files or options are invalid or unreadable, or if the package's extra `measure` is not installed.
+    Raises UsageError if files or options are invalid, if a file is unreadable, or if sev-snp-measure is not installed.
     """
     guest, types = _package()
     _check(boot, list(types.CPU_SIGS))

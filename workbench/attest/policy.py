@@ -1,7 +1,8 @@
 """The client's attestation policy: requirements on the evidence of an edge, given in code or in a TOML file.
 
-The edge runs in a guest, a confidential virtual machine. Its evidence is a report that a processor's key (VCEK) or a cloud
-provider's key (VLEK) signs. AMD's root (ARK) certifies the key through an intermediate authority (ASK or ASVK).
+The edge runs in a guest, a confidential virtual machine. The edge's evidence is a report on the guest. It is signed with a
+processor's key (VCEK) or a cloud provider's key (VLEK). AMD's root (ARK) certifies this key through an intermediate authority
+(ASK or ASVK).
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ microcode = 0
 
 @dataclass(frozen=True)
 class Policy:
-    """The requirements on evidence. Raises UsageError for values that no evidence can meet.
+    """The requirements on evidence. Raises UsageError for missing or invalid values.
 
     kind: "snp" or "sample". Sample evidence comes from the development runtime and proves nothing. A sample policy must leave
         all other fields at their defaults. A policy of kind "snp" accepts no sample evidence.
@@ -76,12 +77,13 @@ class Policy:
     products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
     provider: the exact csp_id in the VLEK's certificate; required with "VLEK", forbidden with "VCEK".
-    chain: certificates (DER) in addition to the evidence's. If neither the policy nor the evidence has an authority (ARK, ASK
-        or ASVK), AMD's built-in ones are used.
+    chain: certificates (DER) in addition to the certificates in the evidence. If neither contains an authority's certificate
+        (ARK, ASK or ASVK), AMD's certificates in this package are used.
     minimum_tcb: the oldest trusted firmware versions, or "any" to trust all; required.
     debug: accept a guest that its host may debug.  vmpl: the guest's privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
-    allow_expired: accept certificates that are not valid at the time `at` (None: now).
+    allow_expired: accept certificates that are not valid at the time `at`.
+    at: the time, with a time zone, at which certificates must be valid (None: now).
     arks: {product: SHA-256 of its root certificate (ARK) in hexadecimal}. They replace the built-in digests.
     """
 

@@ -1,6 +1,7 @@
 """AMD's products with SEV-SNP: root certificates, processors, and warnings about published attacks.
 
-A product is a generation of processors, such as Genoa. Each has a root certificate (ARK) and two intermediate ones (ASK, ASVK).
+A product is a generation of processors, such as Genoa. Each product has a root certificate (ARK) and two intermediate
+certificates (ASK, ASVK).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ _FIELDS: tuple[tuple[str, int, int, str], ...] = (
 )
 _OPTIONAL = {"launch_mit_vector", "current_mit_vector"}  # missing in the JSON of agents older than report version 5
 _RESERVED = ((0x04C, 0x050), (0x18B, 0x1A0), (0x1EB, 0x1EC), (0x1EF, 0x1F0), (0x208, 0x2A0), (0x330, LENGTH))
-_NOT_YET = {3: (0x188, 0x18B), 4: (0x1F8, 0x208)}  # reserved before that version
+_NOT_YET = {3: (0x188, 0x18B), 4: (0x1F8, 0x208)}  # {report version: bytes that are reserved in earlier versions}
 
 _TCB = {"boot_loader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}

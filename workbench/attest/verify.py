@@ -48,7 +48,8 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
     """Return the data that binds evidence to a TLS key (DER) and to a nonce, a random value of the client.
 
-    The data is the SHA-256 of both, as 64 hex digits in ASCII. Evidence must contain this data as report_data.
+    The data is the SHA-256 of `nonce` followed by `key`, as 64 hex digits in ASCII. The evidence must contain this data in its
+    field report_data.
     """
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
@@ -57,8 +58,8 @@ def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: by
     """Verify attestation evidence under a policy, and return the verdict.
 
     `evidence` is a report of 1184 bytes, or the attestation agent's JSON, as bytes or parsed. `runtime_data`, at most 64 bytes,
-    is the data that the client sent with its request for evidence. Raises AttestationError for the first failed check, with its
-    name, the expected and the actual value.
+    is the data that the client sent with its request for evidence. Raises UsageError if it is longer. Raises AttestationError
+    for the first failed check, with the check's name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")

@@ -1,8 +1,9 @@
 """The privacy audit: attackers, and the controls that every figure is compared with.
 
-A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
-pictures with its observation. A control is a guess without any observation, such as the mean image of the true class. A gain
-is an attacker's figure minus the control's. For identification, the gain is the ratio of the two figures.
+A view is the data that an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's
+own pictures, together with the observation of this picture. A control is a guess without any observation, such as the mean
+image of the true class. A gain is an attacker's figure minus the control's figure. For identification, the gain is the ratio of
+the two figures.
 
 ::
 
@@ -17,7 +18,7 @@ is an attacker's figure minus the control's. For identification, the gain is the
     crew            parallel runs of attackers
     figures         stored figures of completed attackers
     attempts        runs of attackers with several seeds, and the controls
-    linkage         tests that link captures of one picture, and tests that detect training images
+    linkage         tests that link two captures of one picture, and tests that detect training images
     unseen          the accuracy of classifiers that took no part in the generator's training
     run             the whole audit, and its convergence over effort
     verdict         whether the attackers' gain on each view is small enough

@@ -5,10 +5,10 @@ The attackers, by the kind of their guess::
     picture    undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     class      read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
-    which      replay    sends known pictures through the edge, and names the one whose view is nearest to the observation
+    which      replay    sends known pictures through the edge, and selects the picture whose view is nearest to the observation
 
-A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
-observation. A send is one pass of a picture through client and edge.
+A view is the data that an attacker observes at one point of the system. A pair is one of the attacker's own pictures, together
+with the observation of this picture. A send is one pass of a picture through client and edge.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Retrain(Read):
     def make(self) -> nn.Module:
         """Return a trainable copy of the auxiliary model, without dropout.
 
-        Dropout would draw from torch's shared random generator.
+        Dropout would draw from torch's random generator, which all threads share.
         """
         made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():

@@ -1,7 +1,7 @@
 """Run attackers with several seeds, and compare their results with the controls.
 
-A view is what an attacker observes at one point of the system, such as the payload. An observer simulates the system and
-returns these observations. A control is a guess without observation. An attempt is a list of attackers to run on one view
+A view is the data that an attacker observes at one point of the system, such as the payload. An observer simulates the system
+and returns these observations. A control is a guess without observation. An attempt is a list of attackers to run on one view
 (`Attempt`). A row is a dict with the figures of one attacker on one view.
 """
 
@@ -42,11 +42,11 @@ class Attempts:
     """Runs attackers on the test images of a data set, for one configuration of the system.
 
     The configuration is `pair` (the system's networks), `codec`, `strength` (of the perturbation) and `rate` (of the codec).
-    The first `n` test images are attacked, or all if there are fewer. Slow attackers have a smaller limit, `Attacker.most`.
+    The first `n` test images are attacked, or all if there are fewer. Slow attackers attack at most `Attacker.most` of them.
 
-    Each attacker runs with `seeds` seeds. The attacker learns from `pairs` pictures of a `source` (see `pairs_of`). If `pairs`
-    is None, the number is that of `effort`, but at most the size of the training split. Figures are means over images and
-    seeds.
+    Each attacker runs with `seeds` seeds. The attacker learns from `pairs` pictures, which `source` selects (see `pairs_of`).
+    If `pairs` is None, the number is `effort.pairs`, but at most the size of the training split. Figures are means over images
+    and seeds.
 
     `judge` is the classifier that scores guesses. A judge of another audit of the same data set may be reused. If `folder` is
     given, figures are also stored there (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError
@@ -100,7 +100,7 @@ class Attempts:
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
         """Return an observer of the audit's networks with another strength or codec. None keeps the audit's value.
 
-        `options` go to the codec.
+        `options` are passed to the codec.
         """
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
@@ -121,7 +121,7 @@ class Attempts:
     def protected(self, observer: Observer) -> Tensor:
         """Return the test images after protection at the observer's strength (N x 3 x H x W).
 
-        Results are cached by strength, because the codec does not change them.
+        The codec does not affect the result, so there is one cached result for each strength.
         """
         if observer.strength not in self._protected:
             self._protected[observer.strength] = observer.protect(self.images)
@@ -143,7 +143,7 @@ class Attempts:
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
         """Run attempts in parallel. Return a list of rows for each attempt, in the order of its attackers."""
         self._control  # noqa: B018
-        for attempt in attempts:  # compute what all seeds share before the threads start
+        for attempt in attempts:  # compute the shared inputs of all seeds before the threads start
             self.observed(attempt.view, attempt.observer)
             (attempt.observer or self.observer).quick  # noqa: B018
             if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
@@ -201,7 +201,7 @@ class Attempts:
         self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
         if missing:
             for name, figures in self._run(missing, view, source, observer, effort, seed):
-                # The generator's noise in replays depends on the sends before, so another process replays again.
+                # The generator's noise in a replay depends on earlier sends, so replays are not stored for other processes.
                 self._figures.add((*run, name), figures, to_folder=ATTACKERS[name].guesses != "which")
         return {name: self._figures[(*run, name)] for name in attempt.attackers}
 

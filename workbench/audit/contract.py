@@ -1,7 +1,7 @@
 """The interface of an attacker, and `Effort`, an attacker's budget.
 
-A view is what an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's own
-pictures with its observation.
+A view is the data that an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's
+own pictures, together with the observation of this picture.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Effort:
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 
 
-# `trial` takes seconds, and its figures mean nothing. `brief` takes minutes in a notebook, `quick` minutes a pair on 2 cores;
-# both give lower bounds. `full` takes an hour and more. `Audit.converge` doubles any of them until the attackers stop gaining.
-# For 1,000 pictures, a white box's steps process about as many images as the other attackers' training.
+# `trial` takes seconds, and its figures mean nothing. `brief` takes minutes in a notebook, `quick` takes minutes on 2 cores;
+# both give lower bounds. `full` takes an hour or more. In `quick` and `full`, a white-box search over 1,000 pictures processes
+# as many images as the training of another attacker.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
     "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, sends=4, reader=8),
@@ -69,8 +69,8 @@ class Attacker(ABC):
     `guesses` names the kind of guess for N observations: `picture` (N x 3 x H x W in [0, 1]), `class` (logits for K classes,
     N x K) or `which` (a score for each of M known pictures, N x M). `knows` is a text that names what the attacker knows.
     `views` names the views on which the attacker works. `most` limits the number of observations in an audit (None: no limit).
-    Attackers that search for every picture need this limit. `tick` is a callback for progress: it receives the number of
-    images of each training step.
+    Attackers that run a search for every picture need this limit. `tick` is a callback for progress. It receives the number of
+    images of each step.
     """
 
     name: ClassVar[str]

@@ -1,6 +1,6 @@
 """Run attackers in parallel threads. One attacker's networks are too small to keep several cores busy.
 
-A view is what an attacker observes at one point of the system, such as the payload.
+A view is the data that an attacker observes at one point of the system, such as the payload.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ class Figures:
         return self._known[key]
 
     def add(self, key: tuple[object, ...], figures: dict[str, Tensor], to_folder: bool = True) -> None:
-        """Store an attacker's figures. Raises StorageError if their file cannot be written."""
+        """Store an attacker's figures. If `to_folder` is False, they are kept in memory only.
+
+        Raises StorageError if the file of the figures cannot be written.
+        """
         self._known[key] = figures
         if self.folder is not None and to_folder:
             with replacing(self._path(self.folder, key)) as temporary:

@@ -1,6 +1,7 @@
 """Two privacy tests: linking two captures of one picture, and membership of a picture in the generator's training images.
 
-A capture is one photograph of a scene. A view is what an attacker observes at one point of the system, such as the payload.
+A capture is one photograph of a scene. A view is the data that an attacker observes at one point of the system, such as the
+payload.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Linkage:
     def linked(self, view: str, side: int | None = None) -> Estimate:
         """Test whether two observations show the same picture. Return the area under the ROC curve (0.5: chance).
 
-        A positive is two captures of one picture. A negative is captures of two pictures of one class. The second capture is
-        simulated: the picture is shifted by a pixel, made 5 % brighter, and compressed as a JPEG of quality 70.
+        A positive example has two captures of one picture. A negative example has captures of two different pictures of one
+        class. The second capture is simulated: the picture is shifted by a pixel, made 5 % brighter, and compressed as a JPEG
+        of quality 70.
 
         The score is the negative squared distance between the two observations. Before the comparison, each observation is
         averaged over squares of `side` pixels, which suppresses the generator's noise. By default, `side` is the result of
@@ -94,9 +96,9 @@ class Linkage:
         `area` is the area under the ROC curve. `true_positives` is the true-positive rate at 0.1 % false positives. `shadows`
         is the number of shadow generators.
 
-        The test compares the audit's N test images with N random training images. Half of the other training images train the
-        shadow generators, and the other half are the reference pictures. Raises DataError if fewer than 8 other training
-        images exist.
+        The test compares the audit's N test images with N random training images. Half of the remaining training images train
+        the shadow generators, and the other half are the reference pictures. Raises DataError if fewer than 8 training images
+        remain.
         """
         self.check_rmia()
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)

@@ -8,9 +8,9 @@
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form).
 
-The attacker trains shadow generators, which imitate the audited one. A shadow has few channels, and a small target and
-auxiliary of its own. Each of these three networks learns from a different third of the attacker's pictures. So target and
-auxiliary have not seen the pictures that train the shadow's generator.
+The attacker trains shadow generators, which imitate the audited generator. A shadow generator has few channels, and its own
+small target and auxiliary. Generator, target and auxiliary each learn from a different third of the attacker's pictures. So
+target and auxiliary have not seen the pictures that train the shadow generator.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ TOWARDS_ONE = 0.3  # RMIA's offline estimate of p(x) is ((1 + a) p_out + 1 - a) 
 
 
 class Shadow:
-    """A shadow: a small generator with its own target and auxiliary. `own` are the attacker's pictures to train them."""
+    """A shadow: a small generator with its own target and auxiliary.
+
+    `own` are the attacker's pictures, which train the three networks. `effort.passes` images train each network, repeats
+    included. Raises UsageError for fewer than 3 pictures.
+    """
 
     def __init__(
         self,

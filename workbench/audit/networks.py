@@ -46,8 +46,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
     """Return the least-squares solution of x @ solution = wanted, for `x` of N x F and `wanted` of N x T.
 
     The solution is F x T in float32. The normal equations with a tiny ridge are solved in float64. `torch.linalg.lstsq` in
-    float32 would ignore directions with a singular value below 1e-7 N times the largest. For the pixels of 2,000 pictures, a
-    quarter of the directions would be lost, those of the colours.
+    float32 would ignore directions with a singular value below 1e-7 N times the largest. For the pixels of 2,000 pictures, it
+    would lose a quarter of the directions: the directions of the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -59,8 +59,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 class MeanPictures(nn.Module):
     """A table with the mean picture for each of K labels (K x 3 x H x W), from an attacker's pairs.
 
-    A picture counts for the label that the cloud returned. The mean of a rare label is shrunk towards the mean of all
-    pictures, which counts as `PRIOR` further pictures of each label.
+    A picture counts for the label that the cloud returned. The mean of all pictures is added to each label's pictures `PRIOR`
+    times. So the mean of a rare label is close to the mean of all pictures.
     """
 
     PRIOR = 4
@@ -113,7 +113,8 @@ class Inverter(nn.Module, ABC):
 class PictureInverter(Inverter):
     """An inverter for observations that are pictures. A U-Net computes the residual.
 
-    The base predicts each pixel by linear regression on the observed pixel, its square and the label's mean picture.
+    The base predicts each pixel by linear regression. The inputs are the observed pixel, its square, and the pixel of the
+    label's mean picture.
     """
 
     def __init__(self, width: int, means: MeanPictures) -> None:
@@ -141,7 +142,7 @@ class PictureInverter(Inverter):
 
 
 class CodeInverter(Inverter):
-    """An inverter for observed latents (N x C x h x w). Transposed convolutions compute the residual.
+    """An inverter for observed latents or labels (N x C x h x w). Transposed convolutions compute the residual.
 
     The base is the label's mean picture.
     """
@@ -181,9 +182,9 @@ def zero_(layer: nn.Conv2d) -> None:
 
 
 def inverter(example: Tensor, width: int, means: MeanPictures, size: int) -> Inverter:
-    """Return an untrained inverter for observations like `example` and originals of `size` x `size` pixels.
+    """Return an untrained inverter for observations like `example` (N x C x h x w) and originals of `size` x `size` pixels.
 
-    `width` scales the number of channels.
+    `width` scales the number of channels. `means` has the mean picture for each label.
     """
     if example.shape[1] == 3 and example.shape[-1] == size:
         return PictureInverter(width, means)
@@ -232,7 +233,7 @@ def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
 class Critic(nn.Module):
     """A patch discriminator, which learns to separate originals from guesses (Isola et al. 2017).
 
-    The input is N x 3 x H x W, the output are logits N x 1 x H/8 x W/8.
+    The input is N x 3 x H x W. The output is a map of logits, N x 1 x H/8 x W/8.
     """
 
     def __init__(self, width: int = 32) -> None:
@@ -271,9 +272,9 @@ def learn(
 ) -> None:
     """Train a network with AdamW and one learning-rate cycle, on `passes` images in total, repeats included.
 
-    `data` are tensors with one row for each image. `loss` gets a batch of rows of each tensor. `rate` is the peak learning
-    rate. `tick` receives the number of images of each step. The last of these numbers is reduced, so that their sum is
-    `passes`.
+    `data` are tensors with one row for each image. `loss` is called with a batch of rows from each tensor. `rate` is the peak
+    learning rate. `tick` receives the number of images of each step. The number of the last step is reduced, so that the sum
+    over all steps is `passes`.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]
@@ -302,7 +303,7 @@ def learn(
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return a context that computes in bfloat16, if the device supports that.
 
-    Autocast's weight cache is off. The cache is process-wide, and the first thread to finish would clear it.
+    Autocast's weight cache is off. All threads share this cache, and the first thread to finish would clear it.
     """
     return (
         torch.autocast(device.type, torch.bfloat16, cache_enabled=False)

@@ -7,9 +7,9 @@
     diffusion  sampling from a diffusion prior, guided by the observation, as DRAG does (Lei et al., ICML 2025; Chung et al.,
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
-White box means that the attacker knows the weights of generator and encoder. A view is what an attacker observes at one point
-of the system. A pair is one of the attacker's own pictures with its observation. Both attackers train their prior on the
-pictures of their pairs.
+White box means that the attacker knows the weights of generator and encoder. A view is the data that an attacker observes at
+one point of the system. A pair is one of the attacker's own pictures, together with the observation of this picture. Both
+attackers train their prior on the pictures of their pairs.
 
 The search starts from the inversion network's guess of the picture. The correction is the difference between the found picture
 and this guess. The result is the guess plus a share of the correction. Held-out pairs determine the share, which is 0 if the
@@ -86,7 +86,7 @@ class WithPrior(Search):
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of pictures, given the label. A picture has `LATENTS` latents.
+    """A convolutional variational autoencoder of pictures, conditioned on the label. A picture has `LATENTS` latents.
 
     The network encodes and decodes the difference between a picture and the label's mean picture.
     """
@@ -182,8 +182,9 @@ class LatentPrior(WithPrior):
 class DiffusionPrior(WithPrior):
     """Samples from a conditional diffusion model, and corrects the sample towards the observation at each step.
 
-    Let u = (x - the label's mean picture) / spread. `spread` is the standard deviation of these differences. The model
-    predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho 2022).
+    Let u = (x - the label's mean picture) / spread for a picture x. `spread` is the standard deviation of these differences.
+    The model predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho
+    2022).
 
     The sampler is deterministic (Song et al. 2021). Sampling starts at t = `START` from the inversion network's guess, with
     the amount of noise for this t. `settings` are candidates for the total length of all corrections, relative to the norm of

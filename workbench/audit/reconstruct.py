@@ -5,10 +5,11 @@
     undo      linear regression on pixels, which corrects polarity, colours and contrast, and smooths the noise
     invert    an inversion network, which predicts the picture from the observation (He et al. 2019, 2020)
     prior     the same network, further trained with an adversarial and a feature loss
-    optimise  white box with the generator's weights: gradient descent to a picture whose protected form is the observation
+    optimise  white box with the weights of generator and encoder: gradient descent to a picture whose view is the observation
 
-A view is what an attacker observes at one point of the system. A pair is one of the attacker's own pictures with its
-observation. If there are only few distinct observations, `invert` returns the mean picture of each observation instead.
+A view is the data that an attacker observes at one point of the system. A pair is one of the attacker's own pictures, together
+with the observation of this picture. If there are only few distinct observations, `invert` trains no network. Its guess is then
+the mean of the pictures with the same observation.
 
 An inversion network's guess is a base plus a trained residual. The base is fitted in closed form. By default the base is the
 mean picture of the label that the cloud returned. If the observation is a picture, the base is a linear regression on that
@@ -32,7 +33,7 @@ from .views import Observed, Observer, Pairs
 
 __all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Search", "Undo", "held_out", "observation_error"]
 
-FEW = 32  # pairs for each distinct observation from which on their mean picture is the guess
+FEW = 32  # with at least this many pairs for each distinct observation, the guess is their mean picture
 HELD = 0.1  # share of the pairs that are held out for validation
 MOST_HELD = 500  # held-out pairs at most
 
@@ -190,10 +191,10 @@ class FromInversion(Attacker):
 class Prior(FromInversion):
     """An inversion network with further training against a critic, which separates guesses from originals.
 
-    The further training starts from a fitted `Inversion`, and uses as many images. The loss is a weighted sum of the absolute
-    error, the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses
-    are sharper than the guesses of `Inversion`, but mostly have a larger squared error. The trained residual is dropped if it
-    increases the absolute and feature error on held-out pairs (see `Inverter`).
+    The further training starts from a fitted `Inversion`, and uses as many images as its training. The loss is a weighted sum
+    of the absolute error, the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al.
+    2018). The guesses are sharper than the guesses of `Inversion`, but mostly have a larger squared error. The trained residual
+    (see `Inverter`) is dropped if it increases the absolute and feature error on held-out pairs.
     """
 
     name, knows = "prior", "pairs"
@@ -274,11 +275,11 @@ class Search(FromInversion):
 
 
 class Optimise(Search):
-    """Searches by gradient descent for a picture whose protected form is the observation.
+    """Searches by gradient descent for a picture whose view is the observation.
 
     The search starts from the inversion network's guess. The loss is `observation_error` plus weighted total variation.
-    Held-out pairs select the weight. If no weight improves on the inversion network's guess there, that guess is returned. The
-    view `decoded` needs no attack, because the payload determines the decoded image.
+    Held-out pairs select the weight. If no weight improves the guesses for these pairs, `guess` returns the inversion network's
+    guesses. The view `decoded` needs no attack, because the payload determines the decoded image.
     """
 
     name = "optimise"
@@ -326,9 +327,9 @@ class Optimise(Search):
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
     """Return a differentiable distance (a scalar) between the views of the pictures `x` and the observations `seen`.
 
-    For the view `perturbed`, the distance is the mean squared error of the protected images. For the `payload` of a neural
-    codec, it is the mean squared error of the latents. Some encoders choose whole patterns of latents
-    (`NeuralCompressor.choose`). Then the distance is the cross-entropy of that choice.
+    For the view `perturbed`, and for a codec without a compressor, the distance is the mean squared error between protected
+    images and `seen`. For the `payload` of a neural codec, it is the mean squared error of the latents. Some encoders choose
+    whole patterns of latents (`NeuralCompressor.choose`). Then the distance is the cross-entropy of that choice.
     """
     protected = observer.generator(x, observer.strength)
     compressor = observer.compressor

@@ -1,8 +1,8 @@
 """The complete audit of one pair of target and auxiliary: every attacker on every view, the controls, linking and membership.
 
-A view is what an attacker observes at one point of the system. A control is a guess without observation. The effort is an
-attacker's budget: its pairs (own pictures with observations), its training images and its gradient steps. Linking and
-membership are two further tests (see `linkage`).
+A view is the data that an attacker observes at one point of the system. A control is a guess without observation. The effort is
+an attacker's budget: pairs (own pictures with observations), training images and gradient steps. Linking and membership are two
+further tests (see `linkage`).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Audit(Attempts):
         """Double the effort until the best attackers gain less than `gain` dB on every view. Return the curve.
 
         Each row of the curve has a view's best attacker at one effort. The last effort stays in `self.effort`, and all later
-        figures use it. If `doublings` do not suffice, `self.converged` is False, and all figures are lower bounds. Raises
-        UsageError if none of the attackers reconstructs pictures.
+        figures use it. If `doublings` doublings do not suffice, `self.converged` is False, and all figures are lower bounds.
+        Raises UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}
@@ -88,8 +88,9 @@ class Audit(Attempts):
         """Run the complete audit. Return its figures, the verdict, and the origin of weights and data.
 
         `unprotected` is the better row of the attackers `undo` and `invert` at strength 0, which is without protection.
-        `identity` is the PSNR (dB) of the view `perturbed` at strength 0. A working attacker reaches this value. `converged`
-        and `effort_curve` are those of `converge`. If `converge` was not called before, every figure is a lower bound.
+        `identity` is the PSNR (dB) of the view `perturbed` at strength 0. The row `unprotected` of a working attacker reaches
+        this value. `converged` and `effort_curve` come from `converge`. If `converge` was not called before, every figure is a
+        lower bound.
 
         `shadows` is the number of shadow generators for the RMIA test (`membership_rmia`). At 0 the test is omitted. `unseen`
         is the number of classifiers in the rows `unseen` (see `unseen_rows`).

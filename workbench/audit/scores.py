@@ -22,7 +22,7 @@ from .networks import SmallCNN, feature_distance, learn, run
 
 __all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
 
-# The scores of every guessed picture. True marks a proportion.
+# The scores of every guessed picture, and the names of all scores that are proportions.
 FIGURES = ("psnr", "ssim", "abs_ssim", "distance", "judged", "identified")
 SHARES = ("judged", "identified", "read")
 # The thresholds from which a reconstruction counts as recognisable (He et al., ACSAC 2019, section 4).
@@ -33,8 +33,8 @@ JUDGE_SEED = 1000
 class Judge:
     """A small classifier that scores guesses. It is trained on original training images only.
 
-    Its perceptual distance is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights, because
-    LPIPS's own weights would need a download. These distances are comparable with each other, but not with published LPIPS.
+    Its perceptual distance is LPIPS (Zhang et al. 2018) on the judge's own features, without learnt channel weights. LPIPS's
+    original weights would need a download. The distances are comparable with each other, but not with published LPIPS values.
     """
 
     def __init__(
@@ -110,9 +110,9 @@ def identified(likeness: Tensor) -> Tensor:
 def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
     """Return the mean of a score, with a 95 % interval over images and seeds.
 
-    `figures` has a tensor for each seed, with N values (one for each image). Two half-widths are added in quadrature: one over
-    images, and one over seeds by Student's t. For a proportion (`share`) the first is Wilson's, which stays valid near 0 and
-    1.
+    `figures` has a tensor for each seed, with N values (one for each image). The interval combines two half-widths in
+    quadrature: one over images, and one over seeds (Student's t). For a proportion (`share`), the half-width over images is
+    Wilson's, which stays valid near 0 and 1.
     """
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape
@@ -133,8 +133,8 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
 def area(positive: Tensor, negative: Tensor) -> Estimate:
     """Return the area under the ROC curve: the probability that a positive scores above a negative.
 
-    `positive` and `negative` are scores. A tie counts half. At 1/2 the score has no information. The interval is Hanley and
-    McNeil's (1982). Raises UsageError if either side is empty.
+    `positive` and `negative` are scores. A tie counts half. An area of 1/2 is chance. The interval is Hanley and McNeil's
+    (1982). Raises UsageError if `positive` or `negative` is empty.
     """
     if not len(positive) or not len(negative):
         raise UsageError(f"an area needs scores on both sides, got {len(positive)} and {len(negative)}")

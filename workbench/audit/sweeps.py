@@ -1,9 +1,9 @@
 """The best attack's success over strength, transmitted bits, number of pairs, and number of sends.
 
-Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures with its
-observation. A send is one pass of a picture through the edge. The attack `undo` uses least squares, `invert` a trained
-network. The attack `replay` compares the observation with views of known pictures. A row is a dict with the figures of one
-attack.
+Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures, together with the
+observation of this picture. A send is one pass of a picture through the edge. The attack `undo` uses least squares, and
+`invert` uses a trained network. The attack `replay` compares the observation with views of known pictures. A row is a dict with
+the figures of one attack.
 """
 
 from __future__ import annotations

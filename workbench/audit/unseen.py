@@ -21,9 +21,9 @@ from .scores import across
 __all__ = ["ALLOWED_UNSEEN", "UNSEEN", "unseen_cost", "unseen_rows"]
 
 UNSEEN = 3  # default number of classifiers
-ALLOWED_UNSEEN = 0.15  # share of protected pictures that each may recognise
-WIDTH = 4  # divisor of their channels: the architecture matters, not the best accuracy
-SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
+ALLOWED_UNSEEN = 0.15  # largest share of protected pictures that an unseen classifier may recognise
+WIDTH = 4  # divisor of the classifiers' channels: the architecture matters, not the best accuracy
+SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's passes
 
 
 def unseen_cost(effort: Effort, count: int) -> int:

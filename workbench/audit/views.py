@@ -3,12 +3,12 @@
 ::
 
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
-                                            `perturbed     `payload                  `decoded           `label
+    view:                                     perturbed         payload                decoded          label
 
-A view is one of these four points, at which an attacker observes the picture. `perturbed` is the protected image itself, as a
+A view is the data that an attacker observes at one of these four points. `perturbed` is the protected image itself, as a
 lossless codec such as PNG transmits it. `decoded` is the cloud's decoded image. `payload` is the bytes on the wire, inside
 TLS. `label` is the class alone, as an edge with its own classifier would send it. Every view includes the label, because the
-cloud returns it. A pair is one of the attacker's own pictures with its observation.
+cloud returns it. A pair is one of the attacker's own pictures, together with the observation of this picture.
 """
 
 from __future__ import annotations
@@ -75,7 +75,11 @@ class Observed:
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The first row of each of U distinct observations (U), and the index of each observation into these rows (N)."""
+        """Two tensors of indices for U distinct observations.
+
+        The first tensor (U) has the row in which each distinct observation first occurs. The second tensor (N) has the position
+        of each observation in the first tensor.
+        """
         return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
@@ -128,10 +132,10 @@ class Kept(Generic[Made]):
 
 
 class Observer:
-    """Simulates client, edge and cloud, and returns what an attacker observes.
+    """Simulates client, edge and cloud, and returns an attacker's observations.
 
-    `pair` has the networks. `size` is the height and width of the images. `options` go to the codec. If `like`, another
-    observer of the same networks, is given, both share prepared networks and protected pictures. Raises UsageError for a
+    `pair` has the networks. `size` is the height and width of the images. `options` are passed to the codec. `like` is another
+    observer of the same networks. The two observers share prepared networks and protected pictures. Raises UsageError for a
     strength outside [0, 1].
     """
 
@@ -162,12 +166,12 @@ class Observer:
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The codec, its options and the strength. If two observers of a pair have equal settings, their views are equal."""
+        """The codec, its options and the strength. Observers of the same networks with equal settings have equal views."""
         return (self._asked[0], *sorted(self._options.items()), self.strength)
 
     @cached_property
     def quick(self) -> Observer:
-        """An observer with the same settings in 16 bits, for the many pictures that attackers learn from.
+        """An observer with the same settings that computes in 16 bits, for the many pictures that attackers learn from.
 
         If the device does not support 16 bits, this is the observer itself.
         """
@@ -179,9 +183,9 @@ class Observer:
     def protect(self, images: Tensor, view: str = "") -> Tensor:
         """Send images through the client's JPEG to the edge, and return the protected images, on the CPU.
 
-        Both are float, N x 3 x H x W. `view` is the view that the images are sent for. Repeated sends of one tensor differ in
-        the generator's random component only. This component depends on the images, on `view` and on the number of earlier
-        sends, so that an audit can be repeated.
+        Both are float, N x 3 x H x W. `view` is the view for which the images are sent. Repeated sends of one tensor differ
+        only in the generator's random component. This component depends on the images, on `view` and on the number of earlier
+        sends. So an audit is repeatable.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])
@@ -244,7 +248,7 @@ class Observer:
     def generator(self) -> PerturbationGenerator:
         """A copy of the generator for a white-box attacker, without the random component.
 
-        The attacker cannot know the draws of this component.
+        The attacker cannot know the random values of a send.
         """
         made = channels_last(copy.deepcopy(self.pair.generator).eval().requires_grad_(False), self.device)
         made.noise = 0.0

@@ -218,10 +218,10 @@ def powers(
 
     Return {name of the phone: power in each window (see `watts`)}, the sensor's description, and the reasons why other sensors
     are not used. An empty dict means that the power must be assumed. `source` is one of `sensors.SOURCES`, `root` is the
-    folder of the sensors' files. Nothing else should run on the machine.
+    folder of the sensors' files. Phones without a generator share one measurement. Nothing else should run on the machine.
 
-    Some sensors cannot distinguish work from rest. The source `auto` ignores such a sensor. A source that names it raises
-    RunError.
+    Some sensors cannot distinguish work from rest. The source `auto` ignores such a sensor. If `source` names the sensor,
+    RunError is raised.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:

@@ -6,10 +6,10 @@
                           + waiting time x power while waiting + (energy of the radio's promotion and tail) / pictures a request
 
 `energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio, so its
-energy is always assumed. The radio's promotion wakes it before a request, its tail is the time awake after the last byte.
+energy is always assumed. The promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
 
-The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`). `SCENARIOS`
-names complete situations: a stream of pictures, and single pictures, for each of which the radio wakes up.
+The assumptions matter more than the measurement noise. So every result begins with the range over the assumptions (`RANGES`).
+`SCENARIOS` names complete situations: a stream of pictures, or a single picture for which the radio wakes up.
 
 Sources:
 
@@ -130,7 +130,7 @@ class Assumptions:
         return ", ".join(words)
 
 
-# Complete situations, as changes of the assumptions: each radio, in a stream of requests or woken for a single one.
+# Complete situations, as changes of the assumptions: each radio in a stream of requests, or woken for a single request.
 SCENARIOS: dict[str, dict[str, float]] = {
     f"{kind}, {name}": {
         "joules_per_byte": radio.joules_per_byte,
@@ -146,7 +146,7 @@ SCENARIOS: dict[str, dict[str, float]] = {
 class Measured:
     """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
 
-    Each list of numbers has one value for each repetition, the mean over the images. `sent` counts the bytes of an image at
+    Each list of numbers has one value for each repetition: the mean over the images. `sent` counts the bytes of an image at
     the socket, `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has
     `batch` images.
     """
@@ -172,7 +172,7 @@ class Measured:
 
 
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
-    """Return the energy of a picture (mJ) as a dict, in total and by part. Intervals are Student's, over repetitions.
+    """Return the energy of a picture (mJ) as a dict, in total and by part. Intervals are Student's t over repetitions.
 
     The entry `range_mj` has two energies: with the least value of every assumption in `RANGES`, and with the greatest. `power`
     is the measured power of a busy core (W) in several windows. If `power` is empty, the assumed power is used. `sees`

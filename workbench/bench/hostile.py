@@ -48,7 +48,7 @@ CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked
 TRAILERS = b"".join(b"x-%d: %d\r\n" % (number, number) for number in range(400))
 NICE = 10
 AUTOGROUP = Path("/proc/self/autogroup")
-FILES_APART = 500  # file descriptors reserved for other purposes than connections
+FILES_APART = 500  # file descriptors that are not available for connections
 
 
 Write = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -136,7 +136,8 @@ class Attack:
 class Probes:
     """Sends health checks as a cluster does: one a second, each on a new connection without a credential.
 
-    A check that fails, or has no response after `patience_s` seconds, counts in `self.failed`.
+    `authority` is the file of the CA certificate. `milliseconds` has the latency of each successful check. A check that fails,
+    or has no response after `patience_s` seconds, counts in `failed`.
     """
 
     url: str
@@ -208,7 +209,11 @@ def _yield_cores() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Attack a service until this process is terminated."""
+    """Attack a service until this process is terminated.
+
+    `arguments` are the service's URL, the file of the CA certificate, the number of connections, and the two ends of the pause
+    before an attacker reconnects (s).
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("authority", type=Path)

@@ -10,8 +10,9 @@ The arrangements of phone, edge and cloud are::
 A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this
 machine, reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge.
 
-The nine components are the paper's. The component of a network connection is the sender's waiting time minus the time that the
-receiver reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
+The nine components are the paper's. For a network connection, the component is the sender's waiting time minus the time that
+the receiver reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of
+them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from .load import PERCENTS
 
 __all__ = ["ARRANGEMENTS", "LINKED", "Arranged", "end_to_end", "in_turns", "over_links", "running", "running_all"]
 
-ROUNDS = 10  # default number of rounds, in each of which every arrangement is measured
+ROUNDS = 10  # default number of rounds; every round measures every arrangement
 
 ARRANGEMENTS = {  # name: the cloud's options
     "png": ("--codec", "png"),

@@ -23,7 +23,7 @@ from ..ssh.relays import Endpoint, RelayedConnections, Way, dial, forward, liste
 __all__ = ["LINKS", "Kind", "Link", "Way"]
 
 CHUNK = 16 << 10
-WAITING = 64  # limit of queued chunks, at which the sender must wait
+WAITING = 64  # limit of queued chunks; the sender waits at this limit
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Link:
         self.url = f"{parts.scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.kind = kind
         self.bytes: dict[Way, int] = {"out": 0, "back": 0}
-        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # time at which the last accepted byte will have been sent
+        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # time at which all accepted bytes are sent
         self._lock = threading.Lock()
         self._connections = RelayedConnections(self._copy)
 

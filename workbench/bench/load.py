@@ -2,7 +2,7 @@
 
 ::
 
-    closed   `concurrency` clients, each sends its next request after its response: measures the throughput
+    closed   `concurrency` clients; each sends a request after the response to the previous one: measures the throughput
     open     requests arrive at a rate, whether or not earlier requests are complete: measures the latency
 
 In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
@@ -64,7 +64,7 @@ def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
         return percentile(values, percent)
     starts = np.random.default_rng(0).integers(0, len(x) - length + 1, (RESAMPLES, BLOCKS))
     order = np.argsort(x, kind="stable")
-    ranks = np.empty(len(x), np.int64)  # partitioned faster than the values
+    ranks = np.empty(len(x), np.int64)  # faster to partition than the values
     ranks[order] = np.arange(len(x))
     every_block = np.lib.stride_tricks.sliding_window_view(ranks, length)
     at = math.ceil(percent / 100 * BLOCKS * length) - 1
@@ -85,7 +85,7 @@ class Load:
     kind: str
     images: int = 0
     seconds: float = 0.0
-    cpu_s: float = 0.0  # CPU time of the load generator, if it shares the services' cores
+    cpu_s: float = 0.0  # CPU time (s) of the load generator, which may share the services' cores
     milliseconds: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)  # delays of the load generator itself (ms), in an open loop
     warm_up: int = 0

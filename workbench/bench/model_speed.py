@@ -5,7 +5,7 @@
               generator                             compression               decompression             classifier
     paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
     ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
-    new       as ours, at a cloud that caches no scores of an earlier batch
+    new       as ours, but the cloud caches no scores of earlier batches
     reduced   as ours, generator, encoder and classifier in bfloat16
 
 All implementations run in every round, one after another, so that other load on the machine affects all of them. A ratio
@@ -125,7 +125,7 @@ def bench_models(
     plain = copy.deepcopy(pair)
     codec = codec_for(plain, "neural", size=size, rate=rate).to(device)
     reference = _Ours(Edge(plain.generator, codec, device), Cloud(codec, plain.target, device, remembered=0))
-    result["agreement"] = _agreement(reference, sides, images)  # first, so that the cloud's cache has codes, as in use
+    result["agreement"] = _agreement(reference, sides, images)  # first: this fills the cloud's cache, as in use
     result["batches"] = {}
     bar = tqdm(total=len(batches) * (rounds + 1), desc="bench", unit="round", disable=not progress, file=sys.stderr)
     with bar:

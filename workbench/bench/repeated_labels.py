@@ -11,14 +11,14 @@ import numpy as np
 __all__ = ["Labels", "too_many_others"]
 
 OTHER_LABELS = 0.1  # share of labels that a random component may change between two sends
-SPREAD = 4  # standard deviations of that count: chance exceeds them in 1 of 30,000 measurements
+SPREAD = 4  # tolerance in standard deviations of that count; chance alone exceeds it in 1 of 30,000 measurements
 
 
 def too_many_others(others: int, n: int, noise: float) -> bool:
     """Return whether `others`, the number of unexpected labels among `n`, is too large.
 
-    The limit is 0 if `noise` is 0 (no random component). Else it is a tenth of `n`, plus what chance adds to a count of so few
-    labels. Of 64 labels, 16 may differ; if a service mixed up its images, some 57 would.
+    The limit is 0 if `noise` is 0 (no random component). Otherwise it is a tenth of `n`, plus four standard deviations of this
+    count. For example, 16 of 64 labels may differ. If a service mixed up images of ten classes, about 57 of 64 would differ.
     """
     return others > (OTHER_LABELS * n + SPREAD * math.sqrt(n * OTHER_LABELS * (1 - OTHER_LABELS)) if noise else 0)
 

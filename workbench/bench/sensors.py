@@ -75,7 +75,7 @@ class Rapl(Sensor):
     window_s, windows = 0.5, 5
 
     def __init__(self, folder: Path = ROOT / "powercap") -> None:
-        # Packages only: they include their domains (intel-rapl:0:0), and psys would count them twice.
+        # Packages only: a package includes its domains (intel-rapl:0:0), and psys (the platform) includes the packages.
         zones = [zone for zone in sorted(folder.glob("intel-rapl:*")) if zone.name.count(":") == 1]
         self._zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
         if not self._zones:

@@ -57,7 +57,7 @@ HONEST = 8  # number of honest clients next to hostile connections
 FEW = 10.0  # images a second in an open loop that leaves the services idle between requests
 SHARES = (0.3, 0.5, 0.7, 0.9)  # further rates of the open loop, as shares of saturation
 SOAK = 0.7
-SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request: requests in flight that saturate the services
+SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # {images a request: requests in flight that saturate the services}
 DIRECT = 256  # images in one direct call
 REPEATS = 5  # number of requests whose bytes are counted
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
@@ -156,10 +156,10 @@ class ServiceFixture:
         return self._run(_meanwhile(load, _repeat(read, every))), used
 
     def under_attack(self, connections: int, seconds: float, every: float) -> dict[str, Any]:
-        """Send requests of honest clients for `seconds`, while hostile `connections` attack the edge.
+        """Send requests of honest clients for `seconds`, while an attacker opens `connections` hostile connections to the edge.
 
-        Return the honest clients' load, the health checks (`probes`), the edge's memory (bytes, every `every` s) and the
-        counts of hostile connections.
+        Return the honest clients' load, the health checks (`probes`), the edge's memory (bytes, read every `every` seconds)
+        and the counts of hostile connections.
         """
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
@@ -261,9 +261,10 @@ def bench_services(
 def bench_hostile(
     stage: StageConfig, system: System, images: Images, *, connections: int, seconds: float, data: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Measure honest clients alone, next to hostile `connections` for `seconds`, and alone again. Return one JSON object.
+    """Measure honest clients alone, then next to hostile connections, then alone again. Return one JSON object.
 
-    `stage`, `system` and `data` are as in `bench_services`. Honest clients send `images` one by one.
+    The attack lasts `seconds`, with `connections` hostile connections. `stage`, `system` and `data` are as in `bench_services`.
+    Honest clients send `images` one by one.
 
     `memory_change` is the relative change of the edge's memory during the attack, without the first tenth of the attack.
     `p95_ratio` is the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
@@ -297,7 +298,7 @@ def _labelled(system: System, images: Images, size: int) -> tuple[list[bytes], I
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    # from the second tenth of a soak, after the warm-up, to the last
+    # Compare the second tenth of a soak with the last tenth. The first tenth is warm-up.
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):

@@ -18,7 +18,7 @@ __all__ = ["label_points"]
 
 Point = tuple[float, float]
 NEAR = 10  # pt; a line connects a point with a name that is farther away
-# Offsets of a name from its point (pt), best first: left and right, above and below, diagonal, then the same farther away.
+# Offsets of a name from its point (pt), best first: right, left, above, below, the diagonals; then the same, farther away.
 PLACES = [
     (reach * math.cos(eighth * math.pi / 4), reach * math.sin(eighth * math.pi / 4))
     for reach in (NEAR, 18, 28, 40, 54, 70)

@@ -48,8 +48,8 @@ def accuracy_bytes(
 ) -> Figure:
     """Draw the target's accuracy in two panels: over JPEG quality, and over payload bytes (log scale).
 
-    `curves` maps a mode of JPEG, such as chroma subsampling 4:2:0, to one row for each quality. `points` maps the name of
-    another codec to a single row. Only the second panel shows this row, as a point.
+    `curves` maps the name of a JPEG mode, such as its chroma subsampling, to one row for each quality. `points` maps the name
+    of another codec to a single row. Only the second panel shows this row, as a point.
     """
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
@@ -72,7 +72,7 @@ def rate_accuracy(
 
     `curves` maps the name of a codec to one row for each quality or rate. `points` maps the name of a codec with a single
     setting to its row. `label` is the accuracy of the edge that classifies a picture and sends the label in log2(`classes`)
-    bits. A dashed line is the lower bound: no codec reaches an accuracy with fewer bytes.
+    bits. A dashed line is the theoretical bound: for each accuracy, no codec needs fewer bytes.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)

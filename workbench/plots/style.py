@@ -19,7 +19,7 @@ __all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "RING", "SKY", "band", "
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
 SKY = "#56B4E9"
-RING: dict[str, Any] = {"facecolors": "none", "zorder": 4, "label": "Pareto front"}  # a scatter of points on the front
+RING: dict[str, Any] = {"facecolors": "none", "zorder": 4, "label": "Pareto front"}  # options of `scatter` for the Pareto front
 
 
 def use_style() -> None:
@@ -63,7 +63,7 @@ def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colo
 
 
 def point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
-    """Draw the estimate `y` of a proportion as a point at `x`, in percent, with its 95 % interval."""
+    """Draw a proportion `y` in percent as a point at `x`, with its 95 % interval as an error bar."""
     axis.errorbar([x], [100 * y.value], yerr=error_bars([y], 100), fmt=marker, color=colour, capsize=3, label=name)
 
 

@@ -27,7 +27,7 @@ STRENGTH_COLOURS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#b8a500")
 def surface(rows: Sequence[Row], title: str) -> Figure:
     """Draw heat maps over rate (x) and strength (y): the target's accuracy, bytes, SSIM, and an attacker's gain.
 
-    `rows` come from `Evaluation.surface`. The map of the gain is left out unless every row also has the entry `over`, which
+    `rows` come from `Evaluation.surface`. The map of the gain is drawn only if every row also has the entry `over`, which
     `audit.sweeps.of_surface` measures.
     """
     maps: list[tuple[str, Callable[[Row], float], str, str]] = [

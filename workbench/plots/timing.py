@@ -13,7 +13,7 @@ from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, error_bars, subplots
 
 __all__ = ["COMPONENT_TITLES", "components", "links"]
 
-# The nine components of Figure 4, and their colours: phone and its network in greys, edge in oranges, cloud in blues.
+# The nine components (PMC², Figure 4), and their colours: phone and its network in greys, edge in oranges, cloud in blues.
 COMPONENT_TITLES = {
     "client_compression": "JPEG on the phone",
     "network_client_edge": "network phone-edge",

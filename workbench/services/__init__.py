@@ -12,10 +12,10 @@
     openapi                the OpenAPI documents
     trust                  TLS contexts, roles, tokens, certificate rotation
     connection, http       a client's connection to a service: keep-alive, retries, a deadline
-    admission              a client's check of an edge
+    admission              a client's check of an edge's attestation evidence
     attestation_agent      evidence for that check, from an agent in the edge's confidential VM
     forms, phone           the requests of curl and browsers, and the web page for phones
     decoding               large pictures, decoded within a memory budget
-    idempotency            results of requests that clients repeat
+    idempotency            a cache of results, for requests that clients repeat
     secrets                certificates and keys from a key broker
 """

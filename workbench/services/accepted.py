@@ -33,7 +33,7 @@ from .trust import Peer, peer_of, server_context
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
 MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or an incomplete record
-CONTROL_SHARE = 32  # bytes of TLS allowed for each byte of plain text: a record with one byte of plain text has 23
+CONTROL_SHARE = 32  # bytes of TLS allowed for each byte of plain text: a record with one such byte takes 23
 RECORD = 16 << 10  # largest plain text of a TLS record, in bytes
 CLOCK_S = 0.002  # a timer may fire this early: event loops count in milliseconds
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
@@ -46,8 +46,8 @@ class Timeouts:
     """Time limits in seconds, one for each state of a connection. After the limit, the connection is closed."""
 
     handshake: float = 5.0  # from the TCP connection to the end of the TLS handshake
-    head: float = 10.0  # to the end of a request's head: from its first byte, for the first request from the handshake
-    body: float = 30.0  # of a request; longer than a service's own limit, which sends an error
+    head: float = 10.0  # from a request's first byte to the end of its head (first request: from the handshake)
+    body: float = 30.0  # for a request's body; longer than the limit of `Intake`, which sends an error response
     answer: float = 20.0  # until the peer has read the response
     idle: float = 75.0  # between requests
     stranger_idle: float = 10.0  # the same for a peer without a credential
@@ -65,7 +65,7 @@ class Tls:
     context: ssl.SSLContext
     folder: Path
     role: Role
-    generation: int = field(default=0, init=False)  # of the certificates: connections of an earlier one are stale
+    generation: int = field(default=0, init=False)  # number of renewals: connections from before the last one are stale
 
     def renew(self) -> None:
         self.context = server_context(self.folder, self.role, demand=self.context.verify_mode == ssl.CERT_REQUIRED)
@@ -113,10 +113,10 @@ class Accepted(asyncio.Protocol):
         self._open, self._make_upper = open_connections, upper
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None  # moved only to an earlier time, because each request sets several limits
+        self._timer: TimerHandle | None = None  # a later limit does not move it, because each request sets several limits
         # in the loop's time: when the timer fires, and when the connection is aborted
         self._fires_at = self._limit = math.inf
-        self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
+        self._reading_paused = self._held = False  # stopped by the upper protocol, and by the loop's share
         self._reads = True
         self._generation = 0
         self._secure: ssl.SSLObject | None = None

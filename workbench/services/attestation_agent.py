@@ -5,7 +5,7 @@ from a client. The report contains a hash of the nonce and of the edge's TLS key
 
 ::
 
-    client --nonce--> edge --SHA-256 of nonce and TLS key--> agent --report_data--> firmware        one request a nonce
+    client --nonce--> edge --SHA-256 of nonce and TLS key--> agent --report_data--> firmware        (for each nonce)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["AGENT", "AttestationAgent", "agent_at", "evidence_of"]
 
 AGENT = "http://127.0.0.1:8006"  # its URL in a confidential container
 AROUND = 64  # bytes that the edge's response adds to the evidence
-AT_ONCE, MOST_WAITING = 4, 256  # requests: the firmware processes one at a time
+AT_ONCE, MOST_WAITING = 4, 256  # requests that the agent has, and requests in all: the firmware processes one at a time
 MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # waiting requests of clients without a credential, in all and of one address
 NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
@@ -87,8 +87,9 @@ class AttestationAgent:
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
     """Return the response to `http`, a client's request for evidence.
 
-    The agent's evidence is for the nonce in the request, and for the TLS key of the connection. `admitted` means that the
-    client has shown a credential. Raises ServiceError 404 if there is no agent or no TLS.
+    The evidence contains a hash of the nonce in the request and of the TLS key of the connection. `admitted` means that the
+    client has shown a credential. Raises ProtocolError for an invalid nonce, and ServiceError 404 if there is no agent or no
+    TLS.
     """
     nonce = _nonce(http)
     peer: Peer = http.scope.get("peer", Peer())

@@ -4,9 +4,9 @@
 
     submit -> queue (limited in images; 429 if full) -> a lane is free: join queued jobs -> compute -> forward -> results
 
-A lane is a thread of the pool. A job is a queued request. A batch starts as soon as a lane is free, and jobs that arrive
-meanwhile form the next batch. Only a batch that is not full, while further requests are known to be arriving, waits for a few
-milliseconds.
+A lane is a thread of the pool. A job is a queued request. A batch starts as soon as a lane is free. Jobs that arrive meanwhile
+form the next batch. If a batch is not full and the bodies of further requests are arriving, the batch waits for them, but only
+a few milliseconds.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class ComputePool:
 def _pin_team(threads: int) -> None:
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
-    torch.zeros(threads << 15).add_(1)  # torch gives each thread at least 2^15 numbers
+    torch.zeros(threads << 15).add_(1)  # starts all threads: torch gives each at least 2^15 numbers
     team = [0, *(int(task.name) for task in set(TASKS.iterdir()) - others)]  # 0 is the calling thread
     for thread, core in zip(team, allowed_cores(), strict=False):
         with contextlib.suppress(OSError):  # the thread has ended, or pinning is not permitted
@@ -129,7 +129,7 @@ class Batcher(Generic[Part]):
         self._waiting: deque[Job[Part]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._pace = 0.0  # seconds an image, smoothed
+        self._pace = 0.0  # seconds for each image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
         """Queue a request of `size` images, and return the result. `work` is the input for `compute`.

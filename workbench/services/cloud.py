@@ -83,7 +83,8 @@ Recognised: TypeAlias = tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, f
 class CloudService(Service):
     """Classifies the payloads of clients whose certificate has one of the `roles`.
 
-    The role "edge" is for an edge. The role "client" is for phones that protect their pictures themselves.
+    The role "edge" is for an edge. The role "client" is for phones that protect their pictures themselves. The cloud computes
+    on the pool `lanes`. `options` are further options of `Service`.
     """
 
     name, other = "pmc2-cloud", "cloud_other"
@@ -157,4 +158,4 @@ class CloudService(Service):
     def _done(self, n: int, work: asyncio.Future[Any]) -> None:
         self._waiting -= n
         if not work.cancelled():
-            work.exception()  # retrieved, because its waiter may be gone
+            work.exception()  # asyncio would report an unread exception if the request has ended

@@ -31,10 +31,11 @@ AGAIN = (429, 503)
 class Connection:
     """A connection to the service at `url`. Open it with `async with`.
 
-    `trust` returns the TLS context (None: no TLS), and is called again after certificates were renewed. `headers` are sent with
-    each request. `attempt_s` is the time limit of one attempt, in seconds. `admit` checks each new connection, before `headers`
-    are sent. The URL must begin with https. With `plain`, http on loopback is also allowed. Raises UsageError for any other
-    URL.
+    `trust` returns the TLS context, and is called again after certificates were renewed. Without TLS, `trust` is None.
+    `headers` are sent with each request. `attempt_s` is the time limit of one attempt, in seconds. `admit` checks each new
+    connection before `headers` are sent.
+
+    The URL must begin with https. With `plain`, http on loopback is also allowed. Raises UsageError for any other URL.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._marks = marks_of(getattr(self._context, "files", ()))  # read before `renew` loads the files
+        self._marks = marks_of(getattr(self._context, "files", ()))  # read first, so that no change is missed
         self._look_at = 0.0  # the loop's time of the next check of the files
         self._http = HttpConnections(host, port, headers, admit)
         self.renew()
@@ -83,9 +84,10 @@ class Connection:
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
     ) -> HttpAnswer:
-        """Send a request, and return the response. Retry until `deadline` (the event loop's time; None: no retry).
+        """Send a request, and return the response with any status. Retry until `deadline` (the event loop's time).
 
-        Raises ServiceError if no response arrives. A failed check of a certificate raises ServiceError without a retry.
+        With `deadline` None there is no retry. Raises ServiceError if no response arrives. A failed check of a certificate
+        raises ServiceError without a retry.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -129,7 +131,7 @@ async def infer(
 ) -> Response:
     """Send an inference request (Open Inference Protocol v2) to a `model`, and return the response. Retry until `deadline`.
 
-    Raises ServiceError with the service's message if the status is not 200.
+    Raises ServiceError with the service's message if the status is not 200, and ProtocolError for a malformed response.
     """
     body, length = write_request(inputs, id, parameters)
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}

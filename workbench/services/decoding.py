@@ -2,11 +2,13 @@
 
 ::
 
-    request --headers--> too many pixels: refused before anything is decoded
+    request --picture headers--> too many pixels: refused before any picture is decoded
        |
-       +--picture after picture--> budget (bytes, of the process) --> decode --> image of the size that the generator needs
-                                   |
-                                   cancelled between pictures, after the request's deadline
+       +--picture by picture--> wait for free memory --> decode --> image of the size that the generator needs
+                                |
+                                cancelled between two pictures, after the request's deadline
+
+A scan is one pass of a JPEG file over the picture. A JPEG with one scan can be decoded at a reduced scale, in little memory.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from ..warning_filter import suppress_warnings
 
 __all__ = ["MemoryBudget", "PictureDecoder"]
 
-MOST_JPEG_PIXELS = 1 << 28  # of a request's JPEGs with one scan, which are decoded at an eighth of their size
-MOST_PIXELS = 1 << 26  # of a request's other pictures
+MOST_JPEG_PIXELS = 1 << 28  # pixels of a request's JPEGs with one scan, which are decoded at a scale of 1/8 or more
+MOST_PIXELS = 1 << 26  # pixels of a request's other pictures
 BUDGET = 512 << 20  # bytes of memory for decoding
 PIXEL_BYTES = 24  # memory of a decoded pixel with its copies: alpha, white background, rotated
 KEPT_BYTES = 8  # further memory of a pixel in a JPEG with several scans, whose coefficients are all kept
-MEMORY_POLL_S = 0.1  # between two checks whether a request that waits for memory is cancelled
+MEMORY_POLL_S = 0.1  # between two checks for cancellation, while a request waits for memory
 
 
 class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
@@ -44,9 +46,9 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding one picture: the number of pixels, and the `memory` in bytes.
+    """The cost of decoding one picture: its pixels, and the `memory` in bytes.
 
-    The pixels of a JPEG with one scan are `jpeg_pixels`, and the pixels of any other picture are `pixels`.
+    The pixels of a JPEG with one scan count as `jpeg_pixels`. The pixels of any other picture count as `pixels`.
     """
 
     jpeg_pixels: int = 0
@@ -99,8 +101,8 @@ class PictureDecoder:
     async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
         """Return the images in the N `files` of one request, as N x 3 x size x size in [0, 1].
 
-        Raises DataError if a picture or the whole request is too large. Raises ServiceError 504 after `deadline` (the event
-        loop's time).
+        Raises DataError if a picture is unreadable, or if a picture or the whole request is too large. Raises ServiceError 504
+        after `deadline` (the event loop's time).
         """
         held = list(files)  # emptied at the end, so that a task in the queue keeps no pictures alive
         cancelled = threading.Event()

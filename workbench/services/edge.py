@@ -187,7 +187,7 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        # clients send a token only after verifying the evidence, so an edge with a token gives it without a credential
+        # clients verify the evidence before they send a token, so an edge with a token needs no credential for evidence
         admitted = True
         try:
             self.admit(http)
@@ -364,7 +364,7 @@ class EdgeService(Service):
                 job.answer.set_result(EdgeResult(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
-        # faults of the cloud are never a client's error
+        # the client gets a status of 500 or above for faults of the cloud
         try:
             sent = Tensor.of("payload", [payload])
             answer = await infer(self.cloud, self.model.name, [sent], id=secrets.token_hex(8), deadline=deadline)

@@ -17,7 +17,7 @@ from ..errors import ProtocolError
 
 __all__ = ["Form", "form_of"]
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote received bytes
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its log lines quote received bytes
 
 PARAMETERS = {
     "strength": "X-Strength",
@@ -122,7 +122,7 @@ def _text(name: str, content: bytes | bytearray) -> str:
 def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
     if not 0 < len(boundary) <= 200:
         raise ProtocolError("the form's Content-Type has no boundary")
-    if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time for false boundaries
+    if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time
         raise ProtocolError(f"a request has 1 to {most} pictures, this form has more")
     parts: list[_Part] = []
 

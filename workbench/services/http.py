@@ -3,8 +3,8 @@
 A response has a limited size and must state its length. A connection is not used again after a failed or abandoned request.
 
 A connection may be dead without being closed, if the other machine was disconnected or replaced. So after one second without a
-response, a small request is sent a second time, on a new connection. If the second copy gets its response first, all requests
-that wait on older connections fail, and the module `connection` retries them.
+response, a small request is sent a second time, on a new connection. If this copy gets its response first, all requests that
+were sent before the copy and still wait fail. The module `connection` retries them.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "without_se
 
 MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # bytes of a response outside its body, and of its body
 IDLE_S = 60.0  # shorter than the services' limit for idle connections
-MOST_IDLE = 1024  # connections: a new handshake costs an edge as much as a picture
+MOST_IDLE = 1024  # idle connections to keep: a new handshake costs an edge as much time as a picture
 CONNECT_S = 3.0  # for TCP and TLS
-DOUBT_S = 1.0  # from a request without a response to its second copy
+DOUBT_S = 1.0  # without a response, before a second copy of the request is sent
 MOST_AGAIN = 64 << 10  # bytes: larger requests are not sent twice
 ADMIT_S = 10.0  # for the check of a new connection
 
@@ -55,7 +55,7 @@ class PooledConnection(asyncio.Protocol):
     def __init__(self, most: int = MOST_ANSWER, context: ssl.SSLContext | None = None) -> None:
         self.most = most  # bytes of a response
         self.context = context  # its TLS context
-        self.expires = math.inf  # expiry of the peer's certificate
+        self.expires = math.inf  # expiry of the peer's certificate, in seconds since the epoch
         self.admitted = True
         self.transport: asyncio.Transport | None = None
         self.idle_since = self.asked_at = 0.0
@@ -160,17 +160,18 @@ class HttpConnections:
         name = f"[{host}]" if ":" in host else host
         self._host = f"Host: {name}:{port}\r\n".encode("latin-1")
         self._always = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
-        self._context: ssl.SSLContext | None = None  # the latest one: connections with another are stale
+        self._context: ssl.SSLContext | None = None  # the latest context: connections with an older one are stale
         self._idle: list[PooledConnection] = []
         self._made: set[PooledConnection] = set()  # connections that are not closed yet
-        self._again: asyncio.Task[None] | None = None  # sends requests again
+        self._again: asyncio.Task[None] | None = None  # sends stalled requests again
 
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
         """Send a request, and return the response. Raises OSError if no response arrives.
 
-        `headers` are added to the headers of the pool. `context` is the current TLS context (None: no TLS).
+        `headers` are added to the headers of the pool. `context` is the current TLS context (None: no TLS). An error of `admit`
+        is passed on.
         """
         loop = asyncio.get_running_loop()
         start, self._context = loop.time(), context
@@ -193,7 +194,7 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Close the idle connections that were last used before `since` (the event loop's time; default: all connections)."""
+        """Close the idle connections that were last used before `since`, in the event loop's time. By default close all."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()
@@ -291,7 +292,7 @@ class HttpConnections:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL for error messages: without user, password and query."""
+    """Return `url` without user, password and query, for error messages."""
     front, at, host = url.rpartition("@")
     return (front[: front.find("//") + 2] + "...@" + host if at else url).partition("?")[0]
 

@@ -1,9 +1,8 @@
 """Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
 One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
-lines. If a second request arrives before the first response, the connection is closed. While the application is not at work, a
-timer limits the time that the client may take. uvicorn's own protocol has no such limits, so uvicorn only starts and stops the
-application.
+lines. If a second request arrives before the first response, the connection is closed. While the service waits for the client,
+a timer limits the client's time. uvicorn's own protocol has no such limits, so uvicorn only starts and stops the application.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ __all__ = ["HEALTH", "HttpProtocol"]
 
 MOST_HEAD = 32 << 10  # bytes of a request outside its delivered body
 MOST_HEADERS = 128  # each takes more memory than its bytes
-BODY_SHARE = 128  # delivered bytes that allow one more byte of chunk headers
+BODY_SHARE = 128  # bytes of a body for each further byte of chunk headers
 READ_AHEAD = 64 << 10  # buffered bytes of a body
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
@@ -127,9 +126,9 @@ class HttpProtocol:
         self._parser = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
         self._idle = False  # between requests
-        self._overhead = self._delivered = 0  # bytes since the last response
+        self._overhead = self._delivered = 0  # bytes since the last response: outside bodies, and of bodies
         self._hosts = 0
-        self._begun = self._continues = False  # a message began, and its head is incomplete
+        self._begun = self._continues = False  # the current head is incomplete, and it expects status 100
         self._url, self._headers = b"", []  # type: tuple[bytes, list[tuple[bytes, bytes]]]
         self._refusal: tuple[int, str] | None = None
         transport = wire.transport
@@ -257,7 +256,7 @@ class HttpProtocol:
             self._rest()
 
     def fail(self) -> None:
-        """Called after a failure of the application. Respond with 500 if no response has begun, else close the connection."""
+        """Respond with 500 after a failure of the application. If a response has begun, close the connection instead."""
         exchange = self._exchange
         if exchange is None or exchange.started:
             self.wire.abort()

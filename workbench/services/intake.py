@@ -27,7 +27,7 @@ class Intake:
     async def body(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the body of a request. The body counts towards the budget until the context ends.
 
-        Raises ServiceError: 413 too long, 408 too slow, 429 above the budget, 400 disconnected.
+        Raises ServiceError 413 (body too long), 408 (too slow), 429 (above the budget) or 400 (client disconnected).
         """
         body = bytearray()  # a list of thousands of small chunks would take more memory than their bytes
         try:

@@ -22,7 +22,7 @@ from ..system import NEURAL, REMEMBERED, Cloud, Edge
 
 __all__ = ["StageConfig", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
 
-LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compute another one
+LANE_CORES = 8  # cores of a lane: more threads hardly speed up one batch, so further cores compute another batch
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
     if stage.codec not in NEURAL:
-        return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
+        return codec(stage.codec, side=stage.size)  # limits memory and time, which grow with the square of the side
     name = weights.compressor_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "compressor")
     for role, sha in known.items():
@@ -99,7 +99,7 @@ def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[in
     """Return the number of lanes, and the number of torch's threads in each lane. A lane is a worker thread for batches.
 
     If `lanes` or `threads` is 0, the function chooses the number by `device` and cores. Raises UsageError for more than 64
-    lanes.
+    lanes on the CPU.
     """
     if device != "cpu":
         return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run

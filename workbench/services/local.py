@@ -26,7 +26,7 @@ START_S = 120.0  # torch, weights and warming up, on a busy machine
 
 @dataclass
 class Running:
-    """A service that runs as a local process. `arguments` are the arguments of `workbench`."""
+    """A service that runs as a local process. `arguments` are the arguments of `workbench`, and `log` is the log file."""
 
     arguments: Sequence[str]
     folder: Path
@@ -97,7 +97,7 @@ class Local:
         return service
 
     def await_ready(self, service: Running) -> None:
-        """Wait until a service reports that it is ready. Raises ServiceError if the service ends or takes too long."""
+        """Wait until a service reports that it is ready. Raises ServiceError if the service ends, or after two minutes."""
         what: Role = "cloud" if service.arguments[1] == "cloud" else "edge"
         context = client_context(self.certs, "edge" if what == "cloud" else "client", what)
         deadline = time.monotonic() + START_S

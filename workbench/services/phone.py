@@ -6,8 +6,8 @@ the cloud decodes from the payload.
 ::
 
     browser -- GET / and the page's files ---> the same for everyone, without secrets, so no credential is needed
-            -- POST /recognize --------------> needs a credential like any client, refused if another site's page sent it
-            <-- labels, and cloud_picture ---- with X-Show: cloud: the payload, decoded by the edge's own codec
+            -- POST /recognize --------------> needs a credential, as from any client; refused from the page of another site
+            <-- labels, and cloud_picture ---- the cloud's view, decoded by the edge (only with the header X-Show: cloud)
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ verifies a report on the guest's software, which the processor has signed.
 
     edge --loopback--> Confidential Data Hub --evidence--> key broker --encrypted to the guest--> ca.pem, edge.pem, edge.key
 
-The host, which runs the guest, sees neither the key nor the traffic that the key protects. The files should be written to the
-guest's memory.
+The host, which runs the guest, sees neither the key nor the traffic that the key protects. Write the files to a folder in the
+guest's memory, not on a disk.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from .attestation_agent import agent_at
 
 __all__ = ["fetch"]
 
-MOST = 64 << 10  # bytes of a certificate chain
-ATTEMPT_S = 30.0  # for one resource, since the guest may have to be attested first
-PAUSE_S = 0.2
+MOST = 64 << 10  # limit of each file, in bytes
+ATTEMPT_S = 30.0  # limit of one request: the guest may have to be attested first
+PAUSE_S = 0.2  # between two attempts
 PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
     """Fetch ca.pem, ROLE.pem and ROLE.key from the key broker, write them to `folder`, and return their paths.
 
-    `resource` is the broker's name for the three files, REPOSITORY/TYPE. `agent_url` is the URL of the guest's own API, http on
-    loopback. The API gets up to `patience` seconds to respond. Only the files' owner can read them. If one file is not
-    released, no file is written. Raises UsageError for an invalid URL or resource, and ServiceError if a file is not released.
+    `resource` is the start of the files' names at the broker, REPOSITORY/TYPE. `agent_url` is the URL of the guest's own API,
+    http on loopback. All three requests together get `patience` seconds. Only the owner of the written files can read them.
+    If the broker does not release one of the files, no file is written.
+
+    Raises UsageError for an invalid URL or resource, and ServiceError if a file is not released in time.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
@@ -52,7 +54,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
-    # the hub may start after the edge
+    # retry, because the Confidential Data Hub may start after the edge
     while True:
         limit = min(deadline, time.monotonic() + ATTEMPT_S)
         try:

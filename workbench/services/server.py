@@ -28,7 +28,7 @@ from .trust import Token, is_loopback, rotate, rotate_token
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]
 
 BACKLOG = 1024
-DRAIN_S = 30.0
+DRAIN_S = 30.0  # for accepted requests, after the signal to stop
 
 
 class _Server(uvicorn.Server):
@@ -102,8 +102,8 @@ def address(text: str) -> tuple[str, int]:
 def serve(service: Service, listener: Listener, tls: Tls | None, token_file: Path | None = None) -> None:
     """Run a service on the port of `listener` until SIGTERM or Ctrl-C, then finish accepted requests.
 
-    Without `tls`, the service speaks plain HTTP, which raises UsageError for a port outside loopback. The service's token is
-    replaced when `token_file` changes.
+    Without `tls`, the service uses plain HTTP. Raises UsageError for plain HTTP on an address outside loopback. When
+    `token_file` changes, the new token replaces the service's token.
     """
     server_of(service, listener, tls, token_file=token_file).run(sockets=[listener.socket])
 
@@ -117,10 +117,10 @@ def server_of(
     share: LoopShare | None = None,
     token_file: Path | None = None,
 ) -> uvicorn.Server:
-    """Return the server that `serve` runs. On another thread, the server runs until its `should_exit` is set.
+    """Return the server that `serve` runs. To stop a server that runs on another thread, set its `should_exit`.
 
-    `quota` limits the number of connections, `timeouts` the time of a connection in each state, and `share` the processor time
-    for clients without a credential. None selects the default.
+    `quota` limits the number of connections. `timeouts` limits the time of a connection in each state. `share` limits the
+    processor time for clients without a credential. None selects the default limits. Raises UsageError as `serve` does.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")

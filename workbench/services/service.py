@@ -8,8 +8,9 @@
     /v2/models/M[/versions/V]/infer                                  inference               with a credential
     /metrics                                                         metrics                 with a credential
 
-A credential is a client's certificate or a bearer token. A subclass defines the input and the work of its model. Every error is
-`{"error": one line}`. No response, log or metric contains a pixel, a label (except the response itself), a key or a token.
+A credential is a client's certificate or a bearer token. A subclass defines the input and the work of its model. Every error
+response is the JSON object `{"error": MESSAGE}`, with one line of text. No error, log line or metric contains a pixel, a label,
+a key or a token.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ __all__ = ["Service"]
 log = logging.getLogger("workbench.access")
 
 BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # ms
-LONGEST_S = 600.0
+LONGEST_S = 600.0  # longest timeout that a request may set
 SHOWN = 64  # characters of a request id in the log
 
 
@@ -62,11 +63,11 @@ class Service(ABC):
     """An ASGI application that serves one `model`. A client needs a certificate with one of the `roles`, or the `token`.
 
     `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
-    `intake` limits the bodies. A request without a timeout of its own gets `deadline_s` seconds.
+    `intake` limits the bodies of requests. A request without a timeout of its own gets `deadline_s` seconds.
     """
 
     name: str
-    other: str  # the component for all remaining time
+    other: str  # the component that gets the rest of a request's time
 
     def __init__(
         self,
@@ -185,7 +186,7 @@ class Service(ABC):
         return HttpResponse(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: HttpRequest) -> HttpResponse:
-        if not self._document:  # cached, because requests need no credential
+        if not self._document:  # cached, because clients need no credential to request it
             self._document = json.dumps(self.openapi()).encode()
         return HttpResponse(self._document, media_type="application/json")
 
@@ -212,10 +213,13 @@ class Service(ABC):
         return None
 
     def admit(self, request: HttpRequest) -> str:
-        """Return the name of the client that sent a request. Raises ServiceError 401 or 403 without a valid credential."""
+        """Return the name of the client that sent a request.
+
+        Raises ServiceError 401 without a valid credential, and 403 for a certificate of another role.
+        """
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
-            request.scope.get("prove", bool)()  # so its connection is not closed in favour of one without a credential
+            request.scope.get("prove", bool)()  # a proven connection is never closed to make room
             return f"token {peer.name}".strip()
         if self.plain and self.token is None:
             return "plain"
@@ -328,7 +332,7 @@ def _origin(origin: str) -> tuple[str, str]:
 
 
 def _refuse_codings(request: HttpRequest) -> None:
-    # the decoded size of a coded body has no bound
+    # a small compressed body could decode to any size
     values = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"content-encoding"]
     if not values:
         return

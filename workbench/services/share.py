@@ -25,11 +25,11 @@ __all__ = ["LoopShare", "metered"]
 BUSY, IDLE = 0.15, 1.0  # strangers' share of the loop's time: while requests with a credential are in progress, and otherwise
 BURST_S = 0.25  # most unused time that is saved for later: enough for a few hundred simultaneous clients
 SLICE_S = 0.002  # time for strangers in each loop iteration, so that other sockets are served in between
-CUT_S = 0.02  # charged to an address for each of its connections that exceeds a limit
-FRESH_S = 0.005  # connections that have used less come first: about ten handshakes
-HELD = 32 << 20  # limit of all strangers' held bytes in large pieces
+CUT_S = 0.02  # seconds charged to an address for each of its connections that exceeds a limit
+FRESH_S = 0.005  # connections that have used less come first within their address: about ten handshakes
+HELD = 32 << 20  # limit of held bytes: beyond it, a connection that sends a large piece is aborted
 MOST_TAGS = 16384  # addresses whose use is remembered
-PIECE = 16 << 10  # bytes: smaller pieces may always be held, since a handshake sends less at once
+PIECE = 16 << 10  # bytes: a piece above this size is large; a handshake sends less at once
 
 
 class Stranger(Protocol):

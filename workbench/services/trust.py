@@ -59,14 +59,14 @@ log = logging.getLogger("workbench.services")
 class Peer:
     """The other end of a connection. `role` is the role in the peer's certificate (None: no certificate, or no role).
 
-    `name` is a hash of that certificate. `shown` is the public key (DER) of the certificate that the service itself showed to
-    the peer. Without TLS it is empty.
+    `name` is a hash of that certificate. `shown` is the public key (DER) of the service's own certificate, which the service
+    showed to the peer. Without TLS, `shown` is empty.
     """
 
     role: Role | None = None
     name: str = ""
     shown: bytes = field(default=b"", repr=False)
-    expires: float = math.inf  # seconds since the epoch: expiry of its certificate, or of the authority that signed it
+    expires: float = math.inf  # expiry of the certificate, in seconds since the epoch (see `expiry_of`)
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
@@ -110,7 +110,7 @@ class _Context(ssl.SSLContext):
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token: a shared secret in place of a client's certificate. No repr shows it."""
+    """A bearer token: a shared secret in place of a client's certificate. Its repr does not show the secret."""
 
     secret: bytes = field(repr=False)
 
@@ -256,7 +256,7 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
         if (now := marks(files)) == known or not now:
             continue
         try:
-            client_context(own, role)  # in a separate context, because a mismatched pair would spoil the one in use
+            client_context(own, role)  # a separate context, because a mismatched pair would spoil the one in use
             renewed()
         except (UsageError, ssl.SSLError, OSError) as error:
             log.warning("the certificate of %s was not renewed: %s", role, error)
@@ -270,7 +270,7 @@ async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Toke
 
     `token` is the current token. While the file is missing or has no valid token, the current token stays in use.
     """
-    known: list[tuple[int, int]] = []  # the file may have changed since it was read
+    known: list[tuple[int, int]] = []  # empty: the file may have changed since `token` was read
     while True:
         await asyncio.sleep(CERTIFICATE_POLL_S)
         if (now := marks((path,))) == known or not now:

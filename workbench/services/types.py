@@ -12,12 +12,15 @@ from starlette.responses import Response
 
 __all__ = ["MOST_SHOWN", "Answer", "Model", "RequestContext"]
 
-MOST_SHOWN = 4  # pictures of a request for the cloud's view
+MOST_SHOWN = 4  # most pictures in a request for the cloud's view, the images that the cloud decodes
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that a service offers: name, version (a hash of its weights), tensors, and further metadata."""
+    """The description of the model that a service offers. `version` is a hash of the model's weights.
+
+    `inputs` and `outputs` describe the tensors of a request and of its response. `parameters` has further metadata.
+    """
 
     name: str
     version: str
@@ -30,8 +33,9 @@ class Model:
 class RequestContext:
     """The state of one request, from which its log line is written.
 
-    `peer` is the client, and `start` is the time of the start (s). `payload` is the size of the payload in bytes.
-    `milliseconds` has the time of each component, such as the classifier.
+    `peer` is the name of the client. `start` is the time at which the request's body was complete, in seconds of
+    `time.perf_counter`. `payload` is the size of the payload in bytes. `milliseconds` has the time of each component, such as
+    the classifier.
     """
 
     peer: str
@@ -44,7 +48,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Set the time of the component `other`: the time since the start that no other component has used.
+        """Set the time of the component `other` to the time since `start`, minus the times of all other components.
 
         Return the times of all components (ms).
         """

@@ -22,7 +22,7 @@ trains.
     presets        the settings and losses by name
     recipes        the training of each kind of network
     budget         schedules that fit a time budget
-    missing        all missing networks of one pair, or of several
+    missing        training of all missing networks of one pair, or of several pairs
 """
 
 from .adversary import Defence

@@ -51,7 +51,7 @@ class Defence:
 def class_means(split: Split, classes: int) -> Tensor:
     """Return the mean image of each class, K x 3 x H x W in [0, 1].
 
-    Given only the label, this guess has the least MSE.
+    For an attacker that knows only the label, this mean is the guess with the least MSE.
     """
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
 
@@ -88,13 +88,12 @@ class AdversarialObjective(Objective):
         loss = generator's loss + weight * max(0, R)                R = 1 - MSE(x'', x) / MSE(m, x)
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''
 
-    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. Every
-    attacker knows the label. So the adversary gets the label, too, and only predicts the difference between x and m.
+    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. We assume
+    that attackers know the label. So the adversary gets the label, too, and only predicts the difference between x and m.
 
     Of three steps, two train the adversary on the generator's output, and one trains the generator against the present
-    adversary. A negative R counts as zero, because the adversary is then no better than m. A still larger error of the
-    adversary would not protect against another attacker. (Inversion networks: He et al. 2019. The game: Goodfellow et al.
-    2014.)
+    adversary. A negative R counts as zero: the adversary is then worse than the guess m. To increase its error further would
+    not protect against other attackers. (Inversion networks: He et al. 2019. The game: Goodfellow et al. 2014.)
     """
 
     adversarial = True

@@ -5,7 +5,7 @@ A network gets the share weight / (sum of the weights of all networks still to b
 ========== ====== =======================================================
 network    weight
 ========== ====== =======================================================
-classifier 5      times the square root of (its FLOP / resnet18's FLOP)
+classifier 5 f    f = square root of (its FLOP / resnet18's FLOP)
 encoder    2      pretrained U-Net from which all generators start
 generator  3
 compressor 2
@@ -49,9 +49,9 @@ SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0
 USABLE = 0.85  # part of a share that is used for training, not for loading, measuring and fitting tables
 LONGEST = 3  # longest schedule, as a multiple of the preset's; unused time goes to the next networks
 VALIDATIONS = 12  # maximum in one training
-WARM_UP = 3  # steps before the measurement at most: they allocate memory and choose algorithms
+WARM_UP = 3  # most steps before a measurement: they allocate memory and choose algorithms
 WARM_UP_SHARE = 0.02  # minimum part of a share for measuring the speed
-MEASURED = 6  # number of measured steps, unless these take three times as long as planned
+MEASURED = 6  # least number of measured steps, unless these take three times as long as planned
 COMPILE_S = 60.0  # approximate time of torch.compile
 COMPILE_PAYS = 5  # compiling is tried if the share is longer than this many times COMPILE_S
 GPU_BATCH = 4  # factor on the preset's batch: small kernels would leave a GPU idle
@@ -66,10 +66,10 @@ class Cost:
 
 
 class Budget:
-    """A time budget for training several networks. A file stores the state, so that a second call continues with the rest.
+    """A time budget for training several networks. A file stores its state, so that a second call continues with the rest.
 
-    `seconds` is the whole budget. `weights` maps each network's name to its weight (see the module). The file at `path` is
-    ignored if it is for another number of seconds.
+    `seconds` is the whole budget. `weights` maps the name of each network to its weight, which sets its share of the time (see
+    the module's table). The file at `path` is ignored if it was written for another number of seconds.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
@@ -148,7 +148,7 @@ def within(
     cost = measure(settings)
     if gpu and seconds > COMPILE_PAYS * COMPILE_S:
         settings, cost = _compiled(settings, cost, measure, seconds)
-    settings = schedule(settings, cost, len(train), budget.share(name))  # smaller by the time of measuring
+    settings = schedule(settings, cost, len(train), budget.share(name))  # measuring has used time
     count = steps(len(train), settings) * settings.batch
     tqdm.write(
         f"{name}: {seconds:.0f} s of the budget, {1 / cost.image:,.0f} images a second: {count / len(train):.3g} epochs",
@@ -173,15 +173,15 @@ def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> 
     """Return `settings` with as many steps and validations as fit into `seconds`.
 
     `cost` has the measured times of a training image and of a validation. `n` is the number of training images. The number of
-    steps is at least one, and at most `LONGEST` times that of `settings`. Validations take at most a tenth of the time. A
-    single validation may take longer.
+    steps is at least one, and at most `LONGEST` times that of `settings`. There is at least one validation. Several validations
+    take at most a tenth of the time.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
     possible = max(0.0, usable - validations * cost.validation) / cost.image
     images = min(possible, LONGEST * settings.batch * steps(n, settings))
     images = settings.batch * max(1, int(images / settings.batch))
-    epochs = math.ceil(images / n) + 1  # one more, since a last batch may be smaller: `max_images` ends the training
+    epochs = math.ceil(images / n) + 1  # one more, as an epoch's last batch may be smaller: `max_images` ends the training
     return replace(settings, epochs=epochs, max_images=images, validate_every=max(1, math.ceil(epochs / validations)))
 
 
@@ -214,7 +214,7 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
     begin = time.monotonic()
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
-        if time.monotonic() - begin > at_least_s:  # a slow step does not gain from more
+        if time.monotonic() - begin > at_least_s:  # slow steps need no further warm-up
             break
     float(loss.detach())  # synchronises with the GPU
     begin, count, images = time.monotonic(), 0, 0

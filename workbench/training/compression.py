@@ -2,7 +2,8 @@
 
 The compressor's encoder g_a maps an image to latents, which are rounded. Its decoder g_s maps rounded latents to an image. The
 entropy model estimates the probability of each latent, which gives the rate in bits. A pattern is the rounded latents of a
-whole image. A reader is a linear classifier on latents, which only helps the training.
+whole image. A reader is a linear classifier on latents. One reader only helps the training. Another is fitted after the
+training and stored in the compressor, which uses it to choose patterns.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class CompressorLoss:
 DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
 
 
-ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
+ACTIVE, EASE, COARSEN = 4, 10.0, 6.0  # see `JointObjective.initialise` and `JointObjective.at`
 
 
 class CompressorObjective(Objective):
@@ -95,7 +96,7 @@ class CompressorObjective(Objective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest patterns and their counts in the compressor, as the codec needs them."""
+        """Store the most frequent patterns of `images` and their counts in the compressor, for the codec."""
         self._learn_patterns(self._all_latents(images), least=2)
         return {}
 
@@ -182,11 +183,12 @@ class JointObjective(CompressorObjective):
 
         generator's loss(x') + its terms of target and auxiliary on x_hat + bits per pixel / weight + CE(reader(y), label)
 
-    x' is the protected image, y its latents, x_hat the decoded image. The reader is a linear classifier on the active latents.
-    Its term trains the encoder from the start, when the gradient through the untrained decoder has little information.
+    x' is the protected image, y its latents, x_hat the decoded image. `protection` is the generator's loss, and the weight is
+    that of `loss`. The reader is a linear classifier on the active latents. Its term trains the encoder from the start. At that
+    time, the gradient through the untrained decoder has little information.
 
-    The generator's batch norms keep their statistics. With `keep_encoder`, the contracting half of the generator is frozen.
-    The auxiliary is expensive. In training it gets every second picture only.
+    The generator's batch norms keep their statistics. With `keep_encoder`, the contracting half of the generator's U-Net is
+    frozen. The auxiliary is expensive, so in training it gets only every second picture.
     """
 
     def __init__(
@@ -215,9 +217,9 @@ class JointObjective(CompressorObjective):
     def initialise(self, images: Tensor) -> None:
         """Scale the encoder so that its latents of `images` do not all round to zero, and fit the entropy model to them.
 
-        The active channels, the first `ACTIVE`, start with a standard deviation of 1.5 rounding steps. The other channels are
-        zero and stay zero. A label needs a few bits only, and many rarely used latents would cost more than a few that carry
-        the label.
+        The first `ACTIVE` channels are active: they start with a standard deviation of 1.5 rounding steps. The other channels
+        are zero and stay zero. A label needs only a few bits. Many rarely used channels would cost more bits than a few
+        channels that carry the label.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
@@ -232,12 +234,12 @@ class JointObjective(CompressorObjective):
     def at(self, step: int, total: int) -> None:
         """Increase the rate's influence on the loss during the first 60 % of the steps.
 
-        In these steps quantisation is `COARSEN` times finer, and the distortion's weight falls from `EASE` times its final
-        value to that value. With the final weight from the start, all latents become zero before the decoder has learnt to use
-        them.
+        The weight of the rate rises from 1 / `EASE` of its final value to that value. With the final weight from the start, all
+        latents become zero before the decoder has learnt to use them.
 
-        The quantisation step itself is always 1. To make quantisation coarser, the last layer of g_a is divided by `COARSEN`,
-        and the first layer of g_s is multiplied by `COARSEN`.
+        In the same steps, quantisation is `COARSEN` times finer than later. The rounding step itself is always 1. Instead, the
+        weights change after these steps: the last layer of g_a is divided by `COARSEN`, and the first layer of g_s is
+        multiplied by `COARSEN`.
         """
         turn = round(0.6 * total)
         self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
@@ -282,7 +284,7 @@ class JointObjective(CompressorObjective):
         """Set the mode of the compressor and the reader. The other networks stay in eval mode."""
         super().train(mode)
         self.protection.eval()
-        self.protection.training = mode  # its training mode only draws strengths and noise
+        self.protection.training = mode  # only this flag, which selects random strengths
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -302,9 +304,10 @@ class JointObjective(CompressorObjective):
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the reconstruction, the likelihoods of the quantised latents and, if `straight`, the latents (else None).
 
-        CompressAI trains on latents with uniform noise. At about one bit an image, this noise is misleading. Tiny shifts of
-        hundreds of latents carry the label through the noise, but rounding removes the shifts after the training. With
-        `straight`, rate and reconstruction use rounded latents, and the gradient passes straight through the rounding.
+        CompressAI trains on latents with uniform noise. At about one bit an image, this misleads the encoder: it learns tiny
+        shifts of hundreds of latents, which carry the label through the noise. But rounding removes these shifts after the
+        training. With `straight`, rate and reconstruction use rounded latents, and the gradient passes straight through the
+        rounding.
         """
         if not straight:
             out = self.compressor(images)

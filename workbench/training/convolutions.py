@@ -1,9 +1,15 @@
 """Convolutions by minimal filtering (Winograd 1980; Lavin and Gray 2016), which PyTorch does not use on x86 CPUs.
 
-An output tile of m x m pixels of a 3 x 3 convolution takes (m + 2)^2 products for each pair of channels, in place of 9 m^2:
-y = A' ((G k G') * (B' x B)) A. The products of all tiles are (m + 2)^2 matrix products over the channels. The transforms pay
-for themselves with `FEWEST` pairs of channels or more, and with more than `SMALL` values in the images. In float32 results
-agree with those of a convolution to about five digits.
+::
+
+    y = A' ((G k G') * (B' x B)) A        x: input tile, (m + 2) x (m + 2)    k: kernel, 3 x 3    y: output tile, m x m
+
+A, B and G are constant matrices, ' is the transpose, and * multiplies element by element. For each pair of an input and an
+output channel, a tile takes (m + 2)^2 multiplications. A direct convolution takes 9 m^2. Summed over the input channels, the
+multiplications of all tiles are (m + 2)^2 matrix products.
+
+The three transforms take time, too. In total, the method saves time with at least `FEWEST` pairs of channels and more than
+`SMALL` values in a batch. In float32, results agree with those of a direct convolution to about five digits.
 """
 
 from __future__ import annotations
@@ -22,8 +28,8 @@ from torch.nn import functional as F
 
 __all__ = ["convolve", "filter_minimally", "unfiltered"]
 
-SIDES = (4, 3, 2)  # of the output tiles, in pixels: the first that divides the image's sides
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # a tile of m x m pixels takes the first m + 1, and infinity
+SIDES = (4, 3, 2)  # m, the side of an output tile in pixels: the first number that divides both sides of the image
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # points of the interpolation: a tile takes the first m + 1, and infinity
 FEWEST = 64 * 128  # input channels times output channels
 SMALL = 1 << 17  # numbers in a batch of images, over all channels
 _unfiltered = ContextVar("unfiltered", default=False)
@@ -41,10 +47,11 @@ class _Convolution(nn.Conv2d):
 
 
 def filter_minimally(network: nn.Module) -> None:
-    """Let the network's 3 x 3 convolutions with many channels be computed by minimal filtering in training. In place.
+    """Switch the network's 3 x 3 convolutions to minimal filtering for training, in place. `convolve` reverses this.
 
-    This holds for float32 on a CPU, for a padding of 1, and for images whose sides 2, 3 or 4 divides. Without gradients, in 16
-    bits and on a GPU the network computes as before. Parameters keep their names and shapes. `convolve` reverses this.
+    The change affects layers with many channels, stride 1 and padding 1. It needs float32 inputs on a CPU, with gradients
+    enabled, more than `SMALL` values, and sides that are multiples of 2, 3 or 4. For other inputs, the layers compute as
+    before. Parameters keep their names and shapes.
     """
     for module in network.modules():
         if type(module) is nn.Conv2d and _has_the_form(module) and module.in_channels * module.out_channels >= FEWEST:
@@ -52,7 +59,7 @@ def filter_minimally(network: nn.Module) -> None:
 
 
 def convolve(network: nn.Module) -> None:
-    """Let all layers that `filter_minimally` changed be PyTorch's convolutions again. In place."""
+    """Switch all layers that `filter_minimally` changed back to PyTorch's convolutions, in place."""
     for module in network.modules():
         if type(module) is _Convolution:
             module.__class__ = nn.Conv2d  # type: ignore[assignment]
@@ -80,7 +87,7 @@ def _suits(images: Tensor) -> bool:
 
 @cache
 def _transforms(m: int) -> tuple[Tensor, Tensor, Tensor]:
-    # B', G and A' of Toom and Cook's algorithm, each as one matrix on the pixels of a square.
+    # B', G and A' of the Toom-Cook algorithm. Each is a Kronecker product, which transforms a flattened square.
     points, side = POINTS[: m + 1], m + 2
     into, kernel, out = np.zeros((side, side)), np.zeros((side, 3)), np.zeros((m, side))
     for row, point in enumerate(points):
@@ -127,7 +134,11 @@ class _Filter(torch.autograd.Function):
 
 
 def _added(tiles: Tensor, m: int) -> Tensor:
-    """Add tiles (n x rows x (m + 2) x columns x (m + 2) x channels) that overlap by 2 pixels: n x height x width x channels."""
+    """Join tiles that overlap by 2 pixels, and add them where they overlap.
+
+    `tiles` are n x rows x (m + 2) x columns x (m + 2) x channels. Return n x (rows + 1) m x (columns + 1) m x channels. Rows
+    and columns after the last tile are zero.
+    """
     n, rows, _, columns, _, channels = tiles.shape
     whole = tiles.new_zeros(n, rows + 1, m, columns + 1, m, channels)
     whole[:, :-1, :, :-1] = tiles[:, :, :m, :, :m]

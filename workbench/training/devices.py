@@ -21,7 +21,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def on_gpu(device: str) -> bool:
-    """Return whether a training on `device` runs on a CUDA GPU. Raises UsageError if `cuda` is requested but missing."""
+    """Return whether a training on `device` runs on a CUDA GPU.
+
+    Raises UsageError for an unknown device, and if `cuda` is requested but there is no GPU.
+    """
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():

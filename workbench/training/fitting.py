@@ -31,7 +31,7 @@ MEASURED_ON = {  # the split of each figure in a manifest's `metrics`, never the
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
-TABULATED = 4096  # images for counting a compressor's commonest latents; training images only fill up to this number
+TABULATED = 4096  # images for `finish`: all validation images, then training images up to this number
 
 
 def train_and_keep(
@@ -46,9 +46,9 @@ def train_and_keep(
 ) -> list[Manifest]:
     """Fit an objective, save each of its parts (networks) as weights, and return their manifests.
 
-    `plan` has the settings and the names of the networks. With a `budget`, the schedule fits the network's share of the time,
-    at this machine's speed. An interrupted training never replaces complete weights. `on_epoch` gets the history after each
-    validation.
+    `plan` has the settings and the names of the networks. With a `budget`, the number of steps fits the network's share of the
+    time, at this machine's speed. An interrupted training never replaces complete weights. `on_epoch` gets the history after
+    each validation.
     """
     gpu = on_gpu(device)
     parts = objective.parts()
@@ -141,13 +141,13 @@ def _splits(dataset: Dataset, settings: TrainingSettings) -> tuple[Split, Split]
 
 
 def _tabulated(train: Split, validation: Split) -> Split:
-    # An encoder is more certain on its training images, and their counts make rare latents too expensive for new images.
+    # An encoder is more certain on its training images. Their counts would make rare patterns too expensive for new images.
     rest = train.head(max(0, TABULATED - len(validation)))
     return Split(torch.cat([validation.images, rest.images]), torch.cat([validation.labels, rest.labels]))
 
 
 def captured(split: Split) -> Split:
-    """Return a split after the client's JPEG compression, as the edge receives its images."""
+    """Return a split whose images have passed the client's JPEG compression, as the edge receives them."""
     client = Client()
     files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
     return Split(load_pictures(files, None), split.labels)

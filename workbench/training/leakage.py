@@ -10,19 +10,19 @@ __all__ = ["leakage"]
 
 
 def leakage(noiseless: Tensor, labels: Tensor, noise: float) -> Tensor:
-    """Return an upper bound on the information that protected pictures carry beyond their class, in nats an image.
+    """Return an upper bound on the information that a protected picture carries beyond its class: a scalar, in nats.
 
     ::
 
         x' = clamp(z + noise * n)      I(x; x' | y) <= I(z; z + noise * n | y) <= sum over values of log(1 + V / noise^2) / 2
 
-    x is the original, x' its protected form, y its class. `noiseless` are the pictures z (N x 3 x H x W) to which the
-    generator adds the random component `noise` * n. n is standard normal. V is the variance of each of the 3 H W values within
-    a class, pooled over the classes in the batch.
+    x is the original, x' its protected form, y its class. `labels` (N) are the classes. `noiseless` are the pictures z
+    (N x 3 x H x W) to which the generator adds the random component `noise` * n. n is standard normal. V is the variance of
+    each of the 3 H W values within a class, pooled over the classes in the batch.
 
-    The bound holds because a Gaussian signal carries most information at a given variance, and independent values carry most
-    (Cover and Thomas 2006, chapter 9). Clamping and rounding only lose information. The bound is 0 if the class alone
-    determines z.
+    At a given variance, Gaussian values carry the most information. Independent values carry at least as much as dependent
+    ones (Cover and Thomas 2006, chapter 9). Clamping and rounding can only remove information. The bound is 0 if the class
+    alone determines z.
     """
     member = F.one_hot(labels).to(noiseless)
     member = member[:, member.sum(0) > 0]

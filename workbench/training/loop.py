@@ -1,4 +1,4 @@
-"""The training loop for every objective (loss with its networks), deterministic by seed and resumable after a kill.
+"""The training loop for every objective (a loss with its networks), deterministic by seed and resumable after a kill.
 
 Every random choice follows from (seed, step) alone, so that a resumed run repeats the steps of an uninterrupted one.
 """
@@ -57,12 +57,13 @@ def fit(
     """Train `objective.network` in place. At the end, restore its state with the lowest validation loss.
 
     An adversarial objective keeps the last state instead. A checkpoint is written every half minute and at every interrupt. A
-    later call resumes from the checkpoint if that has equal `identity`, `settings` and `seed`. `identity` describes data and
+    later call resumes from the checkpoint if `identity`, `settings` and `seed` are the same. `identity` describes data and
     loss. The number of epochs may differ until the learning rate begins to fall (see `equal_steps`).
 
-    Ctrl-C ends the training after the running step, and the outcome's `complete` is then False. A second Ctrl-C raises at
-    once. `label` names the training in the progress bar. `on_epoch` gets the history after each validation. If `devices` is
-    above 1, each device has a process and gets a part of each batch. Only the first process writes files.
+    Ctrl-C ends the training after the current step, and the outcome's `complete` is then False. A second Ctrl-C raises
+    KeyboardInterrupt immediately. `label` names the training in the progress bar. `on_epoch` gets the history after each
+    validation. If `devices` is above 1, each device has a process and gets a part of each batch. Only the first process writes
+    files. Raises RunError if the loss or a figure is not finite.
     """
     trainer = Trainer(objective, train, settings, seed=seed, augment=augment, device=device, devices=devices)
     identity = {**identity, "seed": seed, "settings": settings.as_json(), "precision": trainer.precision}
@@ -195,7 +196,7 @@ class _Run:
             stop, due = agreed(self.trainer.fabric, interrupted.is_set(), due)
             if self.step < self.total and (stop or due):
                 self._save(stop)
-        if self.step < self.total and self.state.best is None:  # after the checkpoint: it may change the network
+        if self.step < self.total and self.state.best is None:  # after the checkpoint, since validation may change the network
             self._validate()
 
     def end(self) -> Outcome:

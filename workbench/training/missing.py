@@ -86,7 +86,8 @@ def ensure(
     False, no compressor is trained.
 
     With the `variant` `paper`, generator and compressor get the papers' settings and losses, and are saved next to the default
-    variant. `run` are further options of `train_and_keep`. Trainings are reported on standard error.
+    variant. `run` are further options of `train_and_keep`. Trainings are reported on standard error. Raises KeyboardInterrupt
+    if a training was interrupted.
     """
     wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
@@ -118,10 +119,11 @@ def train_all(
 ) -> list[Manifest]:
     """Train the missing networks of several pairs, classifiers first. Return all manifests.
 
-    `pairs` are names (target, auxiliary). `minutes` is the time budget for all trainings (None: no budget, but the preset's
-    schedules). A repeated call continues an interrupted one with the remaining time. With `shipped` False, weights that ship
-    with the workbench count as missing. `options` go to `ensure`, such as seed and losses. Raises UsageError if both `minutes`
-    and several devices are given.
+    `pairs` are names (target, auxiliary). `minutes` is the time budget for all trainings. Without a budget (None), the
+    trainings have the preset's schedules. After an interruption, a second call continues with the remaining time. With
+    `shipped` False, weights that ship with the workbench count as missing. `options`, such as seed and losses, are those of
+    `ensure`. Raises UsageError if both `minutes` and several devices are given, and KeyboardInterrupt if a training was
+    interrupted.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")

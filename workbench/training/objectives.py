@@ -15,11 +15,13 @@ __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart",
 
 
 class Objective(nn.Module):
-    """The interface of a loss: forward(images, labels) -> (loss, {name: figure}). `network` is trained and saved.
+    """The interface of a loss: forward(images, labels) -> (loss, {name: figure}). The loss trains `network`.
 
-    A figure is a scalar to report, such as an accuracy. A new loss is a new subclass. `adversarial` means that two networks
-    learn in turns, one against the other, so that a step leaves some parameters unchanged. The last state of such a training
-    is kept, even if an earlier state had a lower loss. A low loss may only mean a weak adversary.
+    A figure is a scalar to report, such as an accuracy. To add a loss, write a subclass.
+
+    `adversarial` means that two networks learn in turns, one against the other, so that a step leaves some parameters
+    unchanged. The last state of such a training is kept, even if an earlier state had a lower loss. A low loss may only mean a
+    weak adversary.
     """
 
     network: nn.Module

@@ -14,19 +14,20 @@ __all__ = ["OPTIMIZERS", "Muon", "optimizer_of"]
 
 OPTIMIZERS = ("adamw", "sgd", "muon")
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the iteration (Jordan et al. 2024, Muon)
-ITERATIONS = 3  # as for CIFAR-10 there: most singular values are then between 0.3 and 1.4
-MOMENTUM = {"kernel": 0.6, "rest": 0.85}  # as for CIFAR-10 there
+ITERATIONS = 3  # as in Jordan et al. for CIFAR-10: most singular values are then between 0.3 and 1.4
+MOMENTUM = {"kernel": 0.6, "rest": 0.85}  # as in Jordan et al. for CIFAR-10
 
 
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024): convolution kernels move by the orthogonal matrix that is nearest to their momentum.
 
-    A kernel counts as a matrix with one row for each output channel. Before each step it is scaled to the norm
-    sqrt(output channels), which an orthogonal matrix with no fewer columns has, too. So the learning rate is the length of a
-    step relative to the kernel, which needs no weight decay. A normalisation layer must undo the scale. All other
-    parameters, and kernels of one input channel (depthwise), learn by SGD with Nesterov momentum.
+    A kernel counts as a matrix with one row for each output channel. Before each step, the kernel is scaled to the norm
+    sqrt(output channels). An orthogonal matrix with at least as many columns as rows has the same norm. So the learning rate is
+    the length of a step relative to the kernel, and kernels need no weight decay. A normalisation layer must follow each
+    convolution, so that the scale has no effect. All other parameters, and kernels of one input channel (depthwise), learn by
+    SGD with Nesterov momentum.
 
-    PyTorch's own Muon takes matrices only, and orthogonalises them in bfloat16, which is slow on a CPU without it.
+    PyTorch's own Muon takes matrices only. It orthogonalises them in bfloat16, which is slow on CPUs without such instructions.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], lr: float, weight_decay: float) -> None:
@@ -53,16 +54,16 @@ class Muon(torch.optim.Optimizer):
         update = gradient.add(moving, alpha=momentum)
         if kernel:
             parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(1e-7))
-            rows = update.permute(0, 2, 3, 1)  # no copy of kernels in the order channels_last
+            rows = update.permute(0, 2, 3, 1)  # copies nothing for kernels in channels_last order
             update = orthogonalised(rows.reshape(len(rows), -1)).view(rows.shape).permute(0, 3, 1, 2)
         parameter.add_(update, alpha=-rate)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about the orthogonal matrix that is nearest to `matrix`: its singular vectors, with singular values near 1.
+    """Return an approximation of the orthogonal matrix nearest to `matrix`: equal singular vectors, singular values near 1.
 
-    The iteration is X <- p(X X') X with a polynomial p. All factors are polynomials in the first X X', so the iteration runs
-    on that small square alone.
+    The iteration is X <- p(X X') X with a polynomial p. All factors p are polynomials in the first X X'. So the iteration runs
+    on this small square matrix only, and X is multiplied once, at the end.
     """
     wide: Tensor = matrix.T if len(matrix) > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)

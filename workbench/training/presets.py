@@ -13,13 +13,13 @@ __all__ = ["ENCODER", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "setti
 
 NOISE = 0.1  # standard deviation of the random component, which `leakage` needs
 
-# The learning rate and the side of 24 pixels stay for 70 % of the steps, so that within these the number of epochs can change.
+# Learning rate and image side (24 pixels) are constant for 70 % of the steps. During these, the number of epochs can change.
 ANYTIME = TrainingSettings(
     40, 512, 0.06, 5e-4, "muon", 0.0, 0.7, validate_every=2, half=True, erase=6, smoothing=0.1, sizes=((0.0, 24), (0.7, 32))
 )
-# `paper`: PP, section 5 and its public code. The classifiers' settings are from the PyTorch_CIFAR10 project. The paper does not
-# give the compressor's. `quick`: a minute or two on 2 cores, networks of a quarter of the width. `hours`: CIFAR-10
-# on 2 cores without a GPU: networks of full width, schedules for an afternoon.
+# `paper` has the settings in PP, section 5, and in its public code. The classifiers' settings are from PyTorch_CIFAR10. The
+# papers do not give the compressor's. `quick` trains networks of a quarter of the width, in a minute or two on 2 cores. `hours`
+# trains networks of full width on CIFAR-10, in an afternoon on 2 cores without a GPU.
 PRESETS: dict[str, dict[str, TrainingSettings]] = {
     "quick": {
         "classifier": TrainingSettings(
@@ -59,7 +59,7 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
 PAPER = "paper"  # the variant with the papers' settings and losses, at a preset's widths
 PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of that variant's generator and compressor
 START = "start"  # the variant of the generator that a joint training starts from
-ENCODER = "encoder"  # the pretraining that a preset's generators start from, if it has one
+ENCODER = "encoder"  # the pretrained U-Net that a preset's generators start from, if the preset has one
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
@@ -69,10 +69,11 @@ LOSSES = {  # the default losses of each preset
 
 
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
-    """Return a preset's settings for a kind of training (classifier, encoder, ...), with other `epochs` if given.
+    """Return a preset's settings for a kind of training (classifier, encoder, generator, compressor or joint).
 
-    In the variant `paper`, generator and compressor train for `PAPER_EPOCHS`, and the generator has the papers' settings at
-    the preset's width. Raises UsageError if the preset is unknown, or has no training of this kind.
+    `epochs` replaces the preset's number of epochs and its limit `max_images`. In the variant `paper`, generator and compressor
+    train for `PAPER_EPOCHS`, and the generator has the papers' settings at the preset's width. Raises UsageError if the preset
+    is unknown, or has no training of this kind.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)

@@ -22,7 +22,7 @@ __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective", "le
 
 SSIM_TERMS = ("signed", "absolute")
 CAP = 2.5  # limit of a bounded auxiliary term; a uniform guess over ten classes has 2.30 nats
-# The terms that hide a picture are zero below these values, which are noise and would cost the target's accuracy.
+# The terms that hide a picture are zero below these limits. Smaller values are noise, and reducing them costs accuracy.
 VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
 WHOLE = 1 / 2  # share of images at strength 1, if the generator learns every strength
 FIRST = 0.1  # initial share of the leakage term's weight, which grows to 1 during training
@@ -89,7 +89,7 @@ class ReadGenerator(nn.Module):
 
 
 def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Freeze a U-Net's pretrained contracting half, and unfreeze the rest of the generator. Return the generator."""
+    """Freeze the contracting half of a generator's U-Net, and unfreeze all other parameters. Return the generator."""
     unet = generator.requires_grad_(True).unet
     for part in (unet.inc, unet.d1, unet.d2, unet.d3, unet.d4):
         part.requires_grad_(False)
@@ -97,10 +97,10 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
 
 
 def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Cut the skip connections of a generator's U-Net. Its expanding half then only gets the deepest features.
+    """Disable the skip connections of a generator's U-Net, and return the generator.
 
-    Through skip connections every pixel would reach the output. The architecture does not change: the weights that read the
-    skipped features are set to zero and stay zero. Return the generator.
+    The U-Net's expanding half then gets only the deepest features. Through skip connections every pixel would reach the output.
+    The architecture does not change: the weights for the skipped features are set to zero and stay zero.
     """
     unet = generator.unet
     for up in (unet.u1, unet.u2, unet.u3, unet.u4):
@@ -122,9 +122,9 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 class EncoderObjective(Objective):
     """The loss of a generator's pretraining: the U-Net's contracting half learns to classify by cross-entropy.
 
-    Without pretraining, a generator learns the classes through a frozen target. That is slow, and an image costs ten times as
-    much. The pretraining uses neither target nor auxiliary, so all pairs of a data set start from one result. With `unpadded`,
-    smaller training images (progressive sizes) are not padded to multiples of 16.
+    Without pretraining, a generator learns the classes through a frozen target. That is slow, and each image costs ten times as
+    much computation. The pretraining uses neither target nor auxiliary, so the generators of all pairs of a data set start from
+    one result. With `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
     def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -211,8 +211,8 @@ class GeneratorObjective(Objective):
         """Return the loss and its figures. Accuracies are those on the `decoded` images if given, else on the protected ones.
 
         The terms of target and auxiliary are summed over protected and decoded images. All other terms use protected images
-        only. The auxiliary and the |SSIM| of channels and edges use one of `every` pictures. `noiseless` are the protected
-        images without their random component.
+        only. The auxiliary and the |SSIM| of channels and edges use one picture of each `every`, to save time. `noiseless` are
+        the protected images without their random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)

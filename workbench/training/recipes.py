@@ -1,8 +1,8 @@
-"""The training of each kind of network by a preset. The new network is saved under its name.
+"""The training of each kind of network by a preset. Each function saves the new weights, and returns the manifest.
 
-Networks that a training needs are loaded. `epochs` replaces the preset's number. `run` are options of `train_and_keep`, such
-as the device. A pair is a target and an auxiliary classifier. A variant is another generator or compressor of the same pair,
-saved under `name@variant`.
+The networks on which a training depends are loaded from their saved weights. `epochs` replaces the preset's number of epochs.
+`run` are options of `train_and_keep`, such as the device. A `loss` of None selects the preset's loss. A pair is a target and an
+auxiliary classifier. A variant is another generator or compressor of the same pair, saved under `name@variant`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def train_classifier(
 
 
 def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs: int | None = None, **run: Any) -> Manifest:
-    """Pretrain the U-Net from which all generators of a data set start, and save it.
+    """Pretrain the U-Net from which all generators of a data set start, and save it as `encoder`.
 
-    Its contracting half learns to classify images.
+    The contracting half of the U-Net learns to classify images.
     """
     settings = settings_of(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
@@ -141,7 +141,8 @@ def train_compressor(
     """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`.
 
     `generator_variant` is the variant of the generator. With the loss `rate-accuracy`, the compressor has many rates. If
-    `rate` (in [0, 1]) is given, the compressor has this rate only.
+    `rate` (in [0, 1]) is given, the compressor is trained for the nearest of these rates only. Raises UsageError if `rate` is
+    given with another loss.
     """
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]

@@ -28,8 +28,8 @@ __all__ = ["RunState"]
 class RunState:
     """The state of a training, and its checkpoint file at `path`.
 
-    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded. Only its number
-    of epochs may differ, if no step so far depended on it. `n` is the number of training images.
+    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded. Only the number
+    of epochs may differ, if the steps so far are the same for both numbers. `n` is the number of training images.
     """
 
     def __init__(
@@ -48,7 +48,10 @@ class RunState:
         self.outcome = Outcome()
 
     def resume(self) -> int:
-        """Load this training's checkpoint, if there is one, and return the step to continue from (else 0)."""
+        """Load this training's checkpoint, if there is one, and return the step to continue from (else 0).
+
+        Raises UsageError if the number of epochs was changed, but the steps so far already depended on it.
+        """
         if not self.path.exists():
             return 0
         try:
@@ -77,7 +80,7 @@ class RunState:
         before["settings"]["epochs"] = wanted
         settings = TrainingSettings.from_json(now["settings"])
         equal = equal_steps(self.n, settings, epochs)
-        if before != now or not equal or type(self.objective).at is not Objective.at:  # `at` may depend on the last step
+        if before != now or not equal or type(self.objective).at is not Objective.at:  # `at` may use the total of steps
             return False
         if step > equal:
             raise UsageError(
@@ -91,7 +94,7 @@ class RunState:
         return 0
 
     def save(self, step: int) -> None:
-        """Write the checkpoint atomically."""
+        """Write the checkpoint atomically. `step` is the step to continue from."""
         if self.fabric.global_rank == 0:
             state = {
                 "identity": self.identity,

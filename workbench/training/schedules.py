@@ -35,15 +35,15 @@ class TrainingSettings:
     validate_every: int = 1
     clip: float | None = None  # limit of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
-    erase: int = 0  # pixels less than half of this from a random one become grey (cutout, DeVries and Taylor 2017)
+    erase: int = 0  # approximate side in pixels of a grey square at a random place (cutout, DeVries and Taylor 2017)
     sizes: tuple[tuple[float, int], ...] = ()  # (share of the steps, side in pixels from that step on)
     smoothing: float = 0.0  # label smoothing of the cross-entropy
-    width: int = 32  # the U-Net's width; a compressor's N is 4 times, its M 6 times as large
+    width: int = 32  # of the U-Net; a compressor has N = 4 width, and M = 6 width if it has one rate
     noise: float = 0.0  # standard deviation of the generator's random component
     head: str = "public"  # head of a classifier that supports several
     classifier_width: int = 1  # divisor of the classifiers' channels
     half: bool = False  # forward passes in bfloat16 on a CPU that supports it (on a CUDA GPU always)
-    captured: bool = False  # train on images that passed the client's JPEG (S1)
+    captured: bool = False  # train and validate on images that have passed the client's JPEG compression
     compiled: bool = False  # use torch.compile, which delays the first step by a minute
 
     def __post_init__(self) -> None:
@@ -86,9 +86,9 @@ class Plan:
 class Outcome:
     """The result of `fit`: figures, history and cost of a training.
 
-    `best` has the kept network's figures, `history` the validations. `complete` states whether training ran to its end.
-    `pflop` counts the multiplications and additions of all forward and backward passes in training steps, in 10^15, with
-    convolutions as their definition has them.
+    `best` has the figures of the kept network. `history` has an entry for each validation. `complete` states whether the
+    training ran to its end. `pflop` is the number of multiplications and additions of all forward and backward passes in
+    training steps, in 10^15. It counts direct convolutions, even if faster algorithms compute them.
     """
 
     best: dict[str, float] = field(default_factory=dict)
@@ -118,9 +118,9 @@ def learning_rate_share(progress: float, warmup: float, hold: float = 0.0) -> fl
 
 
 def equal_steps(n: int, settings: TrainingSettings, epochs: int) -> int:
-    """Return how many first steps on `n` images are the same for `settings` and for another number of `epochs`.
+    """Return the number of first steps on `n` images that are the same for `settings` and for another number of `epochs`.
 
-    These are the steps at the peak learning rate and of the first size, if there is no warm-up.
+    These steps have the peak learning rate and the first image size. With a warm-up or `max_images`, the number is 0.
     """
     if settings.warmup or settings.max_images is not None:
         return 0

@@ -21,14 +21,14 @@ from .protection import CAP
 
 __all__ = ["VariableRateObjective"]
 
-READ, SMOOTHING = 0.5, 0.1
+READ, SMOOTHING = 0.5, 0.1  # weight of the reader's cross-entropy, and its label smoothing
 
 LABELS = 0.35  # share of training images at stop 0
 ENDS = 1.5  # strengths are drawn from an interval of this length and clamped to [0, 1]: 0 and 1 are frequent
 PICTURE_WEIGHT = 0.02  # weight of the squared error (scale of 255) at the last stop, in bits a pixel
 RECOGNISED = 4.0  # factor of the cross-entropy above stop 0, where the squared error would outweigh it
-SPREAD, PICTURE_SPREAD = 1.5, 0.75  # initial deviation of the latents: the label's in steps of stop 0, the picture's
-MARGIN = 1.5  # range of the tables, as a multiple of the observed latents
+SPREAD, PICTURE_SPREAD = 1.5, 0.75  # initial standard deviations: the label's latents (in steps of stop 0), other latents
+MARGIN = 1.5  # range of the tables, as a multiple of the latents' observed range
 
 
 class LabelledCompressor(WithReader):
@@ -44,16 +44,18 @@ class VariableRateObjective(CompressorObjective):
 
         loss = rate + w * (CE(target) - a * CE(auxiliary)) + v * squared error + CE(reader(y)) / 2
 
-        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
+        x -> x + a (G(x) - x) -> g_a -> y -> round at stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
     G is the generator, a the strength, g_a the compressor's encoder, y the latents, g_s the decoder. The reader is a linear
     classifier on the label's latents, which only helps the training. A stop is one of the S discrete rates. Its gain is the
-    inverse of its quantisation step (see `rates`). The weight v is 0 at stop 0. At higher stops v grows with the square of the
-    gain, because finer steps have smaller errors (Kamisli et al. 2024).
+    inverse of its quantisation step (see `rates`).
+
+    The weight w is that of `loss`, times `RECOGNISED` above stop 0. The weight v is 0 at stop 0. At higher stops v grows with
+    the square of the gain, because finer steps have smaller errors (Kamisli et al. 2024).
 
     The error is measured against the image without the generator's random component, because coding that noise would waste
-    bits. `only` trains a network for a single stop, for comparison with the network for all stops.
+    bits. With `only`, the network is trained for this stop alone, for comparison with the network for all stops.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class VariableRateObjective(CompressorObjective):
     def initialise(self, images: Tensor) -> None:
         """Scale the encoder so that its latents of `images` start with suitable standard deviations.
 
-        The label's latents start at `SPREAD` quantisation steps of stop 0, the other latents at `PICTURE_SPREAD`.
+        The label's latents start at `SPREAD` quantisation steps of stop 0. The other latents start at `PICTURE_SPREAD`.
         """
         compressor = self.compressor
         layer = compressor.g_a[-1]
