@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tests.support.audits import TINY
 from workbench.audit import Observed, Observer, Pairs
+from workbench.audit.networks import MeanPictures
 from workbench.audit.priors import DiffusionPrior, LatentPrior, WithPrior
 from workbench.audit.reconstruct import FEW, Inversion
 from workbench.weights import Pair
@@ -65,6 +66,23 @@ def test_a_prior_of_no_help_is_not_used(kind: type[WithPrior], networks: Pair, m
     monkeypatch.delattr(attacker, "search")
     monkeypatch.setattr(kind, "search", lambda *_: pytest.fail("a search whose result is not used"))
     assert torch.equal(attacker.guess(observed), attacker.base.guess(observed))
+
+
+def test_the_means_move_to_a_gpu_after_their_use_on_the_cpu(networks: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    observer, images = Observer(networks, "png", strength=0.2), blobs(80, 0)
+    attacker = DiffusionPrior(observer, replace(EFFORT, passes=64, steps=1), base=at_mean(observer, images))
+    pairs, places = pairs_at(observer, images), ["cpu"]
+    attacker.means = MeanPictures.of(pairs, observer.pair.target.num_classes)
+    monkeypatch.setattr(MeanPictures, "to", lambda means, _: places.append("gpu") or means)
+    plain = MeanPictures.forward
+
+    def forward(means: MeanPictures, answers: Tensor) -> Tensor:
+        assert places[-1] == "cpu" or answers is not pairs.observed.answers, "images of the CPU, means of the GPU"
+        return plain(means, answers)
+
+    monkeypatch.setattr(MeanPictures, "forward", forward)
+    attacker.train_prior(pairs)
+    assert places[-1] == "gpu"
 
 
 @pytest.mark.system

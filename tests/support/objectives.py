@@ -73,12 +73,13 @@ def variable_objective(only: int | None = None, noise: float = 0.0, auxiliary: s
     return objective
 
 
-def joint_objective(keep_encoder: bool = False) -> JointObjective:
-    compressor, generator = NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2)
+def joint_objective(
+    keep_encoder: bool = False, protection: GeneratorLoss = GeneratorLoss("bounded", "absolute", 2.0), noise: float = 0.0
+) -> JointObjective:
+    compressor, generator = NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2, noise=noise)
     compressor.g_a[-1].weight.data.mul_(100)
     classifiers = (Small().eval(), Small("other", logits=20).eval())
-    losses = (CompressorLoss("rate-accuracy", 0.2), GeneratorLoss("bounded", "absolute", 2.0))
-    return JointObjective(compressor, generator, *classifiers, *losses, keep_encoder)
+    return JointObjective(compressor, generator, *classifiers, CompressorLoss("rate-accuracy", 0.2), protection, keep_encoder)
 
 
 def adversarial_objective(weight: float = 6.0, noise: float = 0.0, strength: float = 1.0) -> AdversarialObjective:

@@ -10,20 +10,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective, differences, seeded, tensors, train_here
+from tests.support.objectives import (
+    OBJECTIVES,
+    SETTINGS,
+    adversarial_objective,
+    classifier_objective,
+    differences,
+    joint_objective,
+    seeded,
+    tensors,
+    train_here,
+)
 from workbench.data import Dataset, Split
 from workbench.errors import UsageError
 from workbench.pictures import to_float
 from workbench.training import PRESETS, TrainingSettings
 from workbench.training.batches import Feed, crop_and_flip
+from workbench.training.presets import HIDDEN
 from workbench.training.schedules import equal_steps, learning_rate_share, steps
 
 KINDS = [pytest.param(kind, marks=[pytest.mark.system] if kind == "joint" else []) for kind in OBJECTIVES]
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
+NOISY = {
+    "joint, hidden": lambda: joint_objective(protection=HIDDEN, noise=0.1),
+    "adversary": lambda: adversarial_objective(noise=0.1),
+}
+
+
+@pytest.mark.parametrize("kind", [*OBJECTIVES, *NOISY])
 def test_objectives_compute_in_mixed_precision(kind: str, few: Dataset) -> None:
-    objective = seeded(OBJECTIVES[kind])
+    objective = seeded((OBJECTIVES | NOISY)[kind])
     for mode in (True, False):
         with torch.autocast("cpu", torch.bfloat16):
             loss, _ = objective.train(mode)(to_float(few.train.images).bfloat16(), few.train.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_variants_of_a_generator_share_one_encoder(
         assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert capsys.readouterr().err.count("which generators start from: training them") == 1
     assert weights.find(weights.generator_name(TARGET, AUXILIARY), "digits") == plain
+
+
+def test_an_interrupted_encoder_is_completed_first(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
+    def generator(**run: Any) -> Manifest:
+        return training.train_generator(few, TARGET, AUXILIARY, variant="one", device="cpu", **run)
+
+    with pytest.raises(KeyboardInterrupt):
+        generator(on_epoch=lambda _: signal.raise_signal(signal.SIGINT))
+    first = weights.find(presets.ENCODER, few.family)
+    assert first is None or not first.complete
+    assert weights.find(f"{TARGET}-X-{AUXILIARY}@one", few.family) is None
+    assert generator().complete
+    encoder = weights.find(presets.ENCODER, few.family)
+    assert encoder is not None
+    assert encoder.complete
 
 
 class Finished(ClassifierObjective):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tests.support.objectives import variable_objective
@@ -15,6 +16,7 @@ from workbench.pictures import to_float
 from workbench.rates import LABEL_CHANNELS
 from workbench.training import CompressorLoss
 from workbench.training.protection import CAP
+from workbench.training.variable_rate import VariableRateObjective
 
 
 def test_strengths_and_stops_are_drawn_for_each_image() -> None:
@@ -28,9 +30,21 @@ def test_strengths_and_stops_are_drawn_for_each_image() -> None:
     assert not torch.equal(strengths, objective._draw(400, torch.device("cpu"))[0])
 
 
+def validation_of(objective: VariableRateObjective, *batches: int) -> tuple[Tensor, Tensor]:
+    objective.before_validation(torch.empty(0))
+    drawn = [objective._draw(batch, torch.device("cpu")) for batch in batches]
+    return torch.cat([each[0] for each in drawn]), torch.cat([each[1] for each in drawn])
+
+
+def test_small_batches_validate_every_stop() -> None:
+    objective = variable_objective().eval()
+    whole, parts = validation_of(objective, 100), validation_of(objective, *[16] * 6, 4)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
 def test_validation_sees_the_same_strengths_and_stops_each_time() -> None:
     objective = variable_objective().eval()
-    first, second = (objective._draw(100, torch.device("cpu")) for _ in range(2))
+    first, second = (validation_of(objective, 100) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert len({(a, s) for a, s in zip(*(each.tolist() for each in first), strict=True)}) == 5 * objective.compressor.stops
 

@@ -201,8 +201,8 @@ class DiffusionPrior(WithPrior):
         self.classes = len(self.means.means)
         with seeded(self.seed):
             self.prior = labelled_unet(self.effort.width, self.classes + 1).to(self.device)
-        means = self.means.to(self.device)
         self.spread = float((pairs.images - self.means(pairs.observed.answers)).std().clamp_min(1e-3))
+        means = self.means.to(self.device)  # in place, and the pairs are in the CPU's memory
 
         def loss(images: Tensor, answers: Tensor) -> Tensor:
             clean = (images - means(answers)) / self.spread

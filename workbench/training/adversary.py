@@ -149,6 +149,7 @@ class AdversarialObjective(Objective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return loss and figures of the network that this step trains. In evaluation that is the generator."""
+        images = images.float()  # mixed precision passes bfloat16
         if self.training and self.attacks:
             with torch.no_grad():
                 protected, _ = self.protection.protect(images)

@@ -289,6 +289,7 @@ class JointObjective(CompressorObjective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its figures: bits per image, accuracies of both classifiers on decoded images, SSIM, |SSIM|."""
+        images = images.float()  # mixed precision passes bfloat16
         protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)

@@ -46,7 +46,8 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
     if cuda:
         torch.backends.cudnn.benchmark = True  # all batches have one shape, so searching for the fastest algorithm pays
     strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
-    fabric = Fabric(accelerator=device, strategy=strategy, devices=devices, precision=precision_of(device, half))
+    accelerator = "cuda" if cuda else "cpu"  # Fabric's own choice would be MPS on a Mac, which lacks float64
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=precision_of(device, half))
     if devices > 1:
         fabric.launch()
         atexit.register(_leave)

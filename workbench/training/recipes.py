@@ -101,10 +101,12 @@ def train_generator(
         raise UsageError(f"training would overwrite the generator {name!r} that it starts from: keep it under a --variant")
     torch.manual_seed(seed_step(seed, -1))
     generator, losses = PerturbationGenerator(settings.width), asdict(loss)
-    if start is None and encoded and weights.find(ENCODER, dataset.family) is None:
+    pretrained = weights.find(ENCODER, dataset.family)
+    if start is None and encoded and (pretrained is None or not pretrained.complete):
         if rank() == 0:
             tqdm.write(f"no weights {ENCODER!r} for {dataset.title}, which generators start from: training them", sys.stderr)
-        train_encoder(dataset, preset, seed, **run)
+        if not train_encoder(dataset, preset, seed, **run).complete:
+            raise KeyboardInterrupt
     if start is not None or encoded:
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}

@@ -70,6 +70,7 @@ class VariableRateObjective(CompressorObjective):
         super().__init__(compressor, generator, target, loss)
         self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
         self.only = only
+        self._validated = 0  # images of the present validation, whose batches share one sequence of strengths and stops
         self.network = self.labelled = LabelledCompressor(compressor, target.num_classes)
         gain = compressor.Gain
         weights = PICTURE_WEIGHT * (gain / gain[-1]).square()
@@ -104,7 +105,8 @@ class VariableRateObjective(CompressorObjective):
             drawn = torch.randint(1, stops, (n,), device=device)
             chosen = torch.where(torch.rand(n, device=device) < LABELS, torch.zeros_like(drawn), drawn)
         else:
-            rows = torch.arange(n, device=device)
+            rows = self._validated + torch.arange(n, device=device)
+            self._validated += n
             strengths, chosen = rows % 5 / 4, rows // 5 % stops
         return strengths, chosen if self.only is None else torch.full_like(chosen, self.only)
 
@@ -112,7 +114,8 @@ class VariableRateObjective(CompressorObjective):
         return [self.compressor]
 
     def before_validation(self, images: Tensor) -> None:
-        """Do nothing, because `finish` computes the tables once."""
+        """Start the sequence of strengths and stops from its beginning. Tables are not needed: `finish` computes them once."""
+        self._validated = 0
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and its figures: bits per image, MSE, and accuracies of target and auxiliary on decoded images."""
