@@ -28,10 +28,10 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue all certificates of a deployment if one expires within 14 days, or if the host name of a stage changed.
+    """Issue all certificates of a deployment if one is missing or expires within 14 days, or if a stage's host name changed.
 
-    Return whether certificates were issued. After a change of a host name, a new certificate authority is also made. The old
-    authority can only sign the names for which it was made.
+    Return whether certificates were issued. After a change of a host name, a new certificate authority is also made, because
+    the old authority cannot sign the new name.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -63,9 +63,9 @@ def _valid_until(plan: Deployment) -> datetime:
 def required_policy(plan: Deployment, given: Policy | str | Path | None = None) -> Policy | None:
     """Return the client's attestation policy: `given`, else the plan's policy, else None.
 
-    A confidential edge runs in a guest, an encrypted virtual machine. For such an edge, the returned policy requires the digest
-    of the guest's configuration (initdata), which is computed from the plan. Raises UsageError if a confidential edge has no
-    policy, or if the edge's evidence can never meet the policy.
+    `given` is a policy or the path of its file. A confidential edge runs in a guest, a virtual machine with encrypted memory.
+    For such an edge, the returned policy requires the digest of the guest's configuration (initdata). The digest is computed
+    from the plan. Raises UsageError if a confidential edge has no policy, or if the edge's evidence can never meet the policy.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

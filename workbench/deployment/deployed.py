@@ -50,7 +50,7 @@ __all__ = ["Deployed", "StageRow"]
 
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, SHORT_S = 300.0, 5.0
-LAST = 5  # last log lines of a stage that ended
+LAST = 5  # number of log lines in the status of a stage that ended
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class StageRow:
     """The status of a stage, the edge or the cloud.
 
     `state`: ready, starting, unreachable (the stage runs, but does not respond), crashed, absent (not launched), or unknown
-    (the stage's machine is unreachable). `since`: the time (s since the epoch) of the start or, after a crash, of the end.
-    `url`: the stage's URL, as seen from this machine.
+    (the query failed, for example because the machine is unreachable). `since`: the time of the start or, after a crash, of the
+    end (s since the epoch). `url`: the stage's URL, as seen from this machine.
     """
 
     stage: Which
@@ -68,14 +68,14 @@ class StageRow:
     state: str
     url: str = ""
     since: float | None = None
-    last: tuple[str, ...] = ()  # the last log lines of an ended stage, or the reason why it does not respond
+    last: tuple[str, ...] = ()  # the last log lines of an ended stage, or the reason why the stage is not ready
 
 
 class Deployed:
     """A deployment of edge and cloud, running or stopped. The end of a `with` block closes the connections.
 
-    `deployment` is the plan. `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a
-    progress bar for uploads.
+    `deployment` is the plan. `config` is a configuration file that replaces ~/.ssh/config. `report` is called with a line of
+    text for each step. `progress` shows a progress bar for uploads.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Deployed:
         self._check_policy()
         with self._alone():
             for which in STAGES:
-                self.stage(which)  # refuses a plan that cannot be launched, before any connection
+                self.stage(which)  # checks the plan before any connection is opened
             self._examine()
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
@@ -135,7 +135,7 @@ class Deployed:
                 for done in as_done([pool.submit(self.stage(which).prepare) for which in STAGES]):
                     done.result()
             except BaseException:
-                self.close()  # ends running uploads, too, which the next launch resumes
+                self.close()  # also ends running uploads, which the next launch resumes
                 raise
         self.report("cloud: starting")
         state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
@@ -182,10 +182,9 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Check the machines of both stages for faults that could prevent a launch.
+        """Check the machines of both stages for faults that could prevent a launch. Return the findings.
 
-        `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
-        container.
+        `root` is the folder on a machine that contains the host's root file system. It is not / if sshd runs in a container.
         """
         return Doctor(self.plan, self._host, self.close, root).full()
 
@@ -347,7 +346,7 @@ class Deployed:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                    raise BlockingIOError  # its holder has just removed the file
+                    raise BlockingIOError  # the previous holder of the lock has just removed the file
             except BlockingIOError:
                 raise RemoteError(f"another launch or stop of {self.plan.path.name} is under way: wait for it") from None
             try:

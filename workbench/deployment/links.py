@@ -32,8 +32,8 @@ def on_this_machine(plan: StagePlan) -> bool:
 class Links:
     """Opens and closes the tunnels of a plan. `host()` returns the `Host` of the local machine.
 
-    `config` replaces ~/.ssh/config. In each method, `state` maps the name of a started stage to the stage's host and port, as
-    seen from the stage's machine.
+    `config` is a configuration file that replaces ~/.ssh/config. In each method, `state` maps the name of a started stage to
+    [host, port] of the stage, as seen from the stage's machine.
     """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:

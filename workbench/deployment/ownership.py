@@ -14,8 +14,8 @@ __all__ = ["own_folder"]
 CHECK_S = 60.0
 REFUSED = 9  # exit status of CHECK
 # Argument: the folder, which is created if missing. Output, last line: its physical path, or the fault (status REFUSED).
-# `ls -ldn` is the only portable way to get owner and mode. Characters 5 to 10 of the mode are the group's and others'. In a
-# sticky directory (t) only owners rename entries. The walk to / uses the physical path, so that no link matters later.
+# `ls -ldn` is the only portable way to get owner and mode. Characters 5 to 10 of the mode are the permissions of group and
+# others. In a sticky directory (t), only owners rename entries. The loop up to / uses the physical path, which has no links.
 CHECK = r"""
 set -f; umask 077; me=$(id -u)
 refuse() { printf '%s\n' "$1"; exit 9; }

@@ -1,7 +1,7 @@
 """Read the plan of a deployment from a TOML file.
 
 A plan has the machine, the settings and the address of each stage. The stages are two services, the edge and the cloud.
-`TEMPLATE` is the text of a plan, in which comments explain all keys.
+`TEMPLATE` is the text of an example plan. Its comments explain all keys.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 LOCKS = Path(__file__).resolve().parent / "locks"
 PARTS = ("torch", "cuda", "base")
 DISTRIBUTION = "pmc2-workbench"
-EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time: equal packages have equal bytes, and are sent once
+EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time, so that equal packages have equal bytes and are sent only once
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ def _digest(content: bytes) -> str:
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
     """Return the PEM files of the stage `which`, as {remote file name: text}.
 
-    The files are the stage's certificate and key, and the authority's certificate. No stage gets the authority's key.
+    The files are the stage's certificate and key, and the certificate of the certificate authority. No stage gets the key of
+    the certificate authority.
     """
     own = folder_of(deployment.certs, which)
     return {f"certs/{name}": (own / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}

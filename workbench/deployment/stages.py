@@ -34,12 +34,13 @@ class Stage(Protocol):
     """The interface of `ProcessStage` and `ContainerStage`. A stage is the edge or the cloud."""
 
     def prepare(self) -> None:
-        """Send and install everything that the stage needs and that its machine lacks."""
+        """Send and install the files that the stage needs, unless the stage's machine already has them."""
 
     def start(self, cloud: str) -> tuple[str, int]:
-        """Start the stage, unless it already runs with these settings. Return its host and port, as seen from its machine.
+        """Start the stage, unless it already runs with these settings. Return the host and the port of the stage.
 
-        `cloud` is the cloud's HOST:PORT, as seen from the edge. To start the cloud itself, pass "".
+        Host and port are as seen from the stage's machine. `cloud` is the cloud's HOST:PORT, as seen from the edge. To start
+        the cloud itself, pass "".
         """
 
     def status(self) -> dict[str, Any]:
@@ -86,7 +87,8 @@ class RemoteAgent:
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:
         """Run a command of the agent that prints text, such as `logs`, and yield the lines of the text.
 
-        `verb` is the command's name, and `asked` are its arguments.
+        `verb` is the command's name, and `asked` are its arguments. Raises RemoteError with the agent's message if the command
+        fails.
         """
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode())
         with contextlib.closing(lines):  # type: ignore[type-var]
@@ -108,7 +110,7 @@ class RemoteAgent:
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
         """Upload files into the subfolder `store` of the agent's folder. Return the SHA-256 of each file, in order.
 
-        A file is a local path, or its content. `progress` shows a progress bar.
+        Each file is given as a local path or as bytes. `progress` shows a progress bar.
         """
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 

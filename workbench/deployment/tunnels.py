@@ -63,9 +63,10 @@ def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return {tunnel name: port} for the open tunnels. The key `errors` has {host: reason} for each host with closed tunnels.
+    """Return {tunnel name: port} for the open tunnels. The key `errors` has {host: reason} for each host with a failed tunnel.
 
-    `folder` contains ports.json. The port is on this machine for a `forward` tunnel, and on the host for a `reverse` tunnel.
+    `folder` is the deployment's folder, which contains ports.json. The port is on this machine for a `forward` tunnel, and on
+    the host for a `reverse` tunnel.
     """
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
@@ -210,7 +211,7 @@ class _TunnelHost:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            # the port may still be held by an old session from this machine
+            # an old SSH session from this machine may still hold the port
             if not RemoteAgent(host, tunnel.folder)("free", port=before):
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)

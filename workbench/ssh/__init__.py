@@ -10,6 +10,6 @@
     connections        TCP, host-key verification, public-key authentication, channels
     login_shell        commands that pass through any login shell unchanged
     remote_process     a running command and its deadline
-    uploads            content-addressed files, resumed and checked
+    uploads            files that are named by their SHA-256, resumed and verified
     relays             forwarded ports
 """

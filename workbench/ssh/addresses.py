@@ -32,45 +32,46 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """The settings for one hop: its network address, the files with trusted host keys, and the files with the user's keys."""
+    """The settings of one hop: its network address, the files with trusted host keys, and the files with the user's keys."""
 
     name: str  # as the user gave it
     host: str
     port: int
     user: str
-    known_as: str  # its name in known_hosts
+    known_as: str  # the hop's name in known_hosts
     known_files: tuple[Path, ...]
     keys: tuple[Path, ...]
-    agent: str | None  # the agent's socket
+    agent: str | None  # the path of the SSH agent's socket
     jumps: tuple[str, ...]
-    timeout: float  # of connecting, in seconds
-    config: Path | None = None  # the configuration, if it is not ~/.ssh/config
+    timeout: float  # seconds to connect
+    config: Path | None = None  # a configuration file that replaces ~/.ssh/config
     alias: bool = False  # `known_as` comes from HostKeyAlias
     known_file: Path | None = None  # the user's first known_hosts file to which a key can be added
     asks: bool = True  # ssh would ask the user about an unknown key (StrictHostKeyChecking)
-    revoked: tuple[Path, ...] = ()
-    check_ip: bool = False
-    certificates: tuple[Path, ...] = ()
+    revoked: tuple[Path, ...] = ()  # RevokedHostKeys
+    check_ip: bool = False  # CheckHostIP
+    certificates: tuple[Path, ...] = ()  # CertificateFile
     identities_only: bool = False
     key_kinds: tuple[str, ...] = ()  # PubkeyAcceptedAlgorithms; empty: all
     allowed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms
-    least_rsa: int = 0  # in bits
-    family: str = "any"
+    least_rsa: int = 0  # RequiredRSASize, in bits
+    family: str = "any"  # AddressFamily: any, inet or inet6
     source: str | None = None  # BindAddress
     looser: tuple[str, ...] = ()  # ignored settings, which would trust more hosts
     public_key: bool = True  # allowed by PubkeyAuthentication and PreferredAuthentications
 
     @property
     def bare_name(self) -> str | None:
-        """The name of the host without the port, or None for port 22 and with a HostKeyAlias.
+        """The host's name without the port. None if the port is 22 or if HostKeyAlias is set.
 
-        For other ports, known_hosts has the name `[host]:port`. If that name is missing, OpenSSH looks up the bare name.
+        For a port other than 22, known_hosts has the name `[host]:port`. If that name is missing, the name without the port is
+        looked up, as in OpenSSH.
         """
         return self.host.lower() if self.port != 22 and not self.alias else None
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the addresses of all hops on the way to the host `name`. The last one is the address of the host.
+    """Return the addresses of all hops on the way to the host `name`, in order. The last address is the host's own.
 
     `config` is a configuration file that replaces ~/.ssh/config. Raises RemoteError for an invalid name or configuration.
     """
@@ -159,7 +160,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    # `ssh -G` does not quote spaces in paths, so the longest run of words that is a file is one path.
+    # `ssh -G` does not quote spaces in paths, so the longest sequence of words that names an existing file is one path.
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:

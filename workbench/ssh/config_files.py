@@ -1,8 +1,9 @@
 """Prepare the files of an SSH configuration for their two readers, `ssh -G` and paramiko.
 
-OpenSSH takes the home folder from passwd, the rest of the workbench takes it from $HOME. If these folders differ (in containers
-and tests), `ssh -G` reads a copy of the files, in which ~ and relative Includes are paths below $HOME. paramiko reads one text,
-in which each Include is replaced by the lines of the included files.
+OpenSSH takes the home folder from passwd, but the workbench takes it from $HOME. If these folders differ (in containers and
+tests), `ssh -G` reads a copy of the files. In the copy, $HOME replaces ~ in the paths that OpenSSH would expand, and each
+Include names copies of the included files. paramiko reads a single text, in which the lines of the included files replace each
+Include.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str])
     """Copy a configuration file, together with its included files, to `folder`. Return the path of the copy.
 
     `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. `copies` gets an entry {path of the copy: original path}
-    for each file. Raises RemoteError for an unreadable file.
+    for each file. Raises RemoteError for an unreadable file, and for a ~/.ssh/config that other users could change.
     """
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
     if config is not None:  # errors name the user's file, never the copy

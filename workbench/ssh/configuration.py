@@ -32,7 +32,7 @@ from .config_files import copy_of, inlined, user_config
 
 __all__ = ["HostConfig", "expand", "read_config"]
 
-ASK_S = 30.0  # `Match exec` runs programs, CanonicalizeHostname asks the name server
+ASK_S = 30.0  # time limit of `ssh -G`, which may run programs (Match exec) or query DNS (CanonicalizeHostname)
 NOISE = re.compile(r"Pseudo-terminal|terminating, \d+ bad|vdollar_percent_expand")
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
 LISTED = ("identityfile", "localforward", "remoteforward")  # keywords for which paramiko's parser returns a list
@@ -55,7 +55,7 @@ class HostConfig:
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:
-        """Return the first value that `all` returns for a keyword, or `default` if there is none."""
+        """Return the first value of a keyword (see `all`), or `default` if the keyword has no value."""
         return next(iter(self.all(keyword)), default)
 
     def flag(self, keyword: str) -> bool:
@@ -142,8 +142,8 @@ def _parsed(host: str, config: Path | None) -> HostConfig:
 def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
     """Return the value `text` of a keyword, with ~, ${VAR} and the %-tokens replaced.
 
-    `tokens` maps the letter of each token to the token's value (see `tokens_of`). Errors name `keyword`. Raises RemoteError for
-    an unset environment variable.
+    `tokens` maps the letter of each token to the token's value (see `tokens_of`). Raises RemoteError for an unset environment
+    variable. The error's message contains `keyword`.
     """
 
     def variable(match: re.Match[str]) -> str:
@@ -158,7 +158,7 @@ def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
 
 
 def tokens_of(original: str, host: str, port: int, user: str, alias: str) -> dict[str, str]:
-    """Return the values of OpenSSH's %-tokens for one connection, by the token's letter.
+    """Return the values of OpenSSH's %-tokens for one connection, as {token's letter: value}.
 
     `original` is the host's name as the user gave it. `host` is the resolved name, and `alias` is the HostKeyAlias, if any.
     """

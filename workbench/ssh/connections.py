@@ -37,7 +37,7 @@ from .remote_process import BROKEN, LostError, Watchdog
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
-REAPED_S, RETRY_S = 2.0, 0.05  # time for sshd to reap closed sessions, and the pause between two attempts
+REAPED_S, RETRY_S = 2.0, 0.05  # time for sshd to remove closed sessions, and the pause between two attempts
 KEEPALIVE_S = 20.0
 ALGORITHMS = {"Ciphers": "ciphers", "MACs": "digests", "KexAlgorithms": "kex", "HostKeyAlgorithms": "key_types"}
 
@@ -49,7 +49,7 @@ log.propagate = False  # paramiko logs a traceback, we report one line
 
 
 class _TimedPacketizer(Packetizer):
-    """paramiko's packet reader, which also records the arrival time of the last packet (`heard`)."""
+    """paramiko's packet reader. It also records when the last packet arrived: `heard`, in s of `time.monotonic`."""
 
     heard: float = float("inf")
 
@@ -62,14 +62,14 @@ class _TimedPacketizer(Packetizer):
 class SshConnection:
     """An authenticated SSH connection to a host.
 
-    `before` is the connection to the previous hop, through which this connection runs (None: a direct connection). After
-    `keepalive` seconds without a packet from the host, the connection is closed.
+    `before` is the connection to the previous hop, through which this connection runs. It is None for a direct connection.
+    After `keepalive` seconds without a packet from the host, the connection is closed.
     """
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
         self._accepts: dict[int, Accept] = {}
-        self._requests = threading.Lock()  # paramiko keeps a single reply to global requests for each connection
+        self._requests = threading.Lock()  # one global request at a time: paramiko keeps only one reply
         self._closed = threading.Event()
         self._process = os.getpid()
         _CONNECTIONS.add(self)
@@ -77,7 +77,7 @@ class SshConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether this process opened the connection, and the connection is still open as far as this side can tell."""
+        """Whether this process opened the connection, and the connection is not known to be lost."""
         return self.own and self.transport.is_active()
 
     @property
@@ -104,12 +104,12 @@ class SshConnection:
             except RemoteError as error:
                 if not isinstance(error.__cause__, paramiko.ChannelException) or time.monotonic() > deadline:
                     raise
-            time.sleep(RETRY_S)  # sshd counts a closed session against MaxSessions until the session's process is reaped
+            time.sleep(RETRY_S)  # sshd counts a closed session against MaxSessions until the session's process has ended
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
         """Return a channel to `host`:`port`, as seen from the remote host.
 
-        Raises RemoteError if that port does not answer.
+        Raises RemoteError if the remote host cannot connect to that port.
         """
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
@@ -129,8 +129,8 @@ class SshConnection:
     def listen(self, port: int, accept: Accept) -> int:
         """Listen on a loopback port of the remote host (0: any free one), and return the port's number.
 
-        For each connection to that port, a new thread calls `accept` with the channel. Raises RemoteError if the host does not
-        listen.
+        For each connection to that port, a new thread calls `accept` with the channel of the connection. Raises RemoteError if
+        the remote host refuses to listen.
         """
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
@@ -171,7 +171,7 @@ class SshConnection:
                 asked.start()
 
     def _ping(self) -> None:
-        with self._requests, contextlib.suppress(*BROKEN):  # on its own thread, since it blocks while the link is down
+        with self._requests, contextlib.suppress(*BROKEN):  # in a separate thread, because it blocks while the network is down
             self.transport.global_request("keepalive@openssh.com")
 
 

@@ -54,7 +54,8 @@ def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
     """Return the kinds of host keys to request from a host, in order of preference.
 
-    These are the supported `kinds` that HostKeyAlgorithms allows. Kinds of keys that known_hosts has for the host come first.
+    `kinds` are the supported kinds. Kinds that HostKeyAlgorithms does not allow are left out. The kinds of the host's keys in
+    known_hosts come first.
     """
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
@@ -63,9 +64,10 @@ def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
 
 
 def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None:
-    """Raise RemoteError, with a remedy, if the `key` that a host has shown is not trusted.
+    """Raise RemoteError, with a remedy, if `key`, the host's key, is not trusted.
 
-    `peer` is the host's IP address, if known. With CheckHostIP, the key must also match the known_hosts lines for this address.
+    `peer` is the host's IP address, or "" if it is unknown. If CheckHostIP is set, and known_hosts has lines for this IP
+    address, the key must match one of these lines, too.
     """
     known = known_keys(address)
     shown = f"{key.get_name().removeprefix('ssh-')} key {key.fingerprint}"

@@ -37,7 +37,7 @@ from .addresses import Address
 
 __all__ = ["Ask", "Keyring", "ask_terminal"]
 
-TRIES = 3  # for a passphrase
+TRIES = 3  # attempts to type a passphrase
 AGENT_S = 30.0  # limit for an agent's response, because it may ask its user to confirm
 CERTIFICATE = "-cert-v01@openssh.com"
 MAGIC = b"openssh-key-v1\0"
@@ -70,7 +70,7 @@ class Keyring:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield each key to offer to the host `address`, in order, as a pair (name of the key in messages, key).
+        """Yield the keys to offer to the host `address`, in order, as pairs (label of the key for messages, key).
 
         For each unusable key, the reason is added to `problems`. Raises RemoteError if the user gives no valid passphrase for
         an encrypted key.
@@ -193,7 +193,7 @@ def _public_half(path: Path) -> bytes | None:
 
 
 def _openssh_half(content: bytes) -> bytes | None:
-    # OpenSSH's own format never encrypts the public key.
+    # In OpenSSH's format, a private key's file also contains the public key, which is never encrypted.
     if b"OPENSSH PRIVATE KEY" not in content:
         return None
     with contextlib.suppress(binascii.Error, struct.error, ValueError, IndexError):
@@ -223,7 +223,7 @@ def _blob_name(blob: bytes) -> str:
 
 
 def _uncertified(certificate: bytes) -> bytes:
-    # The key's fields follow the certificate's nonce.
+    # In a certificate, the fields of the public key follow the type's name and the nonce.
     name = _blob_name(certificate).removesuffix(CERTIFICATE)
     message = paramiko.Message(certificate)
     message.get_binary(), message.get_binary()
@@ -303,7 +303,7 @@ class _Agent(AgentSSH):
 
 
 class _AgentKey(AgentKey):
-    """A key in an agent. If the agent refuses to sign, the host rejects the key, and the next key is offered."""
+    """A key in the SSH agent. If the agent refuses to sign, the signature is empty, so the host rejects the key."""
 
     def __init__(self, agent: _Agent, blob: bytes, comment: str, problems: list[str]) -> None:
         super().__init__(agent, blob, comment)

@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 __all__ = ["MarkedOutput", "command_line"]
 
-MOST_GREETING = 1 << 20  # bytes before the mark
+MOST_GREETING = 1 << 20  # maximum bytes that are kept before the mark
 PLAIN = re.compile(rb"[^A-Za-z0-9_/.:,-]")
 
-# Inside single quotes shells interpret at most ' and \, csh also ! and line ends. DECODER contains none of these.
-# $1 is a backslash for the octal escapes, because every shell reads an unquoted \\ as one backslash. $2 is the mark.
-# Each word is enclosed in two _. So it is never empty, never an option, and keeps its trailing line ends.
+# Inside single quotes, shells interpret at most ' and \, and csh also ! and line ends. DECODER contains none of these.
+# $1 is a backslash for the octal escapes: every shell reads the argument \\ as one backslash. $2 is the mark.
+# Each word begins and ends with a _. So it is never empty and never an option, and its trailing line ends are kept.
 DECODER = (
     "b=$1; m=$2; shift 2; set -f; IFS==; for w do shift; case $w in *=*) x=; for p in $w; do x=${x:+$x$b}$p; done; "
     'w=$(printf "$x");; esac; w=${w#_}; set -- "$@" "${w%_}"; done; unset IFS x p w b; set +f; '
@@ -36,7 +36,7 @@ def command_line(command: Sequence[str], mark: str) -> str:
 
 
 class MarkedOutput:
-    """A filter for the output of a login shell. Everything before `mark`, which `command_line` prints, is dropped.
+    """A filter for the output of a login shell. It drops all output up to `mark`, which precedes the command's output.
 
     If no mark arrives, the output is kept for error messages.
     """

@@ -48,7 +48,7 @@ Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port, which is closed at the end of the context. `end` is called once, to stop the forwarding."""
+    """A forwarded port, which is closed at the end of the context. `close` calls `end` once, to stop the forwarding."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -70,7 +70,7 @@ class Forward:
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
     """Copy bytes from `source` to `sink` until `source` ends. Then close `sink` for writing.
 
-    `way` is the direction, which only other copy functions need. An error closes both endpoints.
+    `way` is the direction. It is unused here, but other copy functions need it. An error closes both endpoints.
     """
     try:
         while data := source.recv(CHUNK):
@@ -144,8 +144,7 @@ def dial(address: tuple[str, int]) -> socket.socket:
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
     """Relay the connection `far`, which comes from the remote host, to `address` (host, port) as seen from this machine.
 
-    `pairs` copies the bytes, and the function returns when the connection has ended. If nothing answers at `address`, `far` is
-    closed.
+    `pairs` copies the bytes. Return when the connection has ended. If nothing listens at `address`, close `far`.
     """
     try:
         near = dial(address)
@@ -156,10 +155,10 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Start to accept connections on `listener`, and relay each one to an endpoint that `reach` opens.
+    """Accept connections on `listener` in a thread, and relay each connection to an endpoint that `reach()` opens.
 
-    Return the forwarded port. If `reach` fails, the connection is reset. `connections` copies the bytes (default: as fast as
-    possible).
+    Return the forwarded port, without waiting for connections. If `reach` fails, the accepted connection is reset.
+    `connections` copies the bytes. The default copies without added delay.
     """
     pairs = connections or RelayedConnections()
 

@@ -1,8 +1,8 @@
 """Run a command, locally or over SSH: its input, its outputs and its exit status.
 
 A command never outlives the process that started it. OpenSSH does not signal a command whose channel was closed, so a command
-without output would run for ever. But standard input ends together with the channel, the connection or this process. A shell on
-the remote host runs the script LEASE, which waits for that end and then terminates the command.
+without output would run for ever. But the end of the channel, of the connection or of this process also ends standard input. A
+shell on the remote host runs the script LEASE, which waits for the end of standard input, and then terminates the command.
 
 The methods of `remote.Host` start these commands::
 
@@ -33,13 +33,13 @@ from .login_shell import MarkedOutput
 __all__ = ["BROKEN", "ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased"]
 
 CHUNK = 32 << 10  # payload of an SSH packet, in bytes
-LIMIT = 64 << 20  # bytes: older standard error is dropped, a longer line is split
+LIMIT = 64 << 20  # bytes of standard error that are kept, and of the longest line that is not split
 BROKEN = (OSError, EOFError, paramiko.SSHException)  # raised by paramiko if a connection breaks
-GRACE_S = 3.0  # from TERM to KILL
+GRACE_S = 3.0  # from SIGTERM to SIGKILL
 
-# $0 is this text, $1 the input's length. With sshd the shell leads its process group, with other servers setsid makes one.
-# The background watcher starts after the input has been read. The shell ignores TERM, so that it ends after the command.
-# `kill -NAME -$$` is the form that dash, bash and busybox share.
+# $0 is this script, $1 the input's length. Under sshd, the shell leads a process group. Under other servers, setsid makes one.
+# The background watcher starts after the input has been read. The shell ignores SIGTERM, so that it ends after the command.
+# `kill -NAME -$$` is the form that dash, bash and busybox support.
 LEASE = (
     'kill -0 -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
     "n=$1; shift; exec 3<&0; "
@@ -58,7 +58,7 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that starts a shell, which runs `command` as long as the shell's standard input is open.
+    """Return a command that starts a shell. The shell runs `command` as long as the shell's standard input is open.
 
     `command` gets only the first `length` bytes of that input. When the input ends, `command` is terminated.
     """
@@ -66,7 +66,10 @@ def leased(command: Sequence[str], length: int) -> list[str]:
 
 
 def last_line(errors: bytes) -> str:
-    """Return the last line of a command's standard error: at most 300 characters, without control characters."""
+    """Return the last non-empty line of `errors`, a command's standard error, or "" if it is empty.
+
+    The line has at most 300 characters, and no control characters.
+    """
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     return printable(lines[-1])[:300] if lines else ""
 
@@ -74,7 +77,7 @@ def last_line(errors: bytes) -> str:
 class Watchdog:
     """A timer that calls `on_timeout` once, unless the context ends before the timer expires.
 
-    The timer expires `seconds` after its creation or after the last call of `extend` (None: never).
+    The timer expires `seconds` after its creation or after the last call of `extend`. If it is None, the timer never expires.
     """
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
@@ -111,7 +114,7 @@ class RemoteProcess(abc.ABC):
     """
 
     def __init__(self) -> None:
-        self.ended = False  # `end` was called while the command ran
+        self.ended = False  # whether `end` or `close` was called
         self._kept = bytearray()
         self._threads: list[threading.Thread] = []
 
@@ -137,7 +140,7 @@ class RemoteProcess(abc.ABC):
     def wait(self) -> int:
         """Wait for the command's end. Return the exit status: 128 + n after signal n, -1 if unknown.
 
-        Raises LostError if the connection was lost.
+        Raises LostError if the connection was lost, and NotRunError if the login shell did not run the command.
         """
 
     @abc.abstractmethod
@@ -161,7 +164,7 @@ class RemoteProcess(abc.ABC):
             self._begin(run)
 
     def errors(self) -> bytes:
-        """Return the standard error that has arrived so far, at most the last `LIMIT` bytes."""
+        """Wait up to 1 s for the end of standard error. Return what has arrived, at most the last `LIMIT` bytes."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 

@@ -31,10 +31,10 @@ __all__ = ["UploadHost", "put"]
 BLOCK = 64 << 10  # bytes: uploads are resumed at whole blocks
 AT_ONCE = 4  # concurrent files; sshd allows ten sessions on a connection
 STALL_S = 60.0  # an upload without progress fails after this time
-HASHED = 20e6  # bytes a second: hashing on the remote host may be this slow
+HASHED = 20e6  # bytes per second: the slowest expected hashing on the remote host
 RESUME_S, PAUSE_S = 60.0, 0.5  # time for reopening a lost connection, and the pause between retries
-AGAIN = 3  # retries after a concurrent sender removed a part
-INCOMPLETE, SPOILT = 3, 4
+AGAIN = 3  # retries after a concurrent sender removed a .part file
+INCOMPLETE, SPOILT = 3, 4  # exit statuses of TAKE: the .part file is too short, or has other bytes
 
 HASH = (
     "hash() { if command -v sha256sum >/dev/null 2>&1; then sha256sum; else python3 -c 'import hashlib, sys\n"
@@ -42,8 +42,8 @@ HASH = (
     'for part in iter(lambda: sys.stdin.buffer.read(65536), b""): found.update(part)\n'
     "print(found.hexdigest())'; fi | cut -c 1-64; }; "
 )
-# Argument: the folder. Input: one digest a line. Output: the folder's absolute path, then a line for each digest: "whole", or
-# the part's complete blocks, their digest and the part's size in bytes (0 if another sender has just completed it).
+# Argument: the folder. Input: one digest per line. Output: the folder's absolute path, then a line for each digest: "whole", or
+# three fields on the .part file: number of complete blocks, their digest, size in bytes (0 if another sender completed it).
 ASK = (
     HASH + 'umask 077; mkdir -p -- "$1" && cd -- "$1" && pwd || exit 1; '
     "while read -r name; do "
@@ -52,10 +52,10 @@ ASK = (
     'echo "$n" "$(head -c "$((n * %d))" "$name.part" | hash)" "$s"; '
     "else echo 0 - 0; fi; done"
 ) % (BLOCK, BLOCK)
-# Arguments: folder, digest, first block, size, mode, "again" if the part belongs to another file, a word unique to this sender.
+# Arguments: folder, digest, first block, size, mode, "again" if the .part file has other content, a random word.
 # Input: the rest of the file.
 # Blocks are written in place, never appended, because the session of a lost connection may still write the same blocks.
-# A part is linked to a unique name for its check, because another sender may begin an empty part under the old name.
+# Before its check, a .part file is linked to a unique name, because another sender may begin a new file under the old name.
 TAKE = (
     HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = again ] && rm -f -- "$2.part"; own="$2.$7"; '
     "trap 'rm -f -- \"$own\"' EXIT; "
@@ -90,7 +90,7 @@ class Item:
 
     @classmethod
     def of(cls, content: Path | bytes) -> Item:
-        """Return the item for a path or for bytes, with digest and size. Raises UsageError if the file is unreadable."""
+        """Return the item for a file's path or for bytes. Raises UsageError if the file is unreadable."""
         if isinstance(content, bytes):
             return cls(content, hashlib.sha256(content).hexdigest(), len(content))
         try:

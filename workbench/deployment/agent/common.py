@@ -1,7 +1,7 @@
 """Helpers for the modules of the remote agent: errors, output, lock files, atomic files.
 
-The remote agent runs a stage on its machine. Its caller is the workbench on the user's machine, which reads the output over
-SSH.
+The remote agent is a program on the machine of a stage (edge or cloud). The workbench on the user's machine starts the agent
+over SSH, and reads the agent's output.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class AgentError(Exception):
 
 
 def say(**what: Any) -> None:
-    """Print the keyword arguments as one line of JSON, which the caller reads."""
+    """Print the keyword arguments as one line of JSON. The workbench on the user's machine reads this line."""
     print(json.dumps(what), flush=True)
 
 
@@ -50,7 +50,8 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
     """Hold a lock on the file `path` in this context.
 
-    Raises AgentError if another process holds the lock for over `patience` seconds. The error's message begins with `reason`.
+    If another process holds the lock, wait for at most `patience` seconds. Then raise AgentError with a message that begins
+    with `reason`.
     """
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):

@@ -1,7 +1,10 @@
 """Make Python environments for the workbench's package, with uv if it is available, else with venv and pip.
 
-Dependencies are installed from lock files that were sent with the package. So a package index, or an attacker in front of it,
-can only provide files whose SHA-256 is in the lock files. Nothing is built, and no dependency is resolved.
+Dependencies are installed from lock files that were sent with the package. So a package index, even a malicious one, can only
+provide files whose SHA-256 is in the lock files. No package is built from source, and no dependency is resolved.
+
+If the user names a Python interpreter, nothing is installed. The package is only unpacked. The interpreter must already have
+all dependencies.
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ from typing import Any
 
 from .common import AgentError, lines, locked, say, stored, write
 
-INSTALL_S = 3000.0  # limit for installing an environment
+INSTALL_S = 3000.0  # how long a launch waits for another launch that installs the same environment
 PYTHONS = ("python3.12", "python3.11")
 LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source package would resolve its build dependencies
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make a Python environment below `folder`, unless an equal one exists there.
+    """Make a Python environment in `folder`/envs, unless an equal environment exists there.
 
-    `asked` describes the environment: wheel, lock files, pip options, device. Return {"python": the path of the interpreter,
-    "path": PYTHONPATH, or "" if none is needed}.
+    `folder` is the agent's folder. `asked` has the SHA-256 of the wheel and of each lock file, the options of pip, the user's
+    interpreter ("" for none), and the device. Return {"python": path of the interpreter, "path": PYTHONPATH, or "" if none is
+    needed}. Raises AgentError if the installation fails, or if the device is "cuda" and torch finds no GPU.
     """
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
@@ -84,7 +88,7 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
 
 
 def _needs_cuda(made: dict[str, str]) -> bool:
-    # CUDA builds have the version 2.9.0 or 2.9.0+cu128, others 2.9.0+cpu
+    # torch has a version such as 2.9.0 or 2.9.0+cu128 in CUDA builds, and 2.9.0+cpu in other builds
     version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
     return "+" not in version or "+cu" in version
 
@@ -134,6 +138,6 @@ def _has_gpu(made: dict[str, str], device: str) -> None:
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the environment variables for a process in a Python environment. `made` is a result of `environment`."""
+    """Return the environment variables for a process in a Python environment. `made` is the result of `environment`."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

@@ -5,8 +5,8 @@
     python3 -I -B - REQUEST  < this file  > JSON
 
 Python reads the program from standard input, so no file stays on the machine. The program needs Python 3.9 and only the
-standard library. `root`, a key of the request, is the folder in which sshd sees the host's root file system. It differs from /
-if sshd runs in a container. Paths of /proc, /sys, /dev, /etc and /opt are below `root`.
+standard library. The request's key `root` is the folder that contains the host's root file system. It is not / if sshd runs in
+a container. The program reads /proc, /sys, /dev, /etc, /opt and /usr/share below `root`.
 
 A stage is the edge or the cloud. It may run in a container under Kata, which starts a virtual machine for each container. A
 shim is Kata's runtime for one kind of virtual machine. A key broker gives the container its TLS key.
@@ -49,7 +49,7 @@ MANIFESTS = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
 )
-MOST = 4 << 20  # bytes of an image's manifest
+MOST = 4 << 20  # maximum bytes of a response, such as an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,8 @@ def _candidates(named: str) -> list[str]:
 def about_python(path: str) -> dict[str, Any] | None:
     """Return facts about the Python interpreter at `path`, or None if the interpreter does not run.
 
-    Keys: `path`, `version` ([major, minor]), `venv` and `torch` (whether the interpreter has these modules).
+    Keys: `path`, `version` ([major, minor]), `venv` (whether the interpreter has ensurepip, which venv needs), and `torch`
+    (whether it has torch).
     """
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
@@ -133,7 +134,7 @@ def about_python(path: str) -> dict[str, Any] | None:
 def gpus() -> list[dict[str, str]]:
     """Return a dict for each GPU that the NVIDIA driver reports.
 
-    Keys: `name`, `driver` (its version), `total` and `free` (memory in MiB). All values are text.
+    Keys: `name`, `driver` (version), `total` and `free` (memory in MiB). All values are strings.
     """
     names = ("name", "driver", "total", "free")
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
@@ -144,8 +145,8 @@ def gpus() -> list[dict[str, str]]:
 def processor(root: Path) -> dict[str, Any]:
     """Return facts about the processor.
 
-    Keys: `vendor`, `family`, `model`, `name`, `snp` (whether SEV-SNP is available) and `guest` (whether this machine is
-    virtual).
+    Keys: `vendor`, `family`, `model` and `name` (strings from /proc/cpuinfo), `snp` (whether the kernel reports SEV-SNP), and
+    `guest` (whether this machine is a virtual machine).
     """
     block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
     pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
@@ -159,8 +160,8 @@ def processor(root: Path) -> dict[str, Any]:
 def snp(root: Path) -> dict[str, Any]:
     """Return the state of SEV-SNP, by which AMD processors protect virtual machines from their host.
 
-    Keys: `switch` (the parameter sev_snp of the kernel module kvm_amd), `module` (whether kvm_amd is loaded), `device` (whether
-    /dev/sev exists), and `firmware` (the API version as [major, minor], or None if it is unknown).
+    Keys: `module` (whether the kernel module kvm_amd is loaded), `switch` (this module's parameter sev_snp, such as "Y"),
+    `device` (whether /dev/sev exists), and `firmware` (the API version as [major, minor], or None if it is unknown).
     """
     device = _under(root, "/dev/sev")
     return {
@@ -194,7 +195,7 @@ def _logged_firmware() -> list[int] | None:
 def iommu(root: Path) -> dict[str, Any]:
     """Return the state of the IOMMU, without which SEV-SNP does not work.
 
-    Keys: `units` (the number of active IOMMUs) and `options` (boot options of the kernel with which SEV-SNP does not work).
+    Keys: `units` (the number of active IOMMUs) and `options` (the kernel's boot options that prevent SEV-SNP).
     """
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
@@ -207,7 +208,7 @@ def iommu(root: Path) -> dict[str, Any]:
 def allowed_annotations(root: Path, shim: str) -> list[str] | None:
     """Return the pod annotations that Kata's settings allow for `shim`, as regular expressions.
 
-    Return None if the settings are missing or unreadable.
+    Return None if no readable settings file has the list enable_annotations.
     """
     name = f"configuration-{shim}.toml"
     inner = "runtime-rs" if shim.endswith("-rs") else ""
@@ -233,7 +234,7 @@ def listening(root: Path) -> set[int]:
 
 
 def own_ports(folder: str) -> dict[str, int]:
-    """Return {stage name: port} for all stages with a port. `folder` is the remote agent's folder."""
+    """Return {stage name: port} for the stages that have reported a port. `folder` is the remote agent's folder."""
     ports: dict[str, int] = {}
     for path in (_absolute(folder) / "stages").glob("*/port"):
         with contextlib.suppress(OSError, ValueError):
@@ -245,7 +246,7 @@ def own_ports(folder: str) -> dict[str, int]:
 
 
 def reached(host: str, port: int) -> str:
-    """Connect to a TCP port. Return "open", "refused" (nothing listens), or the reason of another failure."""
+    """Connect to a TCP port. Return "open", "refused" (nothing listens), or the reason why the connection failed."""
     try:
         with socket.create_connection((host, port), NETWORK_S):
             return "open"
@@ -259,7 +260,7 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
     """Request the health page of the key broker at `url`. Return {"status": HTTP status} or {"error": reason}.
 
     Any HTTP status shows that the broker is reachable. `certificate` is the only trusted certificate (PEM), or "" to trust the
-    system's authorities.
+    system's certificate authorities.
     """
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
@@ -276,8 +277,8 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 def image_answer(image: str) -> dict[str, Any]:
     """Request the manifest of `image` from the image's registry. `image` has the form NAME@DIGEST.
 
-    The result has the key `registry`, the registry's host. If the registry responds, the other keys are `status` (HTTP) and
-    `same` (whether the manifest has the digest). If the request fails, the other key is `error`.
+    The result has the key `registry`, the registry's host. If the registry responds, the other keys are `status` (HTTP status)
+    and `same` (whether the manifest's digest is DIGEST). If the request fails, the other key is `error`, the reason.
     """
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)

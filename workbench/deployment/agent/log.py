@@ -38,10 +38,10 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the log file that follows an open file, or None if the open file is the newest.
+    """Return the path of the next newer log file after an open one, or None if the open file is the newest.
 
-    `path` is the newest file of the log. `handle` is the descriptor of the open file, which rotations may have renamed or
-    removed.
+    `path` is the newest log file. `handle` is the file descriptor of the open file. If rotations have removed the open file,
+    return the oldest log file.
     """
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}

@@ -23,9 +23,9 @@ FREE = 64 << 20  # bytes that must stay free on a disk
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return this machine's resources.
 
-    Keys: `python` (version), `free` (bytes on the disk of `folder`), `gpus` (lines of text), `uv` (its path, or ""), and
-    `cores`. Raises AgentError if the disk has no room for `asked["bytes"]` bytes, or if `asked["device"]` is "cuda" and no GPU
-    is found.
+    Keys: `python` (version), `free` (free bytes on the disk of `folder`), `gpus` (a line of text for each GPU), `uv` (the path
+    of uv, or ""), and `cores`. Raises AgentError if fewer than `FREE` or `asked["bytes"]` bytes are free, or if
+    `asked["device"]` is "cuda" and no GPU is found.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
@@ -38,7 +38,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """Terminate the user's own sshd processes that listen on the port `asked["port"]`. Return whether there were any."""
+    """Terminate the user's own sshd processes that listen on the port `asked["port"]`. Return whether one was terminated."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

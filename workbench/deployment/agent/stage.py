@@ -24,16 +24,16 @@ from .common import AgentError, lines, locked, say, stored, wait_for, write
 from .environments import environ_of
 from .log import newer, tail
 
-START_S = 120.0  # limit until a stage has its port
-DRAIN_S = 45.0  # limit for a stage to finish accepted requests
-LAST = 20  # reported log lines of a stage that ended
+START_S = 120.0  # time limit for a stage to report its port
+DRAIN_S = 45.0  # time limit for a stage to finish accepted requests
+LAST = 20  # number of log lines in the report of a stage's end
 
 
 def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start the stage with the settings `asked`, unless it already runs with equal settings. Wait until it has a port.
+    """Start a stage with the settings `asked`, and wait until the stage reports its port.
 
-    A stage that runs with other settings is stopped first. Return the stage's state with its `port`. Raises AgentError if the
-    stage ends, or has no port after `START_S` seconds.
+    A stage that already runs with equal settings is kept. A stage that runs with other settings is stopped first. Return the
+    stage's state, with the key `port`. Raises AgentError if the stage ends, or reports no port within `START_S` seconds.
     """
     home = _home(folder, asked)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,7 +72,7 @@ def _port(home: Path, asked: dict[str, Any]) -> int:
 
 
 def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]) -> None:
-    # `texts` may be keys, so they are stored nowhere but in `home`
+    # `texts` may contain private keys, so they are stored nowhere but in `home`
     shutil.rmtree(home / "given", ignore_errors=True)
     for name in (*files, *texts):
         path = home / "given" / name
@@ -101,7 +101,7 @@ def _ported(home: Path) -> dict[str, Any]:
     seen = False
     while time.monotonic() < deadline:
         running = _runs(home)
-        state = _state(home)  # read after the check: the state of an ended stage is complete by then
+        state = _state(home)  # after `_runs`: the supervisor records the stage's end before it releases the lock
         with contextlib.suppress(OSError, ValueError):
             port = int((home / "port").read_text())
             write(home / "port.before", port)
@@ -121,25 +121,25 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return a stage's state. `running` tells whether the stage runs, and `known` whether it has files here.
+    """Return a stage's state. `running` tells whether the stage runs, and `known` whether the stage has files here.
 
     Other keys: `started` (s since the epoch) and `port`. After the stage's end, also `ended` (s since the epoch), `status` (the
-    exit status) and `last` (the last log lines).
+    exit status) and `last` (the last log lines). If the supervisor was killed, `ended` and `status` are None.
     """
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)
     if not running and state and "ended" not in state:
-        state |= {"ended": None, "status": None, "last": tail(home, LAST)}  # the supervisor was also killed
+        state |= {"ended": None, "status": None, "last": tail(home, LAST)}  # the supervisor was killed
     with contextlib.suppress(OSError, ValueError):
         state["port"] = int((home / "port").read_text()) if running else None
     return {**state, "running": running, "known": home.exists()}
 
 
 def logs(folder: Path, asked: dict[str, Any]) -> None:
-    """Print the end of a stage's log, `asked["lines"]` lines.
+    """Print the last `asked["lines"]` lines of a stage's log.
 
-    With `asked["follow"]`, new lines are also printed until the stage ends.
+    With `asked["follow"]`, also print new lines until the stage ends. Raises AgentError if the stage is unknown here.
     """
     path = _home(folder, asked) / "log"
     if not path.parent.exists():
@@ -165,7 +165,10 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def stop(folder: Path, asked: dict[str, Any]) -> bool:
-    """End a stage and remove its files. Return whether the stage ran."""
+    """End a stage and remove its files. Return whether the stage ran.
+
+    The stage is killed if it does not end within `asked["patience"]` seconds (default `DRAIN_S`).
+    """
     home = _home(folder, asked)
     if not home.exists():
         return False

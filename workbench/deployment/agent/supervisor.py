@@ -1,4 +1,4 @@
-"""The supervisor, the parent process of a stage (edge or cloud): it writes the stage's log and records the exit status."""
+"""The supervisor process of a stage (edge or cloud). It starts the stage, writes its log, and records its exit status."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Kata starts a guest, a virtual machine, for each container. A shim is Kata's runtime for one kind of guest. Helm stores the
 values in Secrets, which these checks do not read. They read the chart's DaemonSet instead. In each function, `daemons` are all
-DaemonSets of the cluster, and `machine` is the name of the host with kubectl.
+DaemonSets of the cluster, and `machine` is the name of the host on which kubectl runs.
 
 Source of the names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
 """
@@ -64,7 +64,7 @@ def _values(daemon: Object) -> dict[str, str]:
 
 def _set(chart: Object | None, value: str) -> str:
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
-    whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
+    whole = metadata["name"] == "kata-as-coco-runtime"  # name of Kata's chart within the Confidential Containers (CoCo) chart
     labels = metadata.get("annotations", {})
     release = labels.get("meta.helm.sh/release-name", "coco" if whole else "kata-deploy")
     namespace = labels.get("meta.helm.sh/release-namespace", metadata.get("namespace", "coco-system"))
@@ -80,8 +80,9 @@ def annotation_findings(
 ) -> list[Finding]:
     """Check that Kata lets pods set the annotations that the container needs.
 
-    `configured` is {shim: annotations that Kata's files on the host with kubectl allow}. It is empty if that host is no node of
-    the cluster. Without a list for the container's shim, Kata's default and the chart's values apply.
+    `configured` is {shim: allowed annotations, as regular expressions}. It comes from Kata's files on the host on which kubectl
+    runs, and is empty if this host is no node of the cluster. Without a list for the container's shim, Kata's default and the
+    chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -112,7 +113,7 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    # DEFENABLEANNOTATIONS of Kata 3.31.0 to 4.1.0
+    # equal to DEFENABLEANNOTATIONS of Kata 3.31.0 to 4.1.0
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 

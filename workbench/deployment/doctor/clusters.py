@@ -90,9 +90,9 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node that is also the host with kubectl, or None if this host is no node of the cluster.
+    """Return the cluster node that is also the host on which kubectl runs, or None if this host is no node.
 
-    `boot`, the boot ID of the host, identifies the node.
+    `boot` is the boot ID of the host. A node is the host if it has the same boot ID.
     """
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)

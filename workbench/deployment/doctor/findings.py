@@ -16,7 +16,7 @@ class Finding:
     """The result of one check of one machine.
 
     `check` is the check's name. `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is the command
-    or the instruction that removes the fault. `blocks` means that no launch can succeed in this state.
+    or the instruction that removes the fault. If `blocks` is true, no launch can succeed until the fault is removed.
     """
 
     machine: str

@@ -17,8 +17,8 @@ from .hosts import system_of
 __all__ = ["KERNEL", "kernel_finding", "node_findings"]
 
 KERNEL = (6, 16, 1)
-FIRMWARE = (1, 55)  # the first with reports of version 3
-PRODUCTS = {  # by family and the upper half of the model
+FIRMWARE = (1, 55)  # the first version with attestation reports of version 3
+PRODUCTS = {  # {(processor's family, model // 16): product}
     (25, 0): "Milan",
     (25, 1): "Genoa",
     (25, 10): "Genoa",
@@ -33,8 +33,8 @@ def node_findings(
 ) -> list[Finding]:
     """Check a cluster node on which the container's guest shall start.
 
-    `facts` are the output of the shell script in `hosts`. `found` is the output of `agent/inventory.py`, or None if this
-    program cannot run on the node.
+    `facts` are the facts that the shell script `hosts.SHELL` printed on the node. `found` is the output of
+    `agent/inventory.py`, or None if this program cannot run on the node.
     """
     kvm = _kvm(machine, facts)
     if container.runtime == "development":

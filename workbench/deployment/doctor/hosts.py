@@ -17,7 +17,7 @@ from .findings import Finding, ok, unknown, version_of, wrong
 
 __all__ = ["CLOCK_S", "SHELL", "facts_of", "host_findings", "shell_findings", "system_of"]
 
-# For `sh -s ROOT FOLDER`. Each line is one fact. A missing tool omits its fact.
+# Run as `sh -s ROOT FOLDER`. Each line of the output is one fact. If a tool is missing, its fact is omitted.
 SHELL = r"""LC_ALL=C; export LC_ALL; root=${1%/}; folder=$2
 say() { [ -z "$2" ] || printf '%s=%s\n' "$1" "$2"; }
 first() { { read -r value <"$root$2"; } 2>/dev/null && say "$1" "$value"; }
@@ -35,21 +35,22 @@ while [ ! -e "$folder" ]; do case $folder in /*/*|[!/]*/*) folder=${folder%/*} ;
 say disk "$(df -Pk "$folder")"
 exit 0
 """
-CLOCK_S = SKEW.total_seconds()  # new certificates are valid on a clock that is behind by at most this
-OLDEST = (3, 9)  # Python of the agent
-LEAST, BELOW = (3, 11), (3, 13)  # Python of the package
-ENVIRONMENT, CUDA_ENVIRONMENT = 3 << 30, 8 << 30  # bytes of a new environment
+CLOCK_S = SKEW.total_seconds()  # if a clock is behind by more, new certificates are not yet valid there
+OLDEST = (3, 9)  # the oldest Python for the agent
+LEAST, BELOW = (3, 11), (3, 13)  # the oldest Python for the package, and the first one that is too new
+ENVIRONMENT, CUDA_ENVIRONMENT = 3 << 30, 8 << 30  # bytes of a new Python environment
 KEPT = 256 << 20  # bytes of the package, weights and logs
 MEMORY = 1 << 30  # bytes of memory for a stage
-DRIVER = 525  # NVIDIA's driver for CUDA 12
+DRIVER = 525  # the oldest NVIDIA driver for CUDA 12
 GPU_MEMORY = 1024  # MiB
-FILES = 20_000  # files of an environment
+FILES = 20_000  # number of files in a Python environment
 
 
 def facts_of(output: bytes) -> dict[str, str]:
     """Parse the output of the script `SHELL`, and return {name of a fact: value}.
 
-    Other lines are ignored, such as the output of a login shell's startup files.
+    The fact `free` (bytes) is read from the output of df. Other lines are ignored, such as the output of a login shell's
+    startup files.
     """
     lines = [line.partition("=") for line in output.decode("utf-8", "replace").splitlines()]
     facts = {key: value.strip() for key, sign, value in lines if sign and key.isidentifier()}
@@ -59,7 +60,7 @@ def facts_of(output: bytes) -> dict[str, str]:
 
 
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
-    """Check Python, disk space and clock of a machine. `facts` are the facts of the script `SHELL`.
+    """Check Python, disk space and clock of a machine. `facts` are the facts that the script `SHELL` printed there.
 
     `skew` is the time (s) by which the machine's clock is ahead of the local clock, or None if it is unknown.
     """
@@ -67,7 +68,7 @@ def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, ske
 
 
 def system_of(facts: Mapping[str, str]) -> str:
-    """Return the operating system and its version. `facts` are the facts of the script `SHELL`."""
+    """Return the operating system and its version. `facts` are the facts that the script `SHELL` printed."""
     return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 
@@ -118,8 +119,8 @@ def host_findings(
 ) -> list[Finding]:
     """Check interpreter, disk, memory, GPU and port of a stage's machine.
 
-    `facts` are the facts of the script `SHELL`, and `found` is the inventory. `name` is the stage's name on the machine, such
-    as plan-edge. It is no fault if this stage already uses its port.
+    `facts` are the facts that the script `SHELL` printed there, and `found` is the inventory. `name` is the stage's name on the
+    machine, such as plan-edge. A port on which this stage already listens is no fault.
     """
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),

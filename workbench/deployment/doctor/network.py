@@ -23,8 +23,8 @@ ANSWER_S = 5.0
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
     """Check the connections from a machine to the cloud, to the key broker and to the image registry.
 
-    `found` is the machine's inventory, which has the result of each attempt. `which` is the stage (edge or cloud) on the
-    machine.
+    `found` is the output of `agent/inventory.py` on the machine. It has the result of each connection attempt. `which` is the
+    stage (edge or cloud) on the machine.
     """
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
@@ -72,8 +72,8 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
     """Check whether the sshd of `host` forwards ports.
 
-    The check forwards a local port to this sshd, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION on
-    the host. With `back`, the check also forwards a port of the host to this machine.
+    The check forwards a local port to the sshd itself, and expects an SSH greeting. `connection` is the value of SSH_CONNECTION
+    on the host, which has the sshd's address. With `back`, the check also forwards a port of the host to this machine.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()

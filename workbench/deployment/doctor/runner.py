@@ -4,7 +4,7 @@
 
     shell facts (POSIX sh, one command) -> inventory (Python, on standard input) and kubectl -> findings
 
-Shell facts and inventory describe a machine. A shell script and a Python program print them there.
+The shell facts are the output of a shell script on the machine. The inventory is the output of a Python program there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .network import forwarding_finding, network_findings, reachable_from_here
 __all__ = ["Doctor"]
 
 SHELL_S, INVENTORY_S = 30.0, 60.0
-BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # raised by output of an unexpected format
+BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # exceptions for output in an unexpected format
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class _Target:
 class Doctor:
     """Checks the machines of a plan. `host(name)` returns the machine with this name, and `close()` closes all connections.
 
-    `root` is the folder in which a machine's sshd sees the host's root file system. It differs from / if sshd runs in a
-    container. A relative path starts at the home folder.
+    `root` is the folder on a machine that contains the host's root file system. It is not / if sshd runs in a container. A
+    relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:
@@ -77,7 +77,7 @@ class Doctor:
             try:
                 found = [finding for future in futures for finding in future.result()]
             except BaseException:
-                self._close()  # ends running probes, too
+                self._close()  # also ends running checks
                 raise
         faults = {(each.machine, each.check) for each in found if each.state != "ok"}
         return [each for each in dict.fromkeys(found) if each.state != "ok" or (each.machine, each.check) not in faults]
@@ -129,7 +129,7 @@ class Doctor:
         now = facts.get("now", "")
         if not now.isdigit():
             return facts, None
-        ahead, behind = float(now) + 1 - begun, float(now) - ended  # bounds: `now` has whole seconds, the latency is unknown
+        ahead, behind = float(now) + 1 - begun, float(now) - ended  # bounds of the skew: `now` has whole seconds
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
     def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
@@ -211,6 +211,6 @@ def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    # the shell script and the inventory both check the disk
+    # the shell script and the inventory both check the disk: keep only the later finding
     last = {(each.machine, each.check): each for each in findings if each.check == "disk"}
     return [each for each in findings if each.check != "disk" or last[each.machine, each.check] is each]

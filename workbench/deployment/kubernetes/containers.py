@@ -9,8 +9,8 @@
         ...  containers.status(), .logs(), .address()
         containers.delete()
 
-A container can have several replicas, each in a pod and a guest (virtual machine) of its own. Nothing is executed in the
-container, because the guest's policy refuses that. Faults are read from the cluster's own reports.
+A container can have several replicas, each in a pod and a guest (virtual machine) of its own. This module executes no command
+in the container, because the guest's policy refuses that. It reads faults from the cluster's own reports.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["AbsentError", "Containers", "PodState"]
 
 OBJECT_KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
-SOMETIMES = {  # kinds of objects that only some containers have, and that are deleted when no longer rendered
+SOMETIMES = {  # kinds of objects that only some containers have; `apply` deletes them if they are no longer needed
     "PodDisruptionBudget": "poddisruptionbudget.policy",
     "HorizontalPodAutoscaler": "horizontalpodautoscaler.autoscaling",
     "Secret": "secret",
@@ -43,8 +43,8 @@ SOMETIMES = {  # kinds of objects that only some containers have, and that are d
 LEFT = ("replicaset.apps", "pod")  # objects that the cluster derives from a Deployment
 CALL_S = 30.0  # time limit of a call to the cluster
 POD_POLL_S = 2.0  # between two polls of the pods
-PATIENCE_S = 20.0  # for a fault that a cluster often resolves, such as no room, or a volume that does not exist yet
-LAST, LAST_S = 5, 10.0  # log lines of a failed edge in the error, and the time limit for reading them
+PATIENCE_S = 20.0  # how long a fault may last if the cluster often resolves it, such as a volume that does not exist yet
+LAST, LAST_S = 5, 10.0  # number of log lines in the error about a failed edge, and the time limit for reading them
 SHOWN = 400  # characters of kubectl's output in an error
 ADVICE = (
     (r"context .*does not exist", "name one that its kubeconfig has"),
@@ -103,9 +103,9 @@ class Containers:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
     def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
-        """Wait until all replicas serve. `report` is called with a line whenever the state changes.
+        """Wait until all replicas are ready. `report` is called with a line whenever the state changes.
 
-        Raises RemoteError, with the reason, if a replica fails, or if not all replicas serve after `timeout` seconds.
+        Raises RemoteError, with the reason, if a replica fails, or if not all replicas are ready after `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
         since: dict[str, float] = {}  # the time at which each fault began, by its reason
@@ -135,8 +135,7 @@ class Containers:
     def logs(self, follow: bool = False, lines: int = 200) -> Iterator[str]:
         """Yield the last `lines` lines of each replica's log. With `follow`, also yield new lines until the iterator is closed.
 
-        Raises UsageError if the guest's policy hides the log from the host. The setting `logs = true` lets the host read the
-        log.
+        Raises UsageError if the guest's policy does not let the host read the log. The setting `logs = true` allows it.
         """
         if not self.container.readable:
             raise UsageError(f"{self._name}: its policy keeps what it says in the guest; logs = true lets the host read it")
@@ -149,8 +148,8 @@ class Containers:
     def address(self) -> tuple[str, int]:
         """Return the edge's IP address and port.
 
-        With a node port, the address is a cluster node's. Otherwise the address is a pod's, to which only `self.host` can
-        connect. Raises RemoteError if no pod is ready.
+        With a node port, return the address of a cluster node. Otherwise return the address of a pod, which is reachable from
+        `self.host` but usually not from this machine. Raises RemoteError if no pod is ready.
         """
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
@@ -250,7 +249,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        # without a Secret, kubectl needs no right to read Secrets
+        # kubectl needs rights for Secrets only if the container may have one
         return self.container.runtime == "development"
 
     @property

@@ -1,8 +1,9 @@
 """The settings of the cloud's container, in a guest (virtual machine) with a confidential GPU.
 
 The container's Kubernetes objects are valid under their schemas, but have never run. NVIDIA's reference uses the runtime class
-kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The cloud uses the edge's guest policy, which
-admits no device. It is unknown which requests to the Kata agent a GPU adds.
+kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. In the guest, the Kata agent starts the
+container. The cloud uses the edge's policy for this agent, which admits no device. It is unknown which additional requests the
+agent receives for a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """The settings of the cloud's container. The field `cloud`, an address that only an edge needs, stays empty."""
+    """The settings of the cloud's container. The field `cloud` stays empty, because only an edge needs the cloud's address."""
 
     cloud: str = ""
     port: int = 8444

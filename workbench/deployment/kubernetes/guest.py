@@ -6,9 +6,10 @@ The guest is the virtual machine around the container. In the guest, the Kata ag
 
     Container --initdata--> TOML: the agent's policy, the key broker --sha256--> HOST_DATA in the guest's evidence
 
-The guest's attestation evidence has the digest of the initdata. The digest proves the image, the command, and the host's
-permissions. The guest starts nothing else, and the host can neither read nor insert anything. The host is not trusted: it sees
-only encrypted memory and TLS traffic. The key broker gives the TLS key only to an attested guest.
+The guest's attestation evidence contains the digest of the initdata. So the evidence proves the image, the command, and the
+permissions of the host. The agent refuses all requests of the host that the policy does not allow. The host is not trusted: it
+sees only encrypted memory and TLS traffic, and the edge's log if the settings allow that. The key broker gives the TLS key only
+to an attested guest.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ CERTS = "/run/pmc2/certs"
 FILES = ("ca.pem", "edge.pem", "edge.key")
 VOLUMES = {"/run/pmc2": "run", "/tmp": "tmp"}  # mount path -> name of a volume in the guest's memory
 USER = 65532
-ENVIRONMENT = (  # equal to the image's
+ENVIRONMENT = (  # equal to the environment variables of the image
     "PATH=/opt/pmc2/bin:/usr/local/bin:/usr/bin:/bin",
     "WORKBENCH_DATA=/opt/pmc2/data",
     "HOME=/tmp",
@@ -63,15 +64,18 @@ class Container:
     """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
     image: the image's name, with a digest.
-    cloud: the cloud's IP:PORT, because network policies support no names.
+    cloud: the cloud's IP:PORT. A host name is not allowed, because network policies support no names.
     runtime: "confidential", or "development", which needs no special hardware and protects nothing.
     options: further arguments of `workbench serve edge`.
-    egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. The image's registry is one, because a
-        guest pulls its own image. The key broker is another if its URL has a host name.
-    resource: the key broker's path of ca.pem, edge.pem and edge.key. Without a path, the host provides these files and can read
-        them. Only the development runtime allows this.
-    logs: the host may read the edge's log.  policy: replaces the workbench's policy for the Kata agent.
-    shim: the language of the nodes' Kata runtime. Each of the two implementations has its own runtime classes.
+    node_port: the port on each cluster node, or 0 for none.
+    kbs_url, kbs_cert: the key broker's URL, and its certificate (PEM) if no public authority signed it.
+    egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. Add the image's registry, because a
+        guest pulls its own image. Add the key broker if its URL has a host name.
+    resource: the path of ca.pem, edge.pem and edge.key on the key broker. If it is empty, the host provides these files and can
+        read them. Only the development runtime allows this.
+    logs: whether the host may read the edge's log.
+    policy: a policy (Rego) for the Kata agent, in place of the workbench's own.
+    shim: the language of the nodes' Kata runtime. The implementations in Go and in Rust have different runtime classes.
     gpu: the Kubernetes resource of the guest's GPU, such as nvidia.com/pgpu.
     """
 
@@ -220,7 +224,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    # Kata's agents since 3.29.0 send text, those before a list of bytes
+    # the policy's input has text since Kata 3.29.0, and a list of bytes in older versions
     return {"text": target, "bytes": list(target.encode())}
 
 
@@ -253,7 +257,7 @@ def _is_named(url: str) -> bool:
 def port_of(url: str) -> int | None:
     """Return the port of a URL, by default 80 for http and 443 for https.
 
-    Return None for an invalid URL, and for another scheme without a port.
+    Return None if the URL is invalid, or if it has another scheme and no port.
     """
     try:
         parts = urlsplit(url)

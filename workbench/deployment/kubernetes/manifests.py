@@ -41,8 +41,8 @@ KubernetesObject = dict[str, Any]
 CLASSES = {"confidential": "kata-qemu-snp", "development": "kata-qemu-coco-dev"}
 VOLUME_SIZES = {"run": "16Mi", "tmp": "256Mi"}
 GPU_CLASS = "kata-qemu-nvidia-gpu-snp"
-GRACE_S = 45  # 30 of them for the edge to finish accepted requests
-START_S = 600  # limit for loading and warming the networks
+GRACE_S = 45  # time limit for stopping; the edge has 30 s of it to finish accepted requests
+START_S = 600  # time limit for loading and warming up the neural networks
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
 KERNEL = "io.katacontainers.config.hypervisor.kernel_params"
 ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # the nodes' Kata must allow pods to set these
@@ -194,8 +194,8 @@ def _edge(container: Container) -> KubernetesObject:
 
 
 def _probes(container: Container) -> KubernetesObject:
-    # an edge opens its port before its networks are loaded, so a TCP probe would prove little. A cloud answers nobody without
-    # a certificate, and the kubelet has none. The policy of the guest refuses exec probes
+    # The edge needs HTTP probes, because it opens its port before its networks are loaded. The cloud needs TCP probes, because
+    # the kubelet has no client certificate. The guest's policy refuses exec probes.
     if container.role == "cloud":
         asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
         return {"startupProbe": asked | {"failureThreshold": START_S // 10}, "livenessProbe": asked | {"failureThreshold": 6}}

@@ -1,4 +1,4 @@
-"""Read the state of a container's pods from the cluster's objects: which pods are ready, and the faults of the others."""
+"""Read the state of a container's pods from the cluster's objects: the ready pods, and the faults of the other pods."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from .guest import Container
 __all__ = ["Pod", "Trouble", "pods_of", "refused", "warned"]
 
 SHOWN = 300  # characters of a message
-ENDS = {  # permanent faults, and the remedy
+ENDS = {  # {permanent fault: hint for the remedy}
     "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
     "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
     "ErrImageNeverPull": "the cluster pulls no images automatically",
     "CrashLoopBackOff": "",
     "CreateContainerConfigError": "",
 }
-LASTS = {  # faults that the cluster may resolve
+LASTS = {  # {fault that the cluster may resolve: hint}
     "ErrImagePull": "",
     "CreateContainerError": "the guest's policy may have refused it, or the image may not fit its memory",
     "RunContainerError": "",
 }
-EVENTS = {
+EVENTS = {  # {fault that only events report: hint}
     "FailedMount": "",
     "FailedCreatePodSandBox": "do the nodes have Kata Containers, and the hardware for this runtime?",
     "FailedScheduling": "",
 }
-FORBIDDEN = r"annotation \S+ is not enabled"  # of Kata's Go runtime; the Rust runtime drops the annotation and reports nothing
+FORBIDDEN = r"annotation \S+ is not enabled"  # error of Kata's Go runtime; the Rust runtime ignores the annotation silently
 ALLOW = (
     "the nodes' Kata must allow it: shims.<shim>.allowedHypervisorAnnotations of its chart; `workbench doctor` has the command"
 )
@@ -70,7 +70,8 @@ class Trouble:
 def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
     """Return the pods of a container, and the faults of these pods. Faults that the cluster cannot resolve come first.
 
-    `found` are the cluster's pod objects. Pods that are being deleted are left out. `container` has settings for the messages.
+    `found` are the pod objects of the container. Pods that are being deleted are skipped. The messages contain settings of
+    `container`.
     """
     pods, troubles = [], []
     for each in found:
@@ -93,9 +94,10 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return the fault that prevents a Deployment from creating pods, such as a missing runtime class, or [] if there is none.
+    """Return a list with the fault that prevents a Deployment from creating pods, or [] if there is none.
 
-    `status` is the status of the Deployment object. `runtime_class` is its pods' runtime class, for the message.
+    `status` is the status of the Deployment object. `runtime_class` is the name of the pods' runtime class. The message about a
+    missing runtime class contains this name.
     """
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
