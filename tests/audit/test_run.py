@@ -22,9 +22,10 @@ from workbench.audit.crew import Attempt
 from workbench.audit.figures import Figures
 from workbench.audit.reconstruct import Search
 from workbench.audit.scores import FIGURES, Judge
+from workbench.audit.unseen import allowed_unseen
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
 from workbench.audit.views import Observed
-from workbench.data import Dataset
+from workbench.data import Dataset, Split
 from workbench.errors import DataError, UsageError
 from workbench.evaluation import provenance
 from workbench.metrics import Estimate
@@ -386,6 +387,7 @@ def test_the_bar_counts_the_judge_and_is_on_standard_error(
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
         ({"pairs": 698}, DataError, "698 pairs were requested, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
+        ({"n": 2}, DataError, "compares test pictures of one class, and the 2 of .* have one each"),
     ],
 )
 def test_an_impossible_audit_is_refused_before_any_training(
@@ -393,6 +395,18 @@ def test_an_impossible_audit_is_refused_before_any_training(
 ) -> None:
     with pytest.raises(kind, match=message):
         Audit(networks, digits, **how)
+
+
+def test_a_class_without_training_pictures_is_refused(networks: Pair, digits: Dataset) -> None:
+    rows = digits.train.labels != 3
+    without = with_train(digits, Split(digits.train.images[rows], digits.train.labels[rows]))
+    with pytest.raises(DataError, match="the class '3' of .* has test pictures, and no training picture"):
+        Audit(networks, without)
+
+
+@pytest.mark.parametrize(("classes", "allowed"), [(2, 0.75), (6, 0.25), (10, 0.15), (1000, 0.15)])
+def test_unseen_classifiers_may_be_right_as_often_as_chance(classes: int, allowed: float) -> None:
+    assert allowed_unseen(classes) == pytest.approx(allowed)
 
 
 def test_weights_of_other_classes_are_refused(networks: Pair, digits: Dataset) -> None:

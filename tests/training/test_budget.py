@@ -194,6 +194,8 @@ def test_a_budget_goes_on_with_the_rest_of_its_seconds(tmp_path: Path) -> None:
     assert again.left == pytest.approx(70, abs=0.5)
     assert again.schedules == {"a": SETTINGS.as_json()}
     assert Budget(200.0, {"a": 1.0}, tmp_path / "budget.json").left == pytest.approx(200, abs=0.5), "another budget"
+    other = Budget(100.0, {"a": 1.0}, tmp_path / "budget.json", {"preset": "hours"})
+    assert (other.left, other.schedules) == (pytest.approx(100, abs=0.5), {}), "another preset"
     (tmp_path / "budget.json").write_text("{")
     assert Budget(100.0, {"a": 1.0}, tmp_path / "budget.json").left == pytest.approx(100, abs=0.5), "a damaged file"
 
@@ -269,6 +271,24 @@ def test_an_interrupted_train_all_goes_on_with_its_schedule(few: Dataset, empty_
     assert made[PAIR[1]].complete
     chosen = kept["schedules"][PAIR[1]]
     assert {key: made[PAIR[1]].training[key] for key in chosen} == chosen
+
+
+def test_a_budget_of_another_preset_or_pair_is_not_continued(
+    few: Dataset, empty_data: Path, narrow_presets: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[dict[str, Any]] = []
+
+    def stopped(*_: object, budget: Budget, **__: object) -> None:
+        requests.append(budget.request)
+        budget.used, budget.schedules[PAIR[0]] = 1.0, SETTINGS.as_json()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(missing, "train_classifier", stopped)
+    for pair, preset in ((PAIR, "quick"), (PAIR, "hours"), (PAIR[::-1], "hours")):
+        with pytest.raises(KeyboardInterrupt):
+            training.train_all(few, [pair], preset=preset, minutes=1.0, device="cpu")
+    assert len({json.dumps(each) for each in requests}) == 3
+    assert all(each["seconds"] == 60 for each in requests)
 
 
 @pytest.mark.parametrize(

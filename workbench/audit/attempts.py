@@ -38,6 +38,16 @@ from .views import Observed, Observer, Pairs, pairs_of
 __all__ = ["Attempts", "best_of"]
 
 
+def _check_classes(labels: Tensor, dataset: Dataset) -> None:
+    if len(labels.unique()) == len(labels):
+        raise DataError(f"an audit compares test pictures of one class, and the {len(labels)} of {dataset.title} have one each")
+    for label in set(labels.tolist()) - set(dataset.train.labels.tolist()):
+        raise DataError(
+            f"the class {dataset.classes[label]!r} of {dataset.title} has test pictures, and no training picture from which an "
+            "attacker could learn it: add some, or leave the class out"
+        )
+
+
 class Attempts:
     """Runs attackers on the test images of a data set, for one configuration of the system.
 
@@ -85,6 +95,7 @@ class Attempts:
         self.effort = effort.of(min(effort.pairs, len(dataset.train)) if pairs is None else pairs)
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
+        _check_classes(self.labels, dataset)
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
         self.observer = Observer(pair, codec, self._size, strength, device, **self._options)

@@ -18,10 +18,11 @@ from .contract import PICTURE_VIEWS, Effort
 from .networks import learn, run, seeded
 from .scores import across
 
-__all__ = ["ALLOWED_UNSEEN", "UNSEEN", "unseen_cost", "unseen_rows"]
+__all__ = ["UNSEEN", "allowed_unseen", "unseen_cost", "unseen_rows"]
 
 UNSEEN = 3  # default number of classifiers
-ALLOWED_UNSEEN = 0.15  # largest share of protected pictures that an unseen classifier may recognise
+ALLOWED_UNSEEN = 0.15  # largest share of protected pictures that an unseen classifier may recognise, with ten classes or more
+ABOVE_CHANCE = 1.5  # the same as a multiple of chance, with fewer classes
 WIDTH = 4  # divisor of the classifiers' channels: the architecture matters, not the best accuracy
 SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's passes
 
@@ -31,14 +32,20 @@ def unseen_cost(effort: Effort, count: int) -> int:
     return count * SCHEDULE * effort.passes
 
 
+def allowed_unseen(classes: int) -> float:
+    """Return the largest share of protected pictures that an unseen classifier may recognise, by the number of classes."""
+    return max(ALLOWED_UNSEEN, ABOVE_CHANCE / classes)
+
+
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
     """Train `count` unseen classifiers. Return a row for each, with its accuracy on originals and on protected pictures.
 
-    The protected pictures are those of the views `PICTURE_VIEWS`. `holds` states for each view whether the upper end of the
-    accuracy's interval is at most `ALLOWED_UNSEEN`. The classifiers are the first `count` architectures that are neither the
-    pair's target nor its auxiliary. They have a quarter of the width, and learn from original training images.
+    The protected pictures are those of the views `PICTURE_VIEWS`. `allowed` is the result of `allowed_unseen`. `holds` states
+    for each view whether the upper end of the accuracy's interval is at most `allowed`. The classifiers are the first `count`
+    architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width, and learn from
+    original training images.
     """
-    pair = audit.pair
+    pair, allowed = audit.pair, allowed_unseen(len(audit.dataset.classes))
     names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]
     views = {"originals": audit.images} | {view: audit.observed(view).seen for view in PICTURE_VIEWS}
     rows = []
@@ -48,8 +55,8 @@ def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
             view: (run(classifier, audit.device, images).argmax(1) == audit.labels).float() for view, images in views.items()
         }
         shares = {view: across([each], share=True) for view, each in right.items()}
-        holds = {view: shares[view].high <= ALLOWED_UNSEEN for view in PICTURE_VIEWS}
-        rows.append({"classifier": name, "width": WIDTH, **shares, "holds": holds})
+        holds = {view: shares[view].high <= allowed for view in PICTURE_VIEWS}
+        rows.append({"classifier": name, "width": WIDTH, **shares, "allowed": allowed, "holds": holds})
     return rows
 
 

@@ -208,7 +208,8 @@ def _describe(result: dict[str, Any]) -> str:
         shares = ", ".join(f"{100 * row[view]['value']:.1f} % of {view}" for view in ("originals", "perturbed", "decoded"))
         held = "holds" if row["holds"]["perturbed"] else "FAILS"
         lines.append(
-            f"{row['classifier']}, seen by no training: recognises {shares}; at most 15 % of perturbed allowed: {held}"
+            f"{row['classifier']}, seen by no training: recognises {shares}; at most {100 * row['allowed']:.3g} % of "
+            f"perturbed allowed: {held}"
         )
     for row in result["effort_curve"]:
         lines.append(

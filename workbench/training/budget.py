@@ -69,18 +69,22 @@ class Budget:
     """A time budget for training several networks. A file stores its state, so that a second call continues with the rest.
 
     `seconds` is the whole budget. `weights` maps the name of each network to its weight, which sets its share of the time (see
-    the module's table). The file at `path` is ignored if it was written for another number of seconds.
+    the module's table). `request` describes the trainings as JSON: pairs, preset, and so on. The file at `path` is ignored if
+    it was written for another number of seconds or for another request.
     """
 
-    def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
+    def __init__(
+        self, seconds: float, weights: Mapping[str, float], path: Path, request: Mapping[str, Any] | None = None
+    ) -> None:
         if not (math.isfinite(seconds) and seconds > 0):
             raise UsageError(f"a time budget must be a number of minutes above 0, got {seconds / 60:g}")
-        self.seconds, self.weights, self.path = seconds, dict(weights), path
+        self.weights, self.path = dict(weights), path
+        self.seconds, self.request = seconds, {"seconds": seconds, **(request or {})}
         self.used, self.schedules = 0.0, dict[str, dict[str, Any]]()
         self._since = time.monotonic()
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged file starts a new budget
             kept = json.loads(path.read_text())
-            if kept["seconds"] == seconds:
+            if kept["request"] == self.request:
                 self.used, self.schedules = float(kept["used"]), dict(kept["schedules"])
 
     @property
@@ -96,7 +100,7 @@ class Budget:
         """Write the used seconds and the chosen schedules to the file."""
         now = time.monotonic()
         self.used, self._since = self.used + now - self._since, now
-        write_json(self.path, {"seconds": self.seconds, "used": self.used, "schedules": self.schedules})
+        write_json(self.path, {"request": self.request, "used": self.used, "schedules": self.schedules})
 
     def done(self, name: str) -> None:
         """Remove a trained network from the budget, so that its unused time goes to the other networks."""

@@ -19,7 +19,7 @@ from ..storage import data_root
 from ..weights import Manifest
 from .budget import SHARES, Budget, classifier_weight
 from .compression import CompressorLoss
-from .devices import rank
+from .devices import on_gpu, rank
 from .presets import ENCODER, PAPER, PRESETS
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator
@@ -130,7 +130,9 @@ def train_all(
     budget = None
     if minutes is not None:
         path = data_root() / "runs" / "checkpoints" / dataset.family / "budget.json"
-        budget = Budget(60 * minutes, _missing(dataset, pairs, preset, variant, shipped), path)
+        request: dict[str, Any] = {"pairs": [list(pair) for pair in pairs], "preset": preset, "variant": variant}
+        request["gpu"] = on_gpu(options.get("device", "auto"))
+        budget = Budget(60 * minutes, _missing(dataset, pairs, preset, variant, shipped), path, request)
     run: dict[str, Any] = {key: options[key] for key in ("device", "on_epoch") if key in options}
     run |= {"devices": devices, "budget": budget}
     classifiers = _Wanted(dataset, preset, budget, shipped)
