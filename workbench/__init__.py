@@ -1,11 +1,13 @@
 """PMC² Workbench: image recognition with a phone, a trusted edge server and a cloud that never receives the original picture.
 
-The system is that of the paper PMC² (NOSSDAV '25). PP is its baseline (MMSys '22), in which the phone protects the picture.
-A pair is two classifiers and a perturbation generator. The target classifier must recognise protected pictures. The auxiliary
-classifier must not. The generator is trained for both, and protects the pictures. A pair can also have a learned compressor.
-A variant of a generator or a compressor is the same network, trained with other settings.
+The workbench reproduces two papers: PMC² (NOSSDAV '25) and the baseline of PMC², called PP (MMSys '22). In PMC² the edge
+protects the picture. In PP the phone does.
 
-docs/architecture.md describes each file and draws the layers ("floors"): a file imports only from its own floor and lower ones.
+Two classifiers and a perturbation generator form a pair. The generator changes a picture so that the target classifier
+recognises it and the auxiliary classifier does not. A pair can also have a compressor, a network that encodes protected
+pictures in few bytes. A variant is an alternative generator or compressor of a pair, trained with other settings.
+
+docs/architecture.md describes the layers of the package, called floors. A file imports only from its own floor and lower ones.
 """
 
 __version__ = "0.2.0"

@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (None: those of the process), and return the exit status.
+    """Run the command line `arguments` (None: `sys.argv`), and return the exit status.
 
     The status is 0 for success, 1 for an error, 2 for wrong usage and 130 after Ctrl-C. A command may define further meanings
     of 1 and 2. Raises SystemExit for `--help`, `--version` and options that cannot be parsed.
@@ -63,7 +63,7 @@ def _require_directory() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that escapes control characters in its messages, since these quote the command line."""
+    """An argument parser whose messages escape control characters, because a message may quote the command line."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, "\n") if message else message, file)

@@ -1,7 +1,8 @@
 """Workarounds for imports of torchvision and compressai. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build of torch, `import torchvision` fails because the operator
-`torchvision::nms` is not declared. This module declares the operator, which suffices for torchvision's models and transforms.
+`torchvision::nms` is not declared. This module declares the operator, and also `qnms`. Torchvision's models and transforms need
+no more.
 
 Both packages import modules that the networks never use: torch's compiler, torch_geometric, pandas and scipy's statistics.
 Importing these modules would take as long as importing torch, so empty stand-ins replace them.
@@ -33,7 +34,7 @@ def tested(*packages: str) -> bool:
 
 
 if torch.version.cuda is None and tested("torchvision"):
-    _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
+    _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept alive: it owns the operators
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 
@@ -71,9 +72,10 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """A context in which imports of unused modules give empty stand-ins. Modules that are already loaded stay loaded.
+    """A context for the imports of torchvision and compressai. In it, empty stand-ins replace the modules in `_UNUSED`.
 
-    After the context, the same imports load the real modules.
+    Modules that are already loaded stay loaded. After the context, imports load the real modules. If a version is not in
+    `TESTED`, the context does nothing.
     """
     if not tested(*TESTED):
         yield

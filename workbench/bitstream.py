@@ -1,23 +1,23 @@
 """The byte format of payloads to the cloud. A payload carries one batch of images, with a version, lengths and a tag.
 
-A payload holds either one string of bytes for each image, or one stream of bytes for all images of the batch. A codec with
-several rates numbers them from 0. Such a number is called a stop.
+A payload holds either one string of bytes for each image, or one stream of bytes for all images of the batch. A codec can offer
+several rates, from few bytes to good images. It numbers them from 0, and such a number is called a stop.
 
 ::
 
     byte 0        version (high nibble), layout (low nibble): 0 one image, 1 all strings of one length, 2 a length for each,
                   3 one stream for all, 4 one image at a stop, 5 one stream for all at a stop
-    byte          the stop, 1 to 255 (at stop 0: layouts 0 and 3)                                       layouts 4 and 5
+    byte          the stop, 1 to 255 (stop 0 has layout 0 or 3)                                         layouts 4 and 5
     varint        number of images            layouts 1 to 3, 5
     length        varint                                                                                      layout 1
     lengths       varints least, unit, width, then for each image (length - least) / unit in `width` bits     layout 2
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 
-The tag shows that no byte is missing or changed, and that this codec with these weights made the payload. The tag of a damaged
-or foreign payload fits with a probability of 1 in 4 billion, and in this case the cloud returns a wrong label. The codec's key
-is no secret, because the transport authenticates the sender. Without tag and stop, the overhead of a stream is 1 byte with one
-image, 3 with 256, at most 4.
+The tag shows that no byte is missing or changed, and that this codec with these weights made the payload. A damaged or foreign
+payload passes this check with a probability of 1 in 4 billion. Then the cloud returns a wrong label. The codec's key is no
+secret, because the transport authenticates the sender. Without tag and stop, the header of a stream has 1 byte for one image, 3
+bytes for 256 images, and at most 4 bytes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload of 1 to 65,535 images. `strings` has one string of bytes for each image.
+    """Return the payload of 1 to 65,535 images. `strings` are the coded images, one string of bytes for each.
 
-    `key` identifies the codec and its weights (`Codec.key`), and the payload's tag depends on it.
+    `key` identifies the codec and its weights (`Codec.key`). Only a call of `unpack` with the same key accepts the payload.
     """
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
@@ -61,7 +61,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
     """Return the payload of `count` images (1 to 65,535) that are coded as one `stream`.
 
-    `stop` (0 to 255) is the number of the codec's rate. `key` is that of `pack`.
+    `stop` is the number of the codec's rate, 0 to 255. `key` identifies the codec and its weights (`Codec.key`).
     """
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
@@ -74,7 +74,7 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return the number of images according to a payload's header. The rest of the payload is not checked.
+    """Return the number of images that a payload's header claims. Neither this number nor the rest of the payload is checked.
 
     Invalid bytes count as 1 image.
     """
@@ -89,7 +89,7 @@ def claimed_images(payload: bytes) -> int:
 def unpack(payload: bytes, key: bytes) -> list[bytes]:
     """Return the strings of a payload, one for each image.
 
-    Raises PayloadError if the payload is damaged, or was made under another `key`.
+    Raises PayloadError if the payload is damaged, or was made with another `key`.
     """
     _, lengths, body, _ = _open(payload, key, (SINGLE, EQUAL, VARIED))
     ends = np.cumsum(lengths).tolist()
@@ -99,7 +99,7 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
     """Return the stream, the number of images and the stop of a payload.
 
-    Raises PayloadError if the payload is damaged, or was made under another `key`.
+    Raises PayloadError if the payload is damaged, or was made with another `key`.
     """
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
@@ -108,7 +108,7 @@ def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
     """Return a payload's number of images, the lengths of its strings, the bytes after the tag, and the stop.
 
-    The header and the tag are checked. Raises PayloadError if the payload's layout is not one of `layouts`.
+    Raises PayloadError if the header or the tag is wrong, or if the payload's layout is not one of `layouts`.
     """
     if len(payload) > MAX_PAYLOAD:
         raise PayloadError(f"payload of {len(payload)} bytes is larger than {MAX_PAYLOAD >> 20} MiB")

@@ -3,18 +3,18 @@
 ::
 
     FOLDER/ca.pem                         the authority's certificate, which clients and phones trust
-    FOLDER/authority/ca.key               stays on this machine: it is never served or copied
+    FOLDER/authority/ca.key               the authority's key, which never leaves this machine
     FOLDER/edge/    ca.pem edge.pem edge.key        the edge: serves clients, and is a client of the cloud
     FOLDER/cloud/   ca.pem cloud.pem cloud.key      the cloud: serves the edge
     FOLDER/client/  ca.pem client.pem client.key    a phone
 
-Edge, cloud and client are the three roles. A host gets only the folder of its role. Keys are ECDSA on P-256, and only their
-owner can read them.
+Edge, cloud and client are the three roles. A host gets only the folder of its role. Keys are ECDSA on P-256. Only the owner of
+a key file can read it.
 
-One authority signs edge and cloud, but neither may pose as the other. So every connection of the workbench checks the role in
-the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only host names, so
-edge and cloud may share only loopback names. The authority can sign only the names that it was made for (critical
-NameConstraints).
+One authority signs the certificates of edge and cloud, but neither may impersonate the other. So every connection of the
+workbench checks the role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers
+check only host names, so edge and cloud may share only loopback names. The authority can sign only for the names with which it
+was made (critical NameConstraints).
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def issue(
     """Write a new certificate and key for each role, and an authority if none exists. Return the written files.
 
     `names` are the host names and addresses of the edge. `cloud_names` are those of the cloud. The two lists may share only
-    loopback names. Certificates are valid from `now` (None: the present) for `days` days, 1 to 825, but not longer than the
+    loopback names. Certificates are valid from `now` (None: the present) for `days` days (1 to 825), but no longer than the
     authority. A new authority is valid for ten times `days`, at most ten years. A second call renews the certificates under the
     same authority, so clients need no change.
 
     Raises UsageError, and writes nothing, if an argument is invalid, or if the existing authority is unreadable, expired or not
-    allowed to sign these names.
+    allowed to sign these names. Raises StorageError if a file cannot be written.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
@@ -90,10 +90,10 @@ def issue(
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role in a certificate (DER bytes), or None if the bytes are invalid or name several roles or none.
+    """Return the role in a certificate (DER bytes). Return None if the bytes are invalid, or name no role or several.
 
-    `use` is an extended key usage such as `SERVER`. If `use` is given and the certificate lacks it, return None. Signature and
-    dates are not checked here, because TLS checks them.
+    `use` is an extended key usage such as `SERVER`. If the certificate lacks it, return None. Signature and dates are not
+    checked here, because TLS checks them.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -186,7 +186,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    # without constraints on both host names and addresses, one kind would be unlimited
+    # constrain host names and addresses: a kind without constraints would be unlimited
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):

@@ -1,7 +1,7 @@
 """Convert checkpoints of two public projects to safetensors with manifests.
 
-The projects are hwsel/ProtectivePerturbation (the baseline PP) and huyvnphan/PyTorch_CIFAR10. A state dict is a checkpoint's
-tensors by name. A manifest describes a network's weights (see `weights`).
+The projects are hwsel/ProtectivePerturbation (the baseline PP) and huyvnphan/PyTorch_CIFAR10. A state dict is a dict of a
+checkpoint's tensors, by name. A manifest describes a network's weights (see `weights`).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
-    """Convert the checkpoint at `path` to safetensors, and return the manifests of the networks in it.
+    """Convert the checkpoint at `path` to safetensors in `data/runs/weights`. Return the manifests of its networks.
 
     A checkpoint of PyTorch_CIFAR10 contains one classifier, which is recognised by the names and shapes of its tensors. A
     Lightning checkpoint of ProtectivePerturbation contains a generator (`attack_model.*`). It may also contain the target and
     the auxiliary classifier for which the generator was trained (`model_A.*`, `model_B.*`).
 
     `family` is the name under which data sets share weights. `target` and `auxiliary` are the names of the generator's two
-    classifiers. They default to the names in the checkpoint. A state dict inside another one is found (`net`, `model`), and
-    prefixes are removed (`module.`, `_orig_mod.`). The manifest records such changes.
+    classifiers. They default to the names in the checkpoint. The state dict may lie inside another dict, under a key such as
+    `net` or `model`. Prefixes such as `module.` are removed from names. The manifest records such changes.
 
     Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other objects, fits no network, or
     has a value that is not finite. Raises WeightsError also for a generator without names of its classifiers.
@@ -85,7 +85,8 @@ def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
     """Return the classifier with the weights in `state`, and a note on the tensors that were not read.
 
-    The classifier's tensors are either all of `state` or the part under one prefix.
+    Either all tensors of `state` belong to the classifier, or those under one prefix. In the first case the note is empty.
+    Raises WeightsError if no classifier fits.
     """
     if found := _fit(state):
         return _fill(found, state, path), ""
@@ -111,9 +112,9 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield new classifiers with the tensor names of `state`.
+    """Yield an empty classifier of each architecture whose tensors have the same names as `state`.
 
-    They have as many classes as the last layer in `state` has outputs.
+    The number of outputs of the last layer in `state` becomes the number of classes.
     """
     given = {key for key in state if not key.endswith(OPTIONAL)}
     for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
@@ -131,9 +132,9 @@ def _names(name: str, head: str) -> tuple[str, ...]:
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Return a hint for an error message: the first tensor with a wrong shape for a classifier that has the same tensor names.
+    """Return a hint for an error message if only shapes in `state` do not fit a classifier. Otherwise return an empty text.
 
-    The hint is empty if there is no such tensor.
+    The hint names the first tensor whose shape is wrong, with both shapes.
     """
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():

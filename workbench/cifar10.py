@@ -1,9 +1,10 @@
 """CIFAR-10: its published files, their archive, and the division of the test set into halves.
 
-The papers halve the official test set by torch's generator seeded 0 (PP, section 5). One half is for tests, the other for
-validation. A picture's half depends only on its pixels, so every layout of the files gives the same halves. The file
-`cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x 32 x 32 bytes).
-Pictures with other pixels, for example JPEG copies, count as unpublished. They are halved by their position in the test set.
+The papers shuffle the official test set with torch's generator, seed 0, and halve it (PP, section 5). One half is for tests,
+the other for validation. A picture's half depends only on its pixels, so every layout of the files gives the same halves. The
+file `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x 32 x 32
+bytes). Pictures with other pixels, for example JPEG copies, count as unpublished. Their half depends on their position in the
+test set.
 """
 
 from __future__ import annotations
@@ -80,17 +81,17 @@ def fingerprint(images: Tensor) -> str:
 
 
 def in_validation_half(images: Tensor) -> int:
-    """Return the number of pictures that are in the validation half of CIFAR-10's official test set."""
+    """Return how many of `images` (uint8, N x 3 x 32 x 32) are in the validation half of CIFAR-10's official test set."""
     ranks = _ranks()
     return sum(ranks.get(name, 0) >= len(ranks) // 2 for name in keys(images))
 
 
 def locate(directory: Path | None) -> Path | None:
-    """Return the folder that contains `cifar-10-batches-py` with the published files, or None if they are missing.
+    """Return the folder that contains `cifar-10-batches-py`. Return None if `directory` has neither this folder nor an archive.
 
-    `directory` is the user's folder or archive. For None, return `data/datasets/cifar10` even if the files are missing, because
-    `read_official` downloads them. An archive is unpacked next to itself, or to `data/datasets/cifar10` if its folder is
-    read-only. Raises DataError for a damaged archive.
+    `directory` is the user's folder or archive. None means `data/datasets/cifar10`, which is returned even if it is empty,
+    because `read_official` downloads missing files. An archive is unpacked to its own folder, or to `data/datasets/cifar10` if
+    its folder is read-only. Raises DataError for a damaged or incomplete archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
     archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)

@@ -1,7 +1,8 @@
 """The papers' eight recognition models: torchvision's networks in their CIFAR-10 form.
 
-This form is that of the public PyTorch_CIFAR10 project. The first convolution has stride 1. There is early pooling only if that
-project has it, and there are no auxiliary heads. All parameters have that project's names, so that its checkpoints load.
+This form is that of the public PyTorch_CIFAR10 project. The first convolution has stride 1. The first pooling layers are kept
+only if that project keeps them. Auxiliary heads are removed. All parameters have that project's names, so that its checkpoints
+load.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LEAST = 32  # minimum side of an image in pixels, since the VGGs halve it five t
 
 
 def _vgg(constructor: Callable[..., nn.Module], num_classes: int) -> nn.Module:
-    with torch.device("meta"):  # without memory: the first linear layer has 103 M numbers, and is replaced
+    with torch.device("meta"):  # allocates nothing: the first linear layer has 103 M numbers, and is replaced
         network: Any = constructor(num_classes=num_classes, init_weights=False)
     network.classifier[0] = nn.Linear(512, 4096, device="meta")
     # like `to_empty`, which would import sympy first
@@ -91,7 +92,7 @@ def _inception_v3(num_classes: int) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # functions of the number of classes
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # each builds a network for a number of classes
     "vgg13_bn": partial(_vgg, vision.vgg13_bn),
     "vgg16_bn": partial(_vgg, vision.vgg16_bn),
     "resnet18": partial(_resnet, vision.resnet18),
@@ -145,7 +146,7 @@ class Classifier(nn.Module):
     """A recognition model. It maps images in [0, 1], N x 3 x H x W, to logits, N x num_classes.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The head `linear`, for the VGGs only, has one layer in place of three. A VGG with this
+    is that of the public checkpoints. The head `linear`, for the VGGs only, has one layer instead of three. A VGG with this
     head has less than half of the parameters. `width` 1 is the papers' width. A `width` of 2, 4 or 8 divides the number of
     channels of every layer, for small data sets and tests. Raises UsageError for another name, head or width.
     """

@@ -7,12 +7,12 @@
         answer = client.recognise_files([jpeg])    files as on a phone
 
 `AsyncHttpsClient` is the same with `async with` and `await`. In the baseline PP there is no edge: the client protects the
-pictures, and sends them to the cloud. A request that is lost, or refused by an overloaded service, is sent again until its
+pictures, and sends them to the cloud. If a request is lost, or an overloaded service refuses it, the client retries until the
 deadline. Many images are sent in parallel batches, and the results keep their order.
 
-`strength` is that of the perturbation, from 0 (none) to 1 (the paper's). `rate` sets the bytes of the payload from edge to
-cloud, from 0 (fewest) to 1 (most). An edge in a confidential VM can prove its software by evidence. A policy states which
-evidence the client accepts, and a verdict is the result of this check (see `attest`).
+`strength` scales the perturbation, from 0 (none) to 1 (the paper's). `rate` sets the bytes of the payload from edge to cloud,
+from 0 (fewest) to 1 (most). An edge in a confidential VM can send evidence that proves which software it runs. A policy states
+which evidence the client accepts, and a verdict is the result of this check (see `attest`).
 """
 
 from __future__ import annotations
@@ -55,15 +55,17 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 class AsyncHttpsClient:
     """An asynchronous client of the service at `url`: the edge, or the cloud if `protects` is given (the baseline PP).
 
-    `protects` is a local `Edge`, which protects images on the phone. `certs` is a folder made by `workbench certs`. It holds
-    the trusted authority, and the client's certificate unless a `token` is given. `plain` allows HTTP.
+    `protects` is a local `Edge`, which protects images on the phone. `certs` is a folder made by `workbench certs`, with the
+    trusted authority and the client's certificate. A `token` replaces this certificate. `plain` allows unencrypted HTTP on the
+    local machine.
 
-    A request may take `deadline_s` seconds, restarts of the services included. A single attempt may take `attempt_s` seconds. A
-    request has at most `batch` images, and at most `at_once` requests run in parallel. `quality` and `subsampling` are those of
-    the phone's JPEG.
+    A request may take `deadline_s` seconds in all, with its retries. A single attempt may take `attempt_s` seconds. A request
+    has at most `batch` images, and at most `at_once` requests run in parallel. `quality` and `subsampling` are those of the
+    phone's JPEG.
 
-    With a `policy` (or its file), each new connection checks the edge's evidence before a picture is sent. Evidence that the
-    policy does not accept raises AttestationError. The attribute `verdict` is the result of the latest check.
+    `policy` is a policy or the path of its file. With a policy, each new connection checks the edge's evidence before a picture
+    is sent. Evidence that the policy does not accept raises AttestationError. The attribute `verdict` is the result of the
+    latest check.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class AsyncHttpsClient:
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
         self._model: tuple[str, tuple[str, ...]] | None = None
         self.verdict: Verdict | None = None
-        self._connecting_s = 0.0  # seconds spent on connecting, which no picture's time includes
+        self._connecting_s = 0.0  # seconds spent on connecting, excluded from the pictures' times
 
     def _judged(self, verdict: Verdict) -> None:
         self.verdict = verdict
@@ -142,6 +144,7 @@ class AsyncHttpsClient:
         """Send images through the system, like `System.recognise`. `images` are floats in [0, 1], N x 3 x H x W.
 
         `strength` and `rate` are in [0, 1]. For `rate` None, the codec uses its default. `progress` shows a progress bar.
+        Raises ServiceError if the service fails or refuses, or does not respond before the deadline.
         """
         check_images(images)
         check_strength(strength)
@@ -248,7 +251,7 @@ class HttpsClient:
     def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send images through the system, like `AsyncHttpsClient.recognise`. `images` are floats in [0, 1], N x 3 x H x W."""
+        """Send images (floats in [0, 1], N x 3 x H x W) through the system, like `AsyncHttpsClient.recognise`."""
         return self._timed(self._inner.recognise, images, strength, progress, rate)
 
     def recognise_files(
@@ -264,7 +267,7 @@ class HttpsClient:
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        # switches between threads count as `edge_other`, too
+        # the time for switching between threads also counts as `edge_other`
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -328,7 +331,7 @@ def _whole(answer: Recognition, began: float) -> Recognition:
 
 
 def _charge(answer: Recognition, seconds: float) -> None:
-    # the paper's "others on edge/mobile"
+    # the paper counts such time as "others on edge/mobile"
     answer.milliseconds["edge_other"] = (answer.milliseconds["edge_other"] or 0.0) + 1e3 * seconds
 
 

@@ -11,9 +11,9 @@
 A payload is a complete batch with its header (see `bitstream`). A code is the coded form of one image. In the codec `neural`,
 several images of a payload can share a code.
 
-The neural codecs use a neural compressor, which computes M x h x w numbers for each image. Rounded to integers, these numbers
-are the image's integer latents. A rate of 0 sends only what recognition needs, and a rate of 1 the whole picture. A compressor
-has a list of rates, and a stop is an index into this list.
+The neural codecs use a neural compressor, which computes M channels of h x w numbers for each image. Rounded to integers, these
+numbers are the image's integer latents. At rate 0 the payload holds only the information that recognition needs. At rate 1 it
+holds the whole picture. A compressor has a list of rates, and a stop is an index into this list.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ BOUNDS = Limits(scans=20)  # limits of an image file, in addition to its side
 class Codec(ABC):
     """The interface of a codec. `decode(encode(images))` has the shape of `images`.
 
-    `name` is the codec's name in `CODECS`. `repeats` states whether images often have the same code, so that caching by code is
-    useful.
+    `name` is the codec's name in `CODECS`. `repeats` states whether different images often have the same code. Then caching by
+    code is useful.
     """
 
     name: ClassVar[str]
@@ -127,7 +127,7 @@ class _StringCodec(Codec):
 class _FileCodec(_StringCodec):
     """The base of codecs whose codes are image files. Pillow writes and reads them with 8 bits per channel.
 
-    `options` are those of Pillow's `save`. Decoding raises PayloadError for an image with a side above `side` pixels.
+    `options` are arguments of Pillow's `save`. Decoding raises PayloadError for an image with a side above `side` pixels.
     """
 
     format: ClassVar[str]
@@ -243,8 +243,9 @@ class Neural(_NeuralCodec):
     """The neural codec that codes a batch as one stream of bytes (see `entropy`).
 
     `rate` is from 0 (the fewest bytes) to 1 (the whole picture). `encode` uses the nearest rate in `rates`, the compressor's
-    list. `decode` accepts payloads of all these rates. `rate_weight` is the cost of one bit in `NeuralCompressor.choose`, the
-    choice between patterns. A higher weight gives fewer bytes and less accuracy.
+    list. `decode` accepts payloads of all these rates. A pattern is a combination of latents that is frequent in the training
+    data. The compressor chooses a pattern for each image, and `rate_weight` is the cost of one bit in this choice. A higher
+    weight gives fewer bytes and less accuracy.
     """
 
     name, repeats = "neural", True
@@ -309,12 +310,12 @@ class Neural(_NeuralCodec):
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes. These are not whole numbers."""
+        """Return the information content of each image's latents, in bytes. The values need not be whole numbers."""
         stop, symbols, which = self._symbols(payload)
         return (self.coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
     def bits(self, symbols: Tensor) -> Tensor:
-        """Return the information in each image at the codec's rate, in bits (N).
+        """Return the information content of each image at the codec's rate, in bits: N values.
 
         `symbols` are the integer latents of the images, N x M x h x w.
         """

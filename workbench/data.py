@@ -56,9 +56,9 @@ class Split:
 class Dataset:
     """A named data set. Each of the splits `train`, `validation` and `test` is read on first access.
 
-    `title` is the name in figures. `family` is the name under which data sets share weights: `samples` uses those of `cifar10`.
-    `mirror` states whether a mirrored image keeps its label. `notes` are lines of text about skipped files, and about
-    assumptions made while reading.
+    `title` is the name in figures. `family` is the name under which data sets share weights. For example, `samples` uses the
+    weights of `cifar10`. `mirror` states whether an image keeps its label if left and right are exchanged. `notes` are lines of
+    text that report skipped files and unusual splits.
     """
 
     name: str
@@ -84,11 +84,11 @@ class Dataset:
 
     @cached_property
     def division(self) -> str:
-        """The name of the division into validation and test images. Data sets with equal names have equal splits."""
+        """The name of the division into validation and test images. Data sets with the same division have equal splits."""
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Return how many of the test images are validation images in `division`, or None if this is unknown.
+        """Return how many test images of this data set are validation images in `division`. Return None if this is unknown.
 
         `division` is the name of the division with which a network was trained. The validation images of that division selected
         the network's weights, so the network's accuracy on them is biased.
@@ -104,15 +104,16 @@ class Dataset:
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """Load the data set `name`. Only `cifar10` and `folder` use `data_dir`, the folder or archive with their files.
 
-    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 scaled to 3 x 32 x 32, split 697 / 100 / 1,000. Needs no file.
-    - `cifar10`: split 50,000 / 5,000 / 5,000. The official test set is halved at random into validation and test images (see
-      `cifar10`). Read from `data_dir` (torchvision's layout, its archive `cifar-10-python.tar.gz`, or `train/` and `test/` with
-      class folders), else downloaded to `data/datasets`.
+    - `digits`: scikit-learn's 1,797 handwritten digits, scaled from 8 x 8 to 32 x 32 pixels. Needs no file. 697 images are for
+      training, 100 for validation and 1,000 for tests.
+    - `cifar10`: 50,000 training, 5,000 validation and 5,000 test images. The last two are random halves of the official test
+      set (see the module `cifar10`). `data_dir` has torchvision's layout, the archive `cifar-10-python.tar.gz`, or folders
+      `train/` and `test/` with class folders. Without `data_dir`, the files are downloaded to `data/datasets/cifar10`.
     - `samples`: 20 CIFAR-10 test images from the foolbox package (test split only). 13 are validation images of `cifar10`.
-    - `samples-imagenet`: 20 ImageNet pictures from the same package, cut square and scaled to 32 x 32.
+    - `samples-imagenet`: 20 ImageNet pictures from the same package, cropped to squares and scaled to 32 x 32.
     - `samples-photographs`: the 7 pictures of `samples-imagenet` that show a class of CIFAR-10.
     - `folder`: the pictures in `data_dir`, with one folder for each class. The class folders lie directly in `data_dir`, or in
-      folders `train/`, `test/` and `val/` of it.
+      its subfolders `train/`, `test/` and `val/`.
 
     Skipped files are reported on stderr, and kept in `notes`. Raises UsageError for an unknown name, and DataError for missing
     or unreadable files.

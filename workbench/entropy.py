@@ -8,12 +8,13 @@
                                                             `-> beyond the table: 32 bits
 
 N images have M channels of h x w latents each. A symbol is the integer value of one latent. A table has the probabilities of a
-channel's symbols. A pattern is one image's symbols in the first P channels, as they occurred in the training data. K patterns
-are known. At low rates most images have one of a few patterns for each class, so one code for the pattern needs fewer bits than
-a code for each channel. All other images are coded latent by latent.
+channel's symbols. A pattern is a combination of symbols in the first P channels of an image. The K known patterns occurred in
+the training data. At low rates, most images of a class have one of a few patterns. One code for the pattern then needs fewer
+bits than a code for each channel. All other images are coded latent by latent.
 
-The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
-the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
+The range coder is that of the package constriction. Every probability is an integer of the tables divided by a power of two, so
+every machine produces the same bytes. The coder's output is a whole number of 32-bit words. `_shorten` replaces it by the
+shortest byte string that decodes to the same symbols.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ Integers = NDArray[np.int32]
 
 PRECISION = 16  # bits of a probability in the tables, as in CompressAI
 MAX_PATTERNS = 1024
-HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 32 bits
+HALF = 1 << 16  # a symbol outside its table is coded as two numbers of 16 bits
 
 
 @dataclass(frozen=True)
 class Tables:
     """The integer tables of encoder and decoder, which ship with the weights.
 
-    `cdf` (M x L, cumulative frequencies), `offset` (M) and `length` (M) are CompressAI's. Channel m has the symbols from offset
-    to offset + length - 3, and one more symbol for all values outside this range.
+    `cdf` (M x L, cumulative frequencies), `offset` (M) and `length` (M) are CompressAI's. L is the largest length. Channel m
+    has the symbols from offset to offset + length - 3, and one more symbol for all values outside this range.
 
     `patterns` (K x P x h x w) are the known patterns. `counts` (K + 1) states how often each pattern occurred in the training
-    data. The last count is for all other patterns. Channels beyond P are coded latent by latent. So are all channels if K is 0,
-    or if an image's latents have another size than h x w.
+    data. The last count is for all other patterns. Channels beyond P are coded latent by latent. If K is 0, or if an image's
+    latents have another size than h x w, all channels are coded in this way.
     """
 
     cdf: Integers
@@ -60,8 +61,8 @@ def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray
     """Return the patterns that occur at least `least` times, most frequent first, and how often each occurs.
 
     `symbols` (N x M x h x w) are the latents of the training images, and a pattern covers all M channels. At most 1,024
-    patterns are returned, and their symbols are from -127 to 127. One more count at the end is for all other patterns. It is
-    the number of images with such patterns plus 1, so that unseen patterns have a probability, too (Good 1953).
+    patterns are returned, and only patterns with symbols from -127 to 127. The last count is for all other patterns. It is the
+    number of images with such patterns plus 1, so that unseen patterns have a probability above 0 (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
@@ -94,7 +95,8 @@ class LatentCoder:
         shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
         self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
         self._pattern_model = _model(shares) if len(patterns) else None
-        # Channels are quiet if they are zero in every pattern. One flag of each other image says if it has zeros there, too.
+        # A channel is quiet if it is zero in every pattern. For each image without a known pattern, the stream has a flag:
+        # 1 if a quiet channel of the image is not zero.
         covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
         self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
         self._quiet = np.setdiff1d(covered, self._loud)
@@ -206,7 +208,7 @@ class LatentCoder:
         return np.where((self._flat[found] == flat).all(1), found, known)
 
     def bits(self, symbols: Integers) -> NDArray[np.float64]:
-        """Return the information in the symbols of each image, in bits (N). The tables give the probabilities."""
+        """Return the information content of each image in bits (N values). `symbols` are N x M x h x w."""
         index = self.index(symbols)
         known = len(self._flat)
         out = self._pattern_bits[index] if self._fits(symbols.shape[2:]) else np.zeros(len(symbols))
@@ -233,8 +235,8 @@ def _shorten(encoder: Any) -> bytes:
     """Return the shortest byte string that decodes to the encoder's symbols. The decoder reads zeros after its end.
 
     A range coder's stream is one long number, and all numbers in an interval decode to the same symbols. `encoder.pos()`
-    returns the number of 32-bit words written, and the lower end and the width of this interval. The last two are 64-bit
-    numbers, whose bits follow those words.
+    returns the number of 32-bit words written, and two 64-bit numbers: the lower end and the width of this interval. In the
+    long number, the 64 bits of the lower end follow the words written.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()

@@ -47,7 +47,7 @@ class WeightsError(WorkbenchError):
 
 
 class PayloadError(WorkbenchError):
-    """Raised when bytes are no payload of the codec that decodes them."""
+    """Raised when a codec cannot decode a payload, because it is damaged or comes from another codec."""
 
 
 class ProtocolError(WorkbenchError):

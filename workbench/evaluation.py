@@ -154,12 +154,12 @@ class Evaluation:
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
         """Send the test images through a codec, and measure the images that the cloud decodes. Return the figures by name.
 
-        The images are protected at `strength`, or they are the originals if `strength` is None. `bytes` is the mean payload
-        size of an image. `psnr` (dB) compares the decoded images with the codec's input. `target` and `auxiliary` are the
-        accuracies of these two classifiers on the decoded images. If the argument `auxiliary` is False, the second accuracy may
-        be missing. Results are cached.
+        The images are protected at `strength`, or they are the originals if `strength` is None. `bytes` is the mean number of
+        payload bytes for an image. `psnr` (dB) compares the decoded images with the codec's input. `target` and `auxiliary` are
+        the accuracies of the two classifiers on the decoded images. If the argument `auxiliary` is False, the auxiliary's
+        accuracy may be missing. Results are cached.
         """
-        options = getattr(codec, "options", None)  # picture codecs with equal options are equal
+        options = getattr(codec, "options", None)  # picture codecs with equal options share a cache entry
         key = (strength, codec if options is None else (codec.name, *sorted(options.items())))
         figures = self._received.setdefault(key, {})
         if "target" not in figures or (auxiliary and "auxiliary" not in figures):
@@ -205,7 +205,7 @@ class Evaluation:
         }
 
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
-        """Return the rows of Table 1: bytes per image and the target's accuracy, for original and protected images.
+        """Return the rows of Table 1 (PMC²): bytes per image and the target's accuracy, for original and protected images.
 
         Both kinds of images are sent as PNG and as `jpeg`.
         """
@@ -217,7 +217,7 @@ class Evaluation:
         ]
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: the accuracies of target and auxiliary, on original and on protected images.
+        """Return the row of Table 2 (PMC²): the accuracies of target and auxiliary, on original and on protected images.
 
         The images are protected at `strength`. The row also has the measures in `SEEN`. `legibility` is missing if there is
         only one image.
@@ -289,9 +289,10 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure all variants of the pair's compressor. Return rows by kind of loss.
+        """Measure all variants of the pair's compressor. Return the rows of one curve for each kind of loss: {kind: rows}.
 
-        The variants were trained with different losses. The rows are those of `curve`. A point is the weight in a loss.
+        Each variant was trained with a loss of some kind and weight. The rows are those of `curve`, and their `point` is the
+        weight.
         """
         found: dict[str, dict[float, Codec]] = {}
         for manifest in other_compressors(self.pair):

@@ -10,7 +10,8 @@ all classifiers are trained. Then each pair (target, auxiliary) gets its generat
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
 Each job is a process. An Executor starts the jobs on this machine, or on Dask workers with a GPU each. The workers must use the
-same files. Existing weights that fit are reused, and so are results that were measured with these weights.
+same files. Complete weights are reused, whatever their preset. Results that were measured with the present weights are reused,
+too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prepare networks for inference: the same function with fewer operations.
 
 Batch norms are folded into the preceding convolutions. Activations and additions are fused into convolutions. Each
-convolution's weights are stored in the layout in which it runs fastest. The memory layout is channels_last. In the compressor,
-all-zero channels are removed and the parameters of its normalisation (GDN) are computed once.
+convolution's weights are stored in the layout in which it runs fastest. The memory layout of images is channels_last. In the
+compressor, all-zero channels are removed and the parameters of its normalisation (GDN) are computed once.
 
 Prepared networks compute the same results up to rounding: images within 1e-3, equal labels (tested). With `bfloat16`,
 convolutions take half the time, and about one label in several hundred may change. The compressor's decoder always computes in
@@ -77,7 +77,7 @@ def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision
 
 
 def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
-    """Return whether bfloat16 is faster than 32 bits on a device."""
+    """Return whether a device computes faster in bfloat16 than in float32."""
     return torch.device(device).type != "cpu" or any(
         torch.cpu.get_capabilities().get(each) for each in ("avx512_bf16", "amx_bf16")
     )
@@ -219,11 +219,11 @@ class _Convolution(nn.Module):
         padding, extra, stride, dilation = map(list, (layer.padding, layer.output_padding, layer.stride, layer.dilation))
         self.shape = (padding, extra, stride, dilation) if self.transposed else (padding, stride, dilation)
         self.groups = layer.groups
-        # Neither parameters nor buffers, because `.to` must not change weights in oneDNN's layout.
+        # These are neither parameters nor buffers, because `.to` must not change weights in oneDNN's layout.
         self.weight: Tensor = layer.weight.detach().to(numbers).contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach().to(numbers)
         self.activation, self.scalars = "none", list[float]()
-        self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # by the input's size and the number of threads
+        self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # keys: the input's size, the number of threads
         self._layouts: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:

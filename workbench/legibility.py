@@ -1,8 +1,9 @@
 """Measure how much of a picture a person can see in its protected version.
 
-SSIM over all channels misses details that a person sees: a fine checkerboard or opposite colours bring it to zero, although the
-picture stays legible. So these measures use single channels, edges and mixes of colours. A mix is a weighted sum of the
-channels red, green and blue. The measures bound what a glance reveals, not what a trained attacker recovers (see `audit`).
+The mean SSIM of all channels misses details that a person sees. A fine checkerboard or opposite colours reduce it to zero,
+although the picture stays legible. So the measures of this module use single channels, edges and mixes of colours. A mix is a
+weighted sum of the channels red, green and blue. The measures bound what a glance reveals, not what a trained attacker recovers
+(see `audit`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .metrics import ssim_by_channel
 __all__ = ["CHANNELS", "LIMITS", "correlations", "legibility", "similarities"]
 
 CHANNELS = ("luma", "red", "green", "blue", "sobel")
-LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}  # pure noise has a Sobel value of 0.04
+# Largest values of an illegible picture. The limit for edges is higher, because pure noise has a Sobel value of 0.04.
+LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 OTHERS = 4  # number of other pictures with which each picture is compared
 
@@ -29,7 +31,7 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
 
     `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. The edges, named `sobel`, are the Sobel magnitude
     of luma. For the four other names the value is the larger one of two: |SSIM| with the protected picture and with its
-    inverse. The Sobel magnitude does not change under inversion.
+    inverse, 1 - protected. The Sobel magnitude does not change under inversion.
     """
     (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
     likeness, inverse = ssim_by_channel(channels, protected_channels)
@@ -42,7 +44,8 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
     """Return how well the best colour mix of each protected picture correlates with the original (N, in [0, 1]).
 
     The value is the largest absolute Pearson correlation between the original's luma and a mix, both blurred. The 26 mixes have
-    the weights -1, 0 and 1 for red, green and blue. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
+    the weights -1, 0 and 1 for red, green and blue. The blur is the mean over 3 x 3 pixels. A picture of one colour has the
+    value 0.
     """
     if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(
@@ -59,8 +62,8 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
 def legibility(images: Tensor, protected: Tensor) -> Tensor:
     """Return how much better each picture correlates with its own protected version than with those of other pictures (N).
 
-    The correlations are those of `correlations`. The other pictures give the chance level of this data set. Zero means that a
-    glance reveals nothing of the picture. Raises UsageError for fewer than two pictures.
+    Both correlations are those of `correlations`. The mean correlation with up to four other pictures is the chance level. Zero
+    means that a glance reveals nothing of the picture. Raises UsageError for fewer than two pictures.
     """
     if len(images) < 2:
         raise UsageError(

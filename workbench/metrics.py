@@ -114,9 +114,9 @@ def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
 def label_bits(share: float, classes: int) -> float:
     """Return the smallest number of bits per label with which a `share` of the labels can arrive correctly.
 
-    A label is one of `classes` equally likely classes. No codec can need fewer bits. The formula is the rate-distortion
-    function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3): log2 K - H(D) - D log2(K
-    - 1), with K classes. The result is 0 for a share at or below chance.
+    A label is one of `classes` equally likely classes. No codec needs fewer bits. The result is log2 K - H(D) - D log2(K - 1),
+    with K classes, D = 1 - share and the binary entropy H. This is the rate-distortion function of a uniform source under
+    Hamming distortion D (Cover & Thomas, section 10.3). The result is 0 for a share at or below chance.
     """
     wrong = 1 - share
     if not 0 <= wrong <= 1 or classes < 2:
@@ -140,7 +140,7 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the SSIM of `x` and `y`, and the SSIM of `x` and 1 - `y`. Both are N x C: one value for each channel.
 
-    1 - `y` is `y` with inverted contrast. `ssim` describes the arguments.
+    1 - `y` is `y` with inverted contrast. The arguments are those of `ssim`.
     """
     if x.shape != y.shape or x.ndim != 4 or min(x.shape[-2:]) < SSIM_WINDOW:
         raise UsageError(

@@ -61,9 +61,9 @@ class PerturbationGenerator(nn.Module):
     padded, and the result is cropped.
 
     `width` is the number of channels of the U-Net's first level, 32 in the paper (7.77 M parameters). `noise`, from 0 (the
-    paper) to 1, is the standard deviation of the random component noise * n, which is drawn for each image. An attacker that
-    predicts this component could subtract it. So outside of training, the operating system draws the component. Sources: PP,
-    section 4; PMC², section 3.
+    paper) to 1, is the standard deviation of the random component noise * n. n is standard normal, drawn for each image. An
+    attacker that predicts n could subtract the component. So outside of training, n comes from the operating system's random
+    source. Sources: PP, section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -92,7 +92,7 @@ class PerturbationGenerator(nn.Module):
     def blend(self, images: Tensor, noiseless: Tensor, strength: float) -> Tensor:
         """Return `images` protected at a `strength` above 0. `noiseless` is the output of the method `noiseless` for `images`.
 
-        The method draws a new random component.
+        Each call draws a new random component.
         """
         protected = self.add_noise(noiseless, unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
@@ -103,7 +103,7 @@ class PerturbationGenerator(nn.Module):
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Return protected images plus a random component (`unforeseeable` False: from torch's seed), clamped to [0, 1]."""
+        """Add the random component, and clamp to [0, 1]. If `unforeseeable` is False, torch's seed determines the component."""
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
@@ -112,7 +112,7 @@ class PerturbationGenerator(nn.Module):
     def features(self, images: Tensor, padded: bool = True) -> Tensor:
         """Return the features of images at the U-Net's deepest level: N x (16 * width) x H/16 x W/16.
 
-        Sides that are no multiple of 16 are padded first, which `padded` False skips.
+        With `padded`, sides that are no multiple of 16 are padded first.
         """
         check_images(images)
         images = _pad(images) if padded else images
@@ -140,7 +140,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     A rate is a compromise between few bits and good images. A stop is the index of a rate, from 0 (the fewest bits). With
     `stops` above 0, one network has that many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s rounds the
-    latents to multiples of its step 1 / Gain[s]. The steps become finer from stop 1 to the last stop. One density
+    latents to multiples of its step 1 / Gain[s]. The steps become finer from stop 1 to the last stop. One probability density
     (`EntropyBottleneckVbr`) gives the entropy coder's integer tables for every stop. `stop_cdf`, `stop_offset` and
     `stop_length` are the tables of all stops except stop 0. With `stops` 0 there is one rate, of step 1.
 
@@ -242,7 +242,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return the latents `y`, N x M x h x w. Channels are set to zero if the stop does not send them."""
+        """Return the latents `y` (N x M x h x w), with zeros in the channels that the stop does not send."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
@@ -255,7 +255,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         """Return the latents `y` as integers, in units of a stop's step. `y` is the output of `latents`.
 
         Latents are rounded, as in the paper. But if the compressor has a `reader` for latents of this size, the label's
-        channels are copied from the pattern that `choose` selects. `rate_weight` is the cost of one bit in that choice.
+        channels (all channels if `stops` is 0) are copied from the pattern that `choose` selects for `rate_weight`.
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -296,16 +296,16 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Encode each image to a string of 8, 12, 16 ... bytes with CompressAI's coder: the latents of stop 0, rounded."""
+        """Encode the rounded latents of stop 0 with CompressAI's coder: 8, 12, 16 ... bytes for each image."""
         check_images(images)
         if self.stops:
             return list(self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0]))
         return list(self.compress(_pad(images))["strings"][0])
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Decode the output of `strings` to images of `size` (H, W)."""
+        """Decode the output of `strings` to images in [0, 1] of `size` (H, W)."""
         latent = tuple(-(-side // MULTIPLE) for side in size)
-        # CompressAI's decoder reads beyond the end of a string that is too short, but at most these bytes for each latent.
+        # CompressAI's decoder reads beyond the end of a string that is too short, but at most 64 bytes for each latent.
         behind = bytes(64 * len(self.medians) * latent[0] * latent[1])
         decoded = []
         for start in range(0, len(strings), AT_ONCE["cpu"]):
@@ -319,7 +319,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """A context that builds networks without initialising their weights, in half of the time."""
+    """A context in which new networks have uninitialised weights. Building a network takes half of the time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
@@ -372,7 +372,7 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 
 @contextmanager
 def repeatable_noise(seed: int) -> Iterator[None]:
-    """A context in which generators draw their random component from a seed, in this thread or task alone.
+    """A context in which generators draw their random component from a seed. Other threads and tasks are not affected.
 
     It is for measurements only. An attacker that knows the seed can subtract the component.
     """

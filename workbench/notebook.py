@@ -205,7 +205,7 @@ def format_cell(value: Any) -> str:
 
 
 _FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # the beginning of a cell with a number
-LONG = 20  # characters from which a cell may wrap
+LONG = 20  # a cell with more characters may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:

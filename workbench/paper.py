@@ -1,4 +1,4 @@
-"""The figures that the papers published, for comparison with ours. They were measured on 5,000 test images of CIFAR-10.
+"""The figures published in the papers, for comparison with the workbench. They were measured on 5,000 CIFAR-10 test images.
 
 The papers are PMC² (NOSSDAV '25) and PP (MMSys '22), its baseline. Accuracies are in percent, sizes in bytes. Each row of table
 3 has the bytes from client to edge (S1), the bytes from edge to cloud (S2), and the accuracy.
@@ -46,7 +46,7 @@ PAPER: dict[str, Any] = {
             "neural": (1726.20, 8.00, 90.42),
         },
     },
-    # ms an image, generator in batches of 256: minimum and maximum over the four targets. Two components are not published.
+    # Milliseconds per image, the generator in batches of 256: ranges over the four targets. Two components are unpublished.
     "figure4": {
         "neural": {"client_compression": 0.37, "network_client_edge": 0.54, "generator": 2.616, "compression": 0.550}
         | {"edge_other": "0.36 to 0.40", "decompression": 1.305, "cloud_other": "0.1 to 3.1"},

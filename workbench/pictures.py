@@ -2,7 +2,7 @@
 
 Several pictures become one uint8 tensor, N x 3 x H x W. A single picture is read without torch, whose import takes seconds.
 
-A scan is one pass of a JPEG file over the picture. Many files need only one, others refine the picture scan by scan. Segments
+A scan is one pass of a JPEG file over the picture. Many files have one scan. Others refine the picture scan by scan. Segments
 are the parts of a JPEG file, and chunks are the parts of a PNG file.
 """
 
@@ -65,10 +65,11 @@ class Limits:
 
     `formats` are Pillow's names of the accepted formats. `file_bytes` limits the size of a file. `jpeg_pixels` limits the
     pixels of a JPEG with one scan, which is decoded at the smallest sufficient scale. `pixels` limits the pixels of all other
-    pictures. A JPEG with several scans is among them, because it is held in memory completely until the last scan.
+    pictures, including a JPEG with several scans, which stays in memory at full size until the last scan.
 
     `scans` limits the scans of a JPEG, because each scan costs one pass over the whole picture. `pieces` limits the number of
-    segments or chunks: a short one takes more memory than bytes in the file, so `file_bytes` alone does not limit the memory.
+    segments or chunks. A short piece takes more memory than its bytes in the file, so `file_bytes` alone does not limit the
+    memory.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -162,18 +163,18 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
     applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Only the first frame of an
     animation is read.
 
-    In a grey picture, white is the largest value that its bits can hold. In a grey picture of 32 bits, white is the largest
-    value in the picture, but at least 1.
+    In a grey picture of up to 16 bits, white is the largest value that these bits can hold. In a grey picture of 32 bits, white
+    is the largest value in the picture, but at least 1.
 
-    `name` is the name in error messages of a picture that is given as content. Raises DataError for a file that is missing, no
-    picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.
+    Error messages contain the picture's path, or `name` if `source` is the content of a file. Raises DataError for a file that
+    is missing, truncated, not a picture, or beyond the `limits`. The header is checked before anything is decoded.
     """
     with suppress_warnings():  # Pillow warns of large images and odd metadata; our limits are checked below
         return _open(source, size, limits, name)
 
 
 def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
-    # Each piece: a segment's marker (0 for a PNG's chunk), the position of its content, the number of stray bytes before it.
+    # Yield for each piece: its marker (0 for a chunk), the position of its content, the number of stray bytes before it.
     if file.startswith(PNG):
         position = len(PNG)
         while position < len(file):
@@ -303,7 +304,7 @@ def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
 
 
 def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
-    # Other pictures return None. Which value is white: see `open_picture`. Negative values and NaN are black.
+    # Return None for other pictures. `open_picture` states which value is white. Negative values and NaN are black.
     tags: dict[int, Any] = getattr(picture, "tag_v2", {})
     bits, kind = _first(tags.get(BITS_PER_SAMPLE, 16)), _first(tags.get(SAMPLE_FORMAT, 1))
     if picture.mode == "L" and kind == SIGNED:

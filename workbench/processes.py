@@ -40,8 +40,8 @@ MALLOC = {M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD
 def interrupts() -> Iterator[threading.Event]:
     """A context that yields an event. The first Ctrl-C sets the event instead of raising, and a second Ctrl-C raises.
 
-    The caller checks the event between two steps of its work, because an interrupted step would leave a half-done update. Only
-    the main thread receives Ctrl-C: in other threads the event is never set.
+    The caller checks the event between two steps of its work, because an interrupted step would leave a half-done update. In
+    other threads than the main thread, the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -90,8 +90,8 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def keep_memory() -> None:
     """Make the C library keep freed memory for reuse by all threads. Call this before any thread starts.
 
-    By default, freed memory returns to the system, which must clear its pages again for the next batch of images. Only glibc is
-    configured. With any other C library this function does nothing.
+    By default, freed memory returns to the operating system, which clears it before the next batch of images can use it. Only
+    glibc is configured. With any other C library this function does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -101,10 +101,10 @@ def keep_memory() -> None:
 
 
 def spin_briefly() -> None:
-    """Limit how long torch's idle threads spin (poll for work): 10,000 turns. Call this before torch is loaded.
+    """Limit how long torch's idle threads poll for work, to 10,000 iterations. Call this before torch is loaded.
 
-    Torch's default of 300,000 turns keeps the processor from other threads. The environment variables OMP_WAIT_POLICY and
-    GOMP_SPINCOUNT take precedence.
+    With the default of 300,000 iterations, idle threads occupy cores that other threads need. The environment variables
+    OMP_WAIT_POLICY and GOMP_SPINCOUNT take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -141,7 +141,7 @@ class Children:
                 self._running.discard(process)
 
     def stop(self, number: int, patience: float = 0.0) -> None:
-        """Send the signal `number` to all children and to their own children, and refuse to start more.
+        """Send the signal `number` to the process group of each child, and refuse to start more children.
 
         If `patience` is above 0, wait up to that many seconds, then kill the children that still run.
         """
@@ -178,9 +178,9 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Run each of `jobs` in parallel: call `function` with the job's arguments.
+    """Call `function` with the arguments of each of `jobs`. The calls run in parallel.
 
-    `jobs` maps the name of each job to its arguments. `executor` makes the calls. None means a thread for each core. When a job
+    `jobs` maps the name of each job to its arguments. `executor` makes the calls (None: one thread for each core). When a job
     ends, `done` is called with the job's name and its result or error. `children` are the processes that `function` starts.
 
     Ctrl-C, or an error in `done`, cancels the waiting jobs, sends the signal `number` to `children`, and is raised again.

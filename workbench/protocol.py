@@ -3,9 +3,9 @@
 ::
 
     plain     {"id", "parameters", "inputs": [{"name", "shape", "datatype", "parameters", "data"}], "outputs": [{"name", ...}]}
-    binary    that JSON, whose length in bytes is in the header Inference-Header-Content-Length, then the tensors whose
-              parameters have `binary_data_size`, in order, little-endian; an element of BYTES is its length in 4 bytes, then
-              its content
+    binary    the same JSON, then the data of each tensor whose parameters have `binary_data_size`, in order, little-endian.
+              The header Inference-Header-Content-Length is the length of the JSON in bytes. An element of the datatype BYTES
+              is written as its length (4 bytes), then its content.
 
 The services are the edge and the cloud. Received bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are
 checked before any object is built. Malformed bytes raise a `ProtocolError`, whose message contains no data of a tensor.
@@ -150,7 +150,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-# compiled once, which saves a third of the time
+# built once, which saves a third of the time for each message
 _DECODER, _ENCODER = json.JSONDecoder(parse_constant=_refuse), json.JSONEncoder(allow_nan=False)
 
 

@@ -5,11 +5,12 @@
     rate 0 ... 1 -> nearest of S stops -> step 1 / gain[stop] -> tables of that step, all from one density
 
 A rate is a number from 0 (the fewest bits) to 1 (the most bits). A compressor has S rates, and a stop is the index of one of
-them. The compressor rounds the latents of an image to multiples of the stop's step. A gain is the inverse of a step.
+them. Each stop has a quantisation step. The compressor rounds the latents of an image to multiples of this step. A gain is the
+inverse of a step.
 
 The integer tables are the symbol frequencies for the entropy coder. Encoder and decoder need equal tables, so these ship with
-the weights. Gains and density are those of CompressAI's variable-rate models (`models.vbr`; Kamisli et al. 2024, arXiv
-2402.18930).
+the weights. Gains and density have the same roles as in CompressAI's variable-rate models (`models.vbr`; Kamisli et al. 2024,
+arXiv 2402.18930).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label'
 
 
 def gains(stops: int) -> Tensor:
-    """Return the gains of a new compressor with `stops` stops: one for each stop, from the coarsest step to the finest."""
+    """Return the gain of each stop of a new compressor, from the coarsest step to the finest. Stops 0 and 1 have equal gains.
+
+    Raises UsageError for fewer than 3 `stops`.
+    """
     if stops < 3:
         raise UsageError(f"a variable-rate compressor has at least 3 stops, got {stops}")
     steps = torch.logspace(torch.tensor(COARSE).log2(), torch.tensor(FINE).log2(), stops - 1, base=2)
@@ -38,7 +42,7 @@ def gains(stops: int) -> Tensor:
 
 
 def rates_of(stops: int) -> tuple[float, ...]:
-    """Return the rates of a compressor with `stops` stops, evenly spread from 0 to 1. Without stops (0) the only rate is 0."""
+    """Return the rates of a compressor with `stops` stops, evenly spread from 0 to 1. For `stops` 0, the only rate is 0."""
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
@@ -50,7 +54,7 @@ def check_rate(rate: float | None) -> None:
 def stop_of(rate: float, stops: int) -> int:
     """Return the stop nearest to `rate`, for a compressor with `stops` stops.
 
-    Raises UsageError for a rate outside [0, 1]. Without stops (0), every rate above 0 raises UsageError, too.
+    Raises UsageError for a rate outside [0, 1], and for a rate above 0 if `stops` is 0.
     """
     check_rate(rate)
     if not stops and rate:

@@ -46,7 +46,7 @@ from .storage import replacing
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
 
 LOCAL = "local"
-MOST_OUTPUT = 64 << 20  # bytes of standard output of a `run`
+MOST_OUTPUT = 64 << 20  # limit of the standard output of `run`, in bytes
 EXEC_S, STALL_S = 30.0, 60.0
 
 
@@ -63,7 +63,7 @@ class Host(abc.ABC):
     """A machine: the local one or an SSH host. The first call connects.
 
     After a lost connection the next call connects again. Paths on the machine are absolute, or relative to the user's home
-    folder, with or without `~/`. Every method raises RemoteError, or its subclass LostError if the network is at fault.
+    folder, with or without `~/`. If a call fails, it raises RemoteError, or its subclass LostError if the network failed.
     """
 
     def __init__(self, name: str) -> None:
@@ -106,8 +106,8 @@ class Host(abc.ABC):
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
         """Run a command in the user's home folder, and return its result. `input` is written to the command's standard input.
 
-        If the command still runs after `timeout` seconds, it is ended and RemoteError is raised. An exit status other than 0
-        raises no error.
+        RemoteError is raised, and the command is ended, if it still runs after `timeout` seconds or writes more than 64 MiB. An
+        exit status other than 0 raises no error.
         """
         out = bytearray()
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
@@ -226,8 +226,8 @@ class SshHost(Host):
     """A machine that is reached over SSH. `name` is a Host of the SSH configuration, or user@host:port.
 
     OpenSSH resolves the configuration. `config` is a file that replaces ~/.ssh/config. Host keys are always verified, even if
-    the configuration disables this. `ask` prompts for the passphrases of encrypted keys. A connection that is silent for
-    `keepalive` seconds is closed.
+    the configuration disables this. `ask` prompts for the passphrases of encrypted keys. After `keepalive` seconds without a
+    packet from the host, the connection is closed.
     """
 
     def __init__(

@@ -156,7 +156,7 @@ def named(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """Return the first of `rows` with the values `wanted`, which are given as key=value. Raises UsageError if there is none."""
+    """Return the first of `rows` that has all the values `wanted` (key=value). Raises UsageError if no row has them."""
     for row in rows:
         if all(row.get(key) == value for key, value in wanted.items()):
             return row

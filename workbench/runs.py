@@ -80,7 +80,8 @@ def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], thre
     """Return one task for each of the notebooks `names`. All results go to the folder `directory`.
 
     A notebook gets only the parameters that it declares. It gets `threads` threads, or all cores if it measures time. Raises
-    UsageError for an unknown notebook, for a parameter that no notebook declares, and for a value that JSON would change.
+    UsageError for an unknown notebook, for a parameter that no notebook declares, and for a value that JSON cannot represent
+    exactly.
     """
     import papermill
 

@@ -5,8 +5,8 @@
     file -> {"net": {"module.conv1.weight": ...}, "acc": 93, "epoch": 99}
          -> StateDict(tensors={"conv1.weight": ...}, notes=["read from 'net'", "prefix 'module.' removed"])
 
-A wrapper is a dict around the tensors, such as "net" above. A prefix is a part that enclosing modules add to all names. A state
-dict is a dict of tensors by name.
+A wrapper is a dict around the tensors, such as "net" above. A prefix is a part such as `module.` that enclosing modules add to
+the start of names. A state dict is a dict of tensors by name.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = ["StateDict", "read_state_dict", "require_finite", "within"]
 
 # Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, preferred ones first.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "classifier", "weights")
-NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of keys of objects that are not networks
-# parts of names that wrappers add
+NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # a key with one of these words is no network
+# parts of names that DataParallel, torch.compile and FSDP add
 TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 MOST_NESTED = 8
 
@@ -102,7 +102,7 @@ def _load(file: bytes, path: Path) -> Any:
 
 
 def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Find the network's state dict in nested dicts. Return its path and tensors, and the keys of other state dicts.
+    """Find the network's state dict in nested dicts. Return its path, its tensors, and the keys of ignored state dicts.
 
     A path is the keys, joined by points (`model.net`). A nested state dict is chosen only if it has more tensors than the dict
     around it. Keys in `WRAPPERS` are preferred.
@@ -137,9 +137,9 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Remove the prefix that all names share, such as `model.net.`. Return the renamed tensors and the prefix.
+    """Remove the prefix that all tensor names share, such as `model.net.`. Return the renamed tensors and the prefix.
 
-    The removal stops at a part of the names that equals `keep`.
+    A part of the prefix that equals `keep`, and the parts after it, are not removed.
     """
     prefix = ""
     while True:

@@ -24,7 +24,7 @@ __all__ = ["data_root", "expand_user", "replacing", "require_writable", "write_j
 
 
 def data_root() -> Path:
-    """Return the `data/` folder: `$WORKBENCH_DATA`, else the checkout's, else `./data`."""
+    """Return the data folder: `$WORKBENCH_DATA` if set, else `data/` in the checkout, else `./data`."""
     if given := os.environ.get("WORKBENCH_DATA"):
         return expand_user(given).resolve()
     checkout = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    # Killed processes of this machine leave their temporary files.
+    # Killed processes of this machine cannot remove their temporary files.
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):

@@ -1,7 +1,7 @@
 r"""Make a command's standard streams usable if they are closed, full, or of an encoding with few characters.
 
 ==================  ================================================================================
-closed              replaced by /dev/null, so that no file opened later gets its descriptor
+closed              replaced by /dev/null, so that no other file gets the stream's descriptor
 encoding too small  missing characters are written as escapes (`PMC\xb2`)
 control characters  written as escapes on standard output, because file names may contain some
 standard output     a full disk or a broken pipe is an error of the command: `flushed` returns False

@@ -37,7 +37,7 @@ from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
 
-# The nine components of Figure 4. In one process nothing crosses a network, so the two networks' components are None.
+# The nine components of Figure 4. In one process nothing crosses a network, so the two network components are None.
 COMPONENTS = (
     "client_compression",
     "network_client_edge",
@@ -139,8 +139,8 @@ class Cloud:
     """The untrusted cloud: decodes payloads and classifies the images with an unmodified model.
 
     A code is the encoded form of one image. With some codecs (`codec.repeats`) many images have equal codes. Then each distinct
-    code of a payload is decoded once, and the scores of the last `remembered` codes are cached. `every` turns this off: each
-    image is decoded and classified, as in the paper's cloud.
+    code of a payload is decoded once, and the scores of the last `remembered` codes are cached. With `every`, each image is
+    decoded and classified instead, as in the paper's cloud.
     """
 
     def __init__(
@@ -167,8 +167,8 @@ class Cloud:
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
         """Return the probabilities of the K classes for each of the N images in a payload (N x K), on the CPU.
 
-        `proceed` is called before each part of the images. It may raise an exception to stop the work. Raises PayloadError for
-        bytes that the codec did not make.
+        `proceed` is called before each part of up to 256 images. It may raise an exception to stop the work. Raises
+        PayloadError for bytes that the codec did not make.
         """
         clock = clock or Stopwatch()
         with clock("decompression"):

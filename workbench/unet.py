@@ -1,7 +1,4 @@
-"""The paper's five-level U-Net. Its modules have the names and shapes of the public baseline.
-
-So the baseline's checkpoints load.
-"""
+"""The paper's five-level U-Net. It loads the public baseline's checkpoints: its modules have the same names and shapes."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ The files are in `data/weights/<family>/` (shipped) or `data/runs/weights/<famil
     resnet18-X-vgg13_bn.json                   the manifest, with the name and the hash of the file below
     resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
 
-The tensors are written first, under a new name. Then the manifest is replaced. So a kill leaves the old network or the new one.
+The tensors are written first, under a new name. Then the manifest is replaced. So a killed process leaves either the old
+network or the new one.
 
 A family is the name under which data sets share weights. A role is a network's part in the system: target, auxiliary, generator
 or compressor. The target is the cloud's classifier, which recognises protected images. The auxiliary is another classifier,
@@ -104,7 +105,7 @@ def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
     """Return the name of a compressor's weights: the generator's name, `-compressor`, and `@variant` if a variant is given.
 
-    The compressor was trained for the generator with the variant `generator_variant`.
+    `generator_variant` is the variant of the generator for which the compressor was trained.
     """
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor{_at(variant)}"
 
@@ -313,7 +314,7 @@ def other_compressors(pair: Pair) -> list[Manifest]:
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
     """Write the networks of a pair to the folder `root` as they ship with the workbench. Return their manifests.
 
-    With `half`, floats are stored in 16 bits. This changes the hashes of the networks, also in `depends`.
+    With `half`, floats are stored in 16 bits. The networks then have new hashes, and `depends` has these hashes, too.
     """
     pair = load_pair(family, target, auxiliary)
     made: dict[str, Manifest] = {}
