@@ -202,6 +202,7 @@ def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(page: Page) -> No
     sent = page.evaluate("model.sent.filter(([each]) => each.do === 'restore').length")
     assert sent == 51
     assert page.evaluate("model.sent.at(-1)[0].settings.strength") == 0.1
+    assert page.evaluate("model.get('sequence')") == page.evaluate("model.sent.length"), "messages follow their settings"
     pull(page, "strength", 0.7)
     page.clock.fast_forward(500)
     assert page.locator(".pmc2-redo").is_disabled(), "a new step ends the steps ahead"

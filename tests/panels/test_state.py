@@ -144,3 +144,14 @@ def test_undo_sets_all_settings_at_once(explorer: Explorer) -> None:
     assert explorer.wait()
     assert explorer.pictures == list(range(12))
     assert (explorer.codec, explorer.strength) == ("jpeg", 0.3)
+
+
+def test_a_message_waits_for_the_settings_before_it(explorer: Explorer) -> None:
+    explorer.stage.set_state({"strength": 0.9})  # the first step of a drag, as from a page
+    number = explorer.stage.sequence + 1
+    press(explorer, "restore", settings={"strength": 0.3}, sequence=number)
+    press(explorer, "paste", text="explorer.apply(quality=40)", sequence=number + 1)
+    explorer.stage.set_state({"strength": 0.8, "sequence": number})  # the drag's last step, held back by the page
+    assert (explorer.strength, explorer.quality) == (0.3, 89)
+    explorer.stage.set_state({"sequence": number + 1})
+    assert (explorer.strength, explorer.quality) == (0.3, 40)

@@ -38,7 +38,10 @@ SCRIPT = """async ([state, module, css]) => {
             Object.assign(this.changed, given);
         },
         save_changes() { this.saved.push(this.changed); this.changed = {}; },
-        send(content, _, buffers) { this.sent.push([content, (buffers || []).length]); },
+        send({sequence, ...content}, _, buffers) {
+            if (this.saved.at(-1)?.sequence !== sequence) throw new Error("a message without its number among the settings");
+            this.sent.push([content, (buffers || []).length]);
+        },
         on(name, callback) { listeners.set(name, [...(listeners.get(name) || []), callback]); },
         off(name, callback) { listeners.set(name, (listeners.get(name) || []).filter((each) => each !== callback)); },
         arrive(name, value) { values[name] = binary(value); for (const each of listeners.get("change:" + name) || []) each(); },

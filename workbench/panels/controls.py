@@ -213,7 +213,8 @@ class Controls(ViewBase):
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
-        self.stage.on_msg(lambda _, content, buffers: self._take(content, buffers))
+        self.stage.on_msg(lambda _, content, buffers: self._receive(content, buffers))
+        self.stage.observe(lambda _: self._take_due(), "sequence")
 
     def _change_system(self, change: dict[str, Any]) -> None:
         if self.by_program:
@@ -224,6 +225,19 @@ class Controls(ViewBase):
         self.request()
         self.tasks.show_known()
         self.tasks.refresh()
+
+    def _receive(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        self._messages.append((content, buffers))
+        self._take_due()
+
+    def _take_due(self) -> None:
+        """Act on the received messages whose preceding settings have arrived. `explore_stage` describes the order."""
+        messages, self._messages = self._messages, []
+        for content, buffers in messages:
+            if content.get("sequence", 0) > self.stage.sequence:
+                self._messages.append((content, buffers))
+            else:
+                self._take(content, buffers)
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
         actions: dict[str, Callable[[], object]] = {

@@ -253,9 +253,13 @@ class View {
     this.settle();
   }
 
+  // Settings may wait in the page while messages do not. So the kernel acts on a message once its number has come as a setting.
   send(content, buffers = []) {
+    const sequence = (this.model.get("sequence") ?? 0) + 1;
+    this.model.set("sequence", sequence);
+    this.model.save_changes();
     try {
-      this.model.send(content, undefined, buffers);
+      this.model.send({...content, sequence}, undefined, buffers);
     } catch {
       this.say("there is no kernel: this page shows its last state", true);
     }

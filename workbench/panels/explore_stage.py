@@ -11,6 +11,10 @@ picture protected at full strength, and a the strength.
     decoded pictures, classes, bytes       <--------  `seen` (present settings), custom messages (prefetched)
     buttons, files, pasted settings        -------->  custom messages
 
+The page sends custom messages at once, but ipywidgets holds changed traits back while the kernel handles earlier changes. So a
+message can overtake the settings before it. The page numbers its messages, and sets the trait `sequence` to the number together
+with the settings. The kernel acts on a message once `sequence` has reached its number.
+
 Pixels are sent as binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before
 torch is loaded.
 """
@@ -63,6 +67,7 @@ class Stage(anywidget.AnyWidget):
     layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # image shown for each picture of a sheet
     gain = traitlets.Float(1.0).tag(sync=True)  # amplification of the residual
     projection = traitlets.Unicode("PCA").tag(sync=True)  # projection of the map
+    sequence = traitlets.Int(0).tag(sync=True)  # number of the page's last message
 
     view = traitlets.Any()  # the displayed `View`, for observers in the kernel
     pictures: traitlets.List[int] = traitlets.List()

@@ -11,7 +11,7 @@ import threading
 import traceback
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ class ViewBase(ABC):
         self.dataset, self.title, self.output = title, title, output
         self.classes: tuple[str, ...] = ()
         self.pinned: list[View] = []
+        self._messages: list[tuple[dict[str, Any], Sequence[Any]]] = []  # from the page, before the settings that precede them
         self.error: Exception | None = None
         self.shown, self._renewed = 0, 0  # id of the frames on the page, and the number of calls of `renew`
         self._spent: dict[tuple[str, int], deque[float]] = {}
