@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.explorers import meta, opened, pixels, press, said
+from tests.support.explorers import meta, opened, pixels, press, said, upload
+from tests.support.uploads import png
 from tests.support.waiting import until
 from workbench.panels import Explorer
+from workbench.panels.picture_source import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.pictures import to_uint8
 
@@ -93,6 +95,26 @@ def test_a_failed_computation_is_reported_and_the_next_shown(
     assert explorer.wait()
     assert meta(explorer)["strength"] == 0.3
     assert said(explorer) == "", "what is over is no longer said"
+
+
+def test_a_view_in_progress_does_not_use_up_a_kept_message(explorer: Explorer) -> None:
+    shown = list[float]()
+
+    def add_files(change: dict[str, Any]) -> None:  # just before the worker decides on the message
+        shown.append(change["new"].settings.strength)
+        if len(shown) == 1:
+            upload(explorer, ("a.png", png((200, 30, 40))), ("notes.txt", b"no picture"))
+
+    explorer.observe(add_files, "view")
+    explorer.strength = 0.4
+    assert explorer.wait()
+    explorer.unobserve(add_files, "view")
+    assert explorer.source == UPLOADS
+    assert len(shown) == 2
+    assert "notes.txt" in said(explorer)
+    explorer.strength = 0.5
+    assert explorer.wait()
+    assert said(explorer) == ""
 
 
 def test_another_view_of_the_name_closes_and_frees_the_first(fresh: Explorer, tmp_path: Path) -> None:

@@ -197,6 +197,8 @@ class LiveView(Controls):
         self.stage.pictures = list(settings.pictures)
         self.stage.view = View.of(settings, captured, seen, name, self.classes)
         self.tasks.look_ahead()
-        if not self._kept:
-            self.report("")
-        self.error, self._kept = None, False
+        with self._drawing:
+            self.worker.proceed()  # leave the text to the view of a newer request
+            if not self._kept:
+                self.report("")
+            self.error, self._kept = None, False

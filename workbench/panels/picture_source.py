@@ -168,8 +168,8 @@ class PictureSource:
         return list(range(len(source.split)))
 
     def _run_over(self, order: list[int]) -> None:
-        if not order:
-            self.explorer.report(f"no picture is {self.stage.show!r}: all are shown", kept=True)
+        none = "" if order else f"no picture is {self.stage.show!r}: all are shown"
+        if none:
             with self.explorer.programmatic_update():
                 self._reset()
         else:
@@ -177,6 +177,8 @@ class PictureSource:
             self.go_to(0)
         self.tell()
         self.explorer.request()
+        if none:
+            self.explorer.report(none, kept=True)
 
     def _reset(self) -> None:
         self._order = None
@@ -206,11 +208,13 @@ class PictureSource:
         except WorkbenchError as error:
             self.explorer.report(str(error), bad=True)
             return
-        self.explorer.report("; ".join(wrong)[:600], bad=bool(wrong), kept=bool(wrong))
+        self.explorer.report("")
         if source is not None:
             self.explorer.tasks.forget(name)
             self.add(name, source)
             self.explorer.request()
+        if wrong:
+            self.explorer.report("; ".join(wrong)[:600], bad=True, kept=True)
 
     def _side(self) -> int:
         return int(next(iter(self.sources.values())).split.images.shape[-1])

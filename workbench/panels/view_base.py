@@ -46,7 +46,7 @@ class ViewBase(ABC):
         self.error: Exception | None = None
         self.shown, self._renewed = 0, 0  # id of the frames on the page, and the number of calls of `renew`
         self._spent: dict[tuple[str, int], deque[float]] = {}
-        self._kept, self._program, self._drawing = False, threading.local(), threading.Lock()
+        self._kept, self._program, self._drawing = False, threading.local(), threading.RLock()
 
     @property
     def view(self) -> View | None:
@@ -149,10 +149,12 @@ class ViewBase(ABC):
     def report(self, text: str, bad: bool = False, kept: bool = False, busy: bool = False) -> None:
         """Show `text` in the status line. `bad` marks an error.
 
-        `busy` adds a moving bar. With `kept`, the text stays after the next view.
+        `busy` adds a moving bar. With `kept`, the text stays after the next view that no newer request supersedes. An action
+        that requests a view reports its kept text after the request.
         """
-        self._kept = kept
-        self.stage.message = {"text": text, "bad": bad, "busy": busy}
+        with self._drawing:
+            self._kept = kept
+            self.stage.message = {"text": text, "bad": bad, "busy": busy}
 
     def guard(self, action: Callable[[], object]) -> None:
         """Call `action()` in this thread. Show an error of the action in the status line, and do not raise the error."""
