@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tests.support.explorers import DIGITS, everything, meta, pixels, press, said, upload
 from tests.support.uploads import png
+from tests.support.waiting import until
 from workbench.panels import Explorer, background_tasks, pipeline
 
 
@@ -94,6 +96,31 @@ def test_views_are_kept_side_by_side_and_shown_again(explorer: Explorer) -> None
     assert (explorer.codec, explorer.pictures) == ("neural", [4])
     press(explorer, "unpin", at=0)
     assert len(explorer.stage.pins) == len(explorer.pinned) == 1
+
+
+def test_a_pin_and_a_link_are_of_the_settings_before_them(explorer: Explorer) -> None:
+    with explorer.programmatic_update():
+        explorer.apply(strength=0.2, codec="jpeg", pictures=[3])  # not displayed yet
+    assert explorer.view is not None
+    assert explorer.view.settings != explorer.settings()
+    press(explorer, "pin")
+    assert [view.settings for view in explorer.pinned] == [explorer.settings()]
+    assert np.array_equal(explorer.pinned[0].original, explorer.compute(explorer.settings())[0].original[0])
+    assert "-p strength 0.2 " in explorer.link()["command"]
+
+
+def test_an_export_waits_for_the_view_before_it(explorer: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    around = explorer.shown, replace(explorer.settings(), strength=0.0)
+    until(lambda: explorer.tasks._around == around)  # prefetching would hold the export back
+    real, gate = explorer.compute, threading.Event()
+    monkeypatch.setattr(explorer, "compute", lambda settings: gate.wait(20) and real(settings))
+    explorer.strength = 0.2
+    press(explorer, "export", what="settings (JSON)")
+    assert not explorer.rest(0.05)
+    gate.set()
+    assert explorer.rest()
+    written = json.loads((tmp_path / "out" / "explore-settings.json").read_text("utf-8"))
+    assert written["parameters"]["strength"] == 0.2
 
 
 def exported(explorer: Explorer, kind: str) -> str:

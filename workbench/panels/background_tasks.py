@@ -318,7 +318,9 @@ class BackgroundTasks:
 
         A figure also shows the pinned views, which the user has kept for comparison. A single file is also sent to the page.
         """
-        explorer, view = self.explorer, self.explorer.view
+        explorer = self.explorer
+        explorer.worker.wait_for_rest(0.0)  # for the view of settings that have just changed
+        view = explorer.view
         if view is None:
             return
         from ..notebook import default_output

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
 from ..storage import expand_user
@@ -16,6 +16,9 @@ from . import exports
 from .explore_stage import SETTINGS
 from .settings import SHEETS, Settings, check, parse
 from .view_base import ViewBase
+
+if TYPE_CHECKING:
+    from .methods import View
 
 __all__ = ["Controls"]
 
@@ -187,20 +190,22 @@ class Controls(ViewBase):
         """
         from .saved_page import write
 
-        self._require_shown()
-        return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
+        view = self._require_shown()
+        return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(view))
 
     def link(self) -> dict[str, str]:
         """Return {"python": Python call, "command": papermill command}. Each of the two texts reproduces the view."""
         from ..notebook import default_output
 
-        self._require_shown()
-        parameters = self.tasks.parameters(self.view, self.output or default_output(), self.stage.gain)
-        return {"python": self.settings().python(), "command": Settings.command(parameters)}
+        view = self._require_shown()
+        parameters = self.tasks.parameters(view, self.output or default_output(), self.stage.gain)
+        return {"python": view.settings.python(), "command": Settings.command(parameters)}
 
-    def _require_shown(self) -> None:
-        if self.view is None:
+    def _require_shown(self) -> View:
+        view = self.present()
+        if view is None:
             raise UsageError("nothing is shown yet: call explorer.wait() first")
+        return view
 
     def _require_sources(self) -> None:
         if not self.picture_source.sources and not self.worker.wait(lambda: bool(self.picture_source.sources), 600.0):
@@ -261,9 +266,13 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Pin the present view: keep it on the page for comparison. Only the newest `MOST_PINS` (12) pins are kept."""
-        if self.view is not None:
-            self.pinned = [*self.pinned, self.view][-MOST_PINS:]
+        """Pin the view of the present settings: keep it on the page for comparison.
+
+        Only the newest `MOST_PINS` (12) pins are kept.
+        """
+        view = self.present()
+        if view is not None:
+            self.pinned = [*self.pinned, view][-MOST_PINS:]
             self._show_pins()
 
     def unpin(self, at: int) -> None:

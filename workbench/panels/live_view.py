@@ -35,7 +35,7 @@ from .settings import CODECS, Settings, check
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .methods import Captured, Method, Seen
+    from .methods import Captured, Method, Seen, View
 
 __all__ = ["LiveView"]
 
@@ -151,6 +151,18 @@ class LiveView(Controls):
         self._bring(settings, captured)
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
+    def present(self) -> View | None:
+        view = self.view
+        if view is None or self.worker.closed:
+            return view
+        settings = self.settings()
+        if self.worker.idle and view.settings == settings:
+            return view
+        method = self.method_of(settings)
+        settings = self._possible(settings, method)
+        captured = self.capture(method, settings)
+        return self._view_of(settings, captured, method.see(settings, self.key(settings), captured, lambda: None))
+
     def _possible(self, settings: Settings, method: Method) -> Settings:
         """Return `settings` with a codec and a rate that `method` supports, and set the controls to these values."""
         if settings.codec not in method.codecs:
@@ -183,22 +195,25 @@ class LiveView(Controls):
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
         """Send the cloud's result `seen` to the page, and set the stage's `view`, which Python code can observe."""
-        from .methods import View
-
         fresh = self._last
         for made in (each for each in (captured, seen) if each not in fresh):
             for stage, milliseconds in made.milliseconds.items():
                 self._spent.setdefault((stage, len(seen.which)), deque(maxlen=15)).append(milliseconds)
         settings = self._possible(settings, self.method_of(settings))
-        label = int(self.picture_source.sources[settings.source].split.labels[settings.index])
-        name = self.classes[label] if 0 <= label < len(self.classes) else "unknown"
         self._last = (captured, seen)
         self.stage.seen = self.pack(self.shown, settings, seen)
         self.stage.pictures = list(settings.pictures)
-        self.stage.view = View.of(settings, captured, seen, name, self.classes)
+        self.stage.view = self._view_of(settings, captured, seen)
         self.tasks.look_ahead()
         with self._drawing:
             self.worker.proceed()  # leave the text to the view of a newer request
             if not self._kept:
                 self.report("")
             self.error, self._kept = None, False
+
+    def _view_of(self, settings: Settings, captured: Captured, seen: Seen) -> View:
+        from .methods import View
+
+        label = int(self.picture_source.sources[settings.source].split.labels[settings.index])
+        name = self.classes[label] if 0 <= label < len(self.classes) else "unknown"
+        return View.of(settings, captured, seen, name, self.classes)

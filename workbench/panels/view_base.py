@@ -87,6 +87,13 @@ class ViewBase(ABC):
     def request(self) -> None: ...
 
     @abstractmethod
+    def present(self) -> View | None:
+        """Return the result for the present settings, which is computed here if it is not displayed yet.
+
+        Return None before the first view.
+        """
+
+    @abstractmethod
     def save(self, path: str | Path) -> Path: ...
 
     @abstractmethod
