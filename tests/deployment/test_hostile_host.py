@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_nor_does_it_reach_a_notebook(plan: Path) -> None:
         panel.close()
     assert sum(r"\u202eready" in text for text in texts) >= 4
     assert not [each for text in texts for each in text if not each.isprintable() and each != "\n"]
+
+
+def test_an_enabled_button_is_never_ignored(plan: Path) -> None:
+    panel, enabled = DeployPanel(plan), threading.Event()
+    try:
+        panel.launch_button.observe(lambda change: change["new"] or enabled.set(), "disabled")
+        panel.launch()
+        assert enabled.wait(60)
+        panel.launch_button.click()
+        assert panel.launch_button.disabled
+        with pytest.raises(RemoteError):
+            panel.wait(60)
+    finally:
+        panel.close()
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------------

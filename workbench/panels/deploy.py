@@ -52,7 +52,7 @@ class DeployPanel:
         self._steps: deque[str] = deque(maxlen=200)
         self._began = time.monotonic()
         self._busy, self._closed = threading.Event(), threading.Event()
-        self._looking = threading.Lock()
+        self._looking, self._turn = threading.Lock(), threading.Lock()
         self._build()
         self._watcher = threading.Thread(target=self._watch, name="deploy", daemon=True)
         self._watcher.start()
@@ -139,11 +139,12 @@ class DeployPanel:
     # --- actions -------------------------------------------------------------------------------------------------------------
 
     def _do(self, name: str, action: Callable[[], object]) -> None:
-        if self._busy.is_set():
-            return
-        self._busy.set()
+        with self._turn:
+            if self._busy.is_set():
+                return
+            self._busy.set()
+            self.launch_button.disabled = self.stop_button.disabled = True
         self.error, self._began = None, time.monotonic()
-        self.launch_button.disabled = self.stop_button.disabled = True
         self._say(f"{name} …")
 
         def run() -> None:
@@ -156,9 +157,12 @@ class DeployPanel:
                 traceback.print_exc()
                 self._fail(WorkbenchError(f"{type(error).__name__}: {error}"))
             finally:
-                self.launch_button.disabled = self.stop_button.disabled = False
-                self.look()
-                self._busy.clear()
+                try:
+                    self.look()
+                finally:
+                    with self._turn:  # a click on an enabled button is never ignored
+                        self._busy.clear()
+                        self.launch_button.disabled = self.stop_button.disabled = False
 
         threading.Thread(target=run, name=name, daemon=True).start()
 
