@@ -341,6 +341,22 @@ def test_a_file_that_is_no_picture_is_named(page: Page, tmp_path: Path, files: l
     assert page.locator("#error").is_hidden()
 
 
+@pytest.mark.system
+def test_a_failed_load_of_the_encoder_is_tried_again(
+    opened: Open, both: Both, watched: Watched, tmp_path: Path, files: list[bytes]
+) -> None:
+    page = opened(both.edge.url, service_workers="block")  # the service worker would serve its copy
+    page.route("**/encoder.js", lambda route: route.abort(), times=2)
+    page.reload()
+    admit(page)
+    for shown in ("#error", "#details"):  # the second failure, then a worker that loads
+        page.get_by_label("Choose pictures").first.set_input_files(cards(files[:1], tmp_path))
+        page.locator(shown).wait_for()
+    expected = ("Failed to load resource", "Service Worker registration blocked")
+    assert [line for line in watched.said if not line.startswith(expected)] == []
+    watched.said.clear()
+
+
 # --- many ------------------------------------------------------------------------------------------------------------------
 
 

@@ -3,25 +3,33 @@
 const MOST_FILE = 64 * 2 ** 20; // bytes of a chosen file
 const MOST_KEPT = 64e6; // pixels of all squares of a batch
 
-const worker = new Worker("/encoder.js", { type: "module" });
 const asked = new Map();
 let last = 0;
+let worker = started();
 
-worker.onmessage = ({ data }) => {
-  const { resolve, reject } = asked.get(data.id);
-  asked.delete(data.id);
-  if (data.error) reject(new Error(`This browser cannot make a JPEG of the picture (${data.error})`));
-  else resolve(data);
-};
-worker.onerror = () => {
-  for (const { reject } of asked.values()) reject(new Error("This browser cannot make JPEG in the background: use a newer one"));
-  asked.clear();
-};
+function started() {
+  const made = new Worker("/encoder.js", { type: "module" });
+  made.onmessage = ({ data }) => {
+    const { resolve, reject } = asked.get(data.id);
+    asked.delete(data.id);
+    if (data.error) reject(new Error(`This browser cannot make a JPEG of the picture (${data.error})`));
+    else resolve(data);
+  };
+  made.onerror = () => {
+    made.terminate();
+    worker = null; // the next picture starts another: perhaps the script only failed to load
+    const why = "The page's JPEG encoder did not start: try again, and if that fails too, use a newer browser";
+    for (const { reject } of asked.values()) reject(new Error(why));
+    asked.clear();
+  };
+  return made;
+}
 
 function ask(message, transfer) {
   return new Promise((resolve, reject) => {
     last += 1;
     asked.set(last, { resolve, reject });
+    worker ??= started();
     worker.postMessage({ ...message, id: last }, transfer);
   });
 }
