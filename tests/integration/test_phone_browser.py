@@ -716,6 +716,42 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
 
 
 @pytest.mark.system
+def test_a_transient_failure_to_give_evidence_is_asked_again(
+    networks: Pair,
+    neural: Neural,
+    digits: Dataset,
+    folder: Path,
+    opened: Open,
+    watched: Watched,
+    files: list[bytes],
+    tmp_path: Path,
+) -> None:
+    nonces: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        nonces.extend(parse_qs(urlsplit(handler.path).query)["runtime_data"])
+        evidence = {"svn": "1", "report_data": nonces[-1]}
+        send(handler, 500 if len(nonces) == 1 else 200, json.dumps(evidence).encode())
+
+    with answering(answer) as agent, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
+        service = edge_of(
+            networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=AttestationAgent(agent)
+        )
+        with serving(service, folder, "edge", demand=False) as edge:
+            page = opened(edge.url)
+            admit(page)
+            page.locator("#attested", has_text="No evidence for now").wait_for()
+            for count in (2, 4):
+                page.get_by_label("Choose pictures").first.set_input_files(cards(files[:2], tmp_path))
+                page.locator("#strip li").nth(count - 1).wait_for()
+                page.locator("#attested", has_text="Development runtime").wait_for()
+            page.context.close()
+    assert len(nonces) == 2, "evidence that came is not requested again"
+    assert all("502" in line for line in watched.said), watched.said
+    watched.said.clear()
+
+
+@pytest.mark.system
 def test_the_page_recognises_a_milan_by_report_or_certificate(page: Page) -> None:
     old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
     cases = [

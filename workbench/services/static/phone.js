@@ -5,7 +5,7 @@ import { Camera, there, why } from "./camera.js";
 import * as edge from "./edge.js";
 import { bitmapOf, jpegOf } from "./pictures.js";
 import { back, bytesOf, count, hops, make, millis, Past, percent, show, underWay } from "./show.js";
-import { attest, describe } from "./trust.js";
+import { attest, attestAgain, describe } from "./trust.js";
 import { Waiting } from "./waiting.js";
 
 const AGAIN = [1000, 2000, 4000, 8000, 15000]; // milliseconds between two attempts to reach the edge
@@ -133,6 +133,7 @@ async function send(shot) {
   shot.url ??= URL.createObjectURL(shot.jpeg);
   underWay(shot.url);
   byId("result").setAttribute("aria-busy", "true");
+  attestAgain(about);
   try {
     const { answer, passed } = await edge.recognise([shot.jpeg], { show: asked });
     const rest = performance.now() - shot.began - shot.encoding - passed;

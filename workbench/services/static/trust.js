@@ -78,6 +78,11 @@ export async function attest(about) {
   }
 }
 
+// Request evidence again if the last request failed. A failure may be transient.
+export function attestAgain(about) {
+  if (byId("attested").dataset.kind === "later" && !byId("attest").disabled) attest(about);
+}
+
 // List the edge's description of itself.
 export function describe(about) {
   const rows = about?.admitted
