@@ -1,6 +1,6 @@
 """`workbench bench`: measure the speed of the networks, or of edge and cloud services under load.
 
-The speed of the networks is compared with the speed of the papers' own implementation.
+The command `bench models` compares the networks with the papers' own implementation.
 """
 
 from __future__ import annotations

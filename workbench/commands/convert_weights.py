@@ -1,4 +1,4 @@
-"""`workbench import-weights`, `export-weights`, `model-card` and `models`: convert, ship, describe and list weights."""
+"""`workbench import-weights`, `export-weights`, `model-card` and `models`: convert, export, describe and list weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`workbench evaluate`: measure how well a system protects and recognises test images, and how many bytes an image takes."""
+"""`workbench evaluate`: measure how well a system protects and recognises test images, and the bytes per image."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Return the deployment that the file `plan` (TOML) describes. It will log its steps on standard error.
+    """Return the deployment that the file `plan` (TOML) describes. The deployment logs its steps to standard error.
 
     `config` is an SSH configuration file that replaces ~/.ssh/config. Raises UsageError if `config` does not exist.
     """

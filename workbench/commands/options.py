@@ -41,7 +41,8 @@ TARGET, AUXILIARY = "resnet18", "vgg13_bn"
 def add_command(commands: Commands, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
     """Declare the command `name`, and return its parser, to which the caller adds options.
 
-    `run` gets the parsed options and returns the exit status. `summary` is one line. `examples` is the end of the help text.
+    The function `run` gets the parsed options and returns the exit status. `summary` is one line of text. `examples` is a text
+    with example commands, which ends the help text.
     """
     made = commands.add_parser(
         name,
@@ -71,9 +72,9 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
 
 
 def add_precision(made: argparse.ArgumentParser, where: str) -> None:
-    """Declare the option `--precision`, the number format in which networks compute.
+    """Declare the option `--precision`, the number format in which the networks compute.
 
-    `where` is the beginning of the help text, and names these networks.
+    `where` is the option's help text without the default.
     """
     made.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help=f"{where} (default: float32)")
 
@@ -88,9 +89,9 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return the value of `--rate`, or None without this option. The rate of the codec `neural` is 0 (fewest bits) to 1.
+    """Return the value of `--rate`, or None if the option was not given. Rates are from 0 (fewest bits) to 1 (most bits).
 
-    Raises UsageError for a rate outside [0, 1], and for a rate with another codec.
+    Raises UsageError for a rate outside [0, 1], and for a rate with another codec than `neural`.
     """
     from ..rates import check_rate
 
@@ -109,9 +110,9 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
     """Load the four networks that the options name. Raises WeightsError for missing weights.
 
-    The compressor is left out if the codec needs none. `--variant` names a variant of the compressor. If there is no compressor
-    of this name, and no `--generator-variant` is given, `--variant` names a variant of the generator, such as `paper`. This
-    generator is loaded with its own compressor.
+    If the codec needs no compressor, the compressor is not loaded. `--variant` names a variant of the compressor. But if only a
+    generator has a variant of this name, such as `paper`, this generator is loaded with its own compressor. This does not apply
+    with `--generator-variant`.
     """
     from .. import system, weights
 
@@ -153,7 +154,7 @@ def pick_device(name: str) -> str:
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
     """Return a table as text. The first column is left-aligned, and the other columns are right-aligned.
 
-    `columns` are the titles. Control characters in cells are escaped.
+    `columns` are the titles of the columns. Control characters in the cells of `rows` are escaped.
     """
     table = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-EMBEDDED = "digits"  # training on it takes minutes, so reproduce trains its networks and uses no shipped weights
+EMBEDDED = "digits"  # a training on this data set takes minutes, so no shipped weights are used
 
 
 def add(commands: Commands) -> None:
@@ -66,11 +66,11 @@ def reproduce(options: argparse.Namespace) -> int:
         options.dataset, options.data_dir = asked["dataset"], asked["data_dir"]
     start = time.monotonic()
     dataset = read_dataset(options)
-    n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if necessary, before anything is written
+    n = len(dataset.test.head(asked.get("limit")))  # reads or downloads the data set before any file is written
     threads = max(1, (cores() // min(len(names), cores())))
     check_preset(options.preset)
     weights.generator_name(asked["target"], asked["auxiliary"])  # raises for invalid names
-    runs.plan(names, Path(), asked)  # likewise, before anything is written
+    runs.plan(names, Path(), asked)  # also raises for invalid names, before any file is written
     if not options.resume:
         directory = runs.new_directory()
     tasks = runs.plan(names, directory, asked, threads)

@@ -1,4 +1,7 @@
-"""`workbench serve`: run the edge (protects and encodes images) or the cloud (classifies them) as an HTTPS service."""
+"""`workbench serve`: run an edge or a cloud as an HTTPS service.
+
+The edge protects and encodes images. The cloud decodes and classifies them.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
-YOUNG_OBJECTS = 5000  # Python's own threshold of a garbage collection is 700
+YOUNG_OBJECTS = 5000  # new objects until a garbage collection; Python's default is 700
 
 
 def add(commands: Commands) -> None:
@@ -95,7 +98,8 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 def serve(options: argparse.Namespace) -> int:
     """Run a service until SIGTERM or Ctrl-C, and then finish the accepted requests.
 
-    The port is bound before the networks are loaded, so clients that connect early wait.
+    The port is bound before the networks are loaded. So clients that connect early wait, and are not refused. Raises UsageError
+    for options that contradict each other.
     """
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")

@@ -1,6 +1,6 @@
 """Interactive widgets for Jupyter, called views.
 
-Importing this package loads neither the views nor torch, so that a view's controls appear before torch is loaded.
+Importing this package loads neither the modules of the views nor torch. So a view can show its controls before torch is loaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import the view's class `name` on first use, and return the class. Raises AttributeError for any other name."""
+    """Import the class of a view on first use, and return it. Raises AttributeError if `name` is not in `__all__`."""
     from importlib import import_module
 
     if name not in _ROOMS:

@@ -1,13 +1,13 @@
-"""Serve a notebook's view, an interactive widget, as a web page without code: `make app`.
+"""Serve the view of a notebook as a web page that shows no code: `make app`.
 
-The web server is Voilà, from the pip extra `app`.
+A view is an interactive widget. The web server is Voilà, from the pip extra `app`.
 
 ::
 
     browser --token--> Voilà on loopback --> one kernel for each open page: runs the notebook's cells up to the view
 
 Cells after the view (figures, results) are not run, so that the page appears at once. Closing the page ends its kernel. If the
-connection is lost, the kernel ends after `CULL_S` idle seconds.
+connection is lost, the kernel ends after `CULL_S` (300) idle seconds.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ POLICY = (
 
 
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Return a copy of the notebook that ends with the view, with `parameters` set.
+    """Return a copy of `notebook` that ends with the cell that shows the view.
 
-    The copy has the code cells up to the first cell that ends in `.widget`. `parameters` override values of the notebook's
-    parameters cell. Raises UsageError for a parameter that the notebook does not declare, and RunError if no cell ends in
-    `.widget`.
+    This is the first code cell whose source ends in `.widget`. The copy has no text cells. `parameters` maps names to
+    values, which override those in the notebook's cell with the tag "parameters". Raises UsageError for a parameter that the
+    notebook does not declare, and RunError if no cell ends in `.widget`.
     """
     cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
     shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)
@@ -74,9 +74,10 @@ def _names(source: str) -> list[str]:
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
     """Return Voilà's configuration for a page that shows the view of `notebook`.
 
-    Voilà then listens on loopback only, and serves none of the notebook folder's files. `parameters` override those of the
-    notebook. `theme` is "light" or "dark". `token` is the page's secret. Without a token, Voilà generates one. Raises
-    UsageError if the notebook cannot be read, and the errors of `view_of`.
+    With this configuration, Voilà listens on loopback only, and serves no files from the notebook's folder. `parameters` maps
+    names of the notebook's parameters to new values. `theme` is "light" or "dark". `token` is the secret that a browser needs
+    to open the page. If it is None, Voilà generates a token. Raises UsageError if the notebook cannot be read, and the errors
+    of `view_of`.
     """
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
@@ -89,7 +90,7 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
     known = {"auto_token": True} if token is None else {"token": token}
 
     def prepare(handler: Any, notebook: nbformat.NotebookNode, cwd: str) -> nbformat.NotebookNode:
-        handler.xsrf_token  # noqa: B018  (sets the cookie by which a page may end its kernel)
+        handler.xsrf_token  # noqa: B018  (sets the cookie that a page needs to end its kernel)
         return deepcopy(view)
 
     return {
@@ -116,7 +117,8 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a notebook's view as a web page until Ctrl-C or SIGTERM, and return the exit status.
 
-    `arguments` are the command-line arguments, by default those of this process.
+    The status is 0 after success, 2 after a UsageError, and 1 after another error of the workbench. `arguments` are the
+    command-line arguments. None stands for `sys.argv[1:]`.
     """
     options = _parser().parse_args(arguments)
     try:

@@ -2,13 +2,13 @@
 
 - curves: measure accuracy, SSIM and bytes of the test images over the perturbation's strength
 - surface: measure accuracy and bytes over strength and rate. A higher rate means more bits.
-- search: measure a collection's first pictures, to filter and sort the pictures by the results
+- search: measure the first pictures of a collection, to filter and sort them by the results
 - attack: train an attacker, a network that reconstructs pictures from the cloud's decoded pictures
 - map: draw a point for each picture, computed from the target classifier's features of the picture
 - prefetching: compute the cloud's results at other strengths and rates, and send the results to the page in advance
 
-The cloud decodes and classifies the protected pictures. The page is the widget in the browser. The settings are the controls'
-values, such as the strength, the rate and the networks.
+A collection is a numbered list of pictures. The cloud decodes and classifies the protected pictures. The page is the widget in
+the browser. The settings are the values of the page's controls, such as the strength, the rate and the networks.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ __all__ = ["BackgroundTasks"]
 
 CURVE_IMAGES = 1000
 SURFACE_IMAGES = 256
-ATTACK = (2000, 12_000)  # an attacker's training pairs, and its training images with repeats
+ATTACK = (2000, 12_000)  # number of an attacker's training pairs, and of its training images with repeats
 MAPPED = 256  # points on the map
-PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths to prefetch, by the number of pictures on the screen
+PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # number of strengths to prefetch, by the number of pictures on the screen
 Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """A thread with a queue of tasks. If the queue is empty, the thread measures curves, then the surface, then prefetches.
+    """A thread that runs tasks from a queue. If the queue is empty, it does the requested measurements and prefetching.
 
-    `curves`, `surfaces` and `scans` cache the curves, the surfaces and the results of searches, by settings.
+    The order is: curves, surface, prefetching. The dicts `curves`, `surfaces` and `scans` cache results by settings. `scans`
+    has the results of searches.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -51,17 +52,17 @@ class BackgroundTasks:
         self.mapping = False  # whether the page shows the map
         self._queue: deque[Callable[[], None]] = deque()
         self._stale, self._surface, self._ahead, self._busy = False, False, False, False
-        self._around: tuple[Any, ...] | None = None  # the frames and the settings whose prefetched views are complete
+        self._around: tuple[Any, ...] | None = None  # id of the frames and settings for which prefetching is done
         self._mapped: tuple[Any, ...] | None = None
         explorer.worker.run_along(self._run, "explorer-tasks")
 
     @property
     def idle(self) -> bool:
-        """Whether all queued tasks and requested curves are done. The surface and prefetching do not count."""
+        """Whether all queued tasks and requested curves are done. Surface and prefetching may still be pending."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
-        """Append `task` to the queue. The thread calls `task()` after the tasks that are queued before."""
+        """Append `task` to the queue. The thread calls `task()` after all earlier tasks in the queue."""
         with self.explorer.worker.changed:
             self._queue.append(task)
             self.explorer.worker.changed.notify_all()
@@ -124,9 +125,10 @@ class BackgroundTasks:
         self._around = around
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the cloud's results at every prefetched strength, then at every prefetched rate, in the format of `pack_seen`.
+        """Return the cloud's results at other strengths and rates, for the pictures on the page.
 
-        Results that are not cached yet are computed.
+        The list has one result for each strength that is prefetched, then one for each rate of the codec. Each result has the
+        format of `pack_seen`. Results that are not cached are computed.
         """
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
@@ -234,9 +236,9 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Measure the collection's first 512 pictures, then filter and sort these pictures as the user has selected.
+        """Measure the collection's first 512 pictures, then apply the filter and the order that the user has selected.
 
-        The measurements are the cloud's labels, SSIM and an attacker's PSNR. The results are cached by settings.
+        The measurements are a `pipeline.Scan`. They are cached by settings.
         """
         explorer = self.explorer
         self._pace()
@@ -255,7 +257,7 @@ class BackgroundTasks:
             explorer.report(f"{count} of the first {n} pictures, at strength {settings.strength:g}", kept=True)
 
     def forget(self, source: str) -> None:
-        """Drop the cached searches of the collection `source`. Called after the collection's pictures were replaced."""
+        """Drop the cached searches of the collection named `source`. Called after the collection's pictures were replaced."""
         self._around = self._mapped = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
@@ -267,7 +269,7 @@ class BackgroundTasks:
     def draw_map(self) -> None:
         """Draw the map of the collection's first `MAPPED` (256) pictures, with one point for each picture.
 
-        A point is the projection to a plane of the target classifier's features of the decoded picture.
+        The target classifier computes features of the decoded picture. The point is their projection to a plane.
         """
         from .projection import as_points
 
@@ -288,7 +290,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker at the present settings. From then on, the page shows the attacker's reconstructions."""
+        """Train an attacker on pictures that are sent with the present settings. Then show its reconstructions on the page."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -316,7 +318,8 @@ class BackgroundTasks:
     def export(self, kind: str) -> None:
         """Write the present view to files. `kind` is one of `exports.KINDS`, such as "figure (PNG)".
 
-        A figure also shows the pinned views, which the user has kept for comparison. A single file is also sent to the page.
+        A figure also shows the pinned views, which the user has kept for comparison. If the export is a single file, the page
+        offers it for download.
         """
         explorer = self.explorer
         explorer.worker.wait_for_rest(0.0)  # for the view of settings that have just changed
@@ -346,8 +349,8 @@ class BackgroundTasks:
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
         """Return the parameters with which the notebook `explore` reproduces `view`.
 
-        The notebook cannot read uploads. So an uploaded picture is first written below `folder`. For this, `gain` is passed to
-        `exports.write_pictures`.
+        The notebook cannot read uploads. So an uploaded picture is first written below `folder`, by `exports.write_pictures`.
+        That function requires a `gain`, but only uses it for residuals.
         """
         explorer = self.explorer
         settings: Settings = view.settings

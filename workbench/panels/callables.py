@@ -1,6 +1,6 @@
-"""Methods of `explore` that a user defines by three functions: protect, encode and decode.
+"""User-defined methods of the view `explore`. A user defines a method by three functions: protect, encode and decode.
 
-The functions replace the workbench's networks, which protect and compress pictures.
+These functions replace the workbench's networks, which protect and compress pictures.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class CallableMethod(Method):
     in [0, 1]. They are numpy arrays if `numpy` is set, else torch tensors.
 
     - `protect(images)` returns the images, protected at full strength.
-    - `encode(images)` returns one byte string for each image, or one byte string for the whole batch. A function with two
-      required parameters is called as `encode(images, rate)`, with a rate in [0, 1].
-    - `decode(payload)` takes the result of `encode` and returns images.
-    - `recognise(images)` returns class scores N x K, as probabilities or logits.
+    - `encode(images)` returns one byte string for each image, or one byte string for the whole batch. If `encode` has two
+      required parameters, it is called as `encode(images, rate)`, with a rate in [0, 1].
+    - `decode(payload)` takes the result of `encode`, and returns images of the same shape.
+    - `recognise(images)` returns class scores (N x K), as probabilities or logits.
+
+    The method raises UsageError if a function returns another shape, or if `encode` does not return bytes.
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -117,7 +119,8 @@ def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | No
 def as_source(images: Any, labels: Sequence[int] | None) -> Source:
     """Return a collection of `images`, which are N x 3 x H x W, uint8 or floats in [0, 1].
 
-    `labels` are the N true class indices, or None if the classes are unknown. Raises UsageError for any other input.
+    H and W are at least 11, the window of SSIM. `labels` are the N true class indices, or None if the classes are unknown.
+    Raises UsageError for other shapes, types or values.
     """
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:

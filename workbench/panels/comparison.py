@@ -1,6 +1,6 @@
-"""The view of `Explorer.compare`. It shows pictures on their way through user-defined methods.
+"""The view of `Explorer.compare`. It shows how user-defined methods protect, encode and decode pictures.
 
-A method is a set of functions that protect, encode and decode pictures in place of the workbench's networks.
+A method is a set of functions that the view uses in place of the workbench's networks.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A view that shows pictures on their way through user-defined methods. `Explorer.compare` describes the parameters.
+    """A view that shows how user-defined methods protect, encode and decode pictures.
 
-    The setting `pair` of this view is the name of the selected method.
+    `Explorer.compare` describes the parameters. In this view, the setting `pair` is the name of the selected method.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Comparison(LiveView):
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return {"python": call, "command": ""}. The Python call restores the present settings.
+        """Return {"python": Python call, "command": ""}. The Python call restores the present settings.
 
-        The papermill command of other views is missing: it runs a notebook, and no notebook contains the user's functions.
+        There is no papermill command, because no notebook contains the user's functions.
         """
         return {"python": self.settings().python(), "command": ""}

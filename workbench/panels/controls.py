@@ -28,7 +28,10 @@ MOST_PINS = 12
 
 
 def _choice(name: str, doc: str | None = None) -> Any:
-    """Return a property for the setting `name` of the stage. Its setter accepts only values that the page offers."""
+    """Return a property that reads and sets the trait `name` of the stage. `doc` is the property's docstring.
+
+    Setting a value that the page does not offer raises UsageError.
+    """
 
     def choose(view: Controls, value: str) -> None:
         offered = [each[0] if isinstance(each, list) else each for each in view.stage.options.get(f"{name}s", [""])]
@@ -68,7 +71,7 @@ class Controls(ViewBase):
 
     codec = _choice("codec")
     pair = _choice("pair", "The name of the pair of classifiers, `target-X-auxiliary`, or of the user-defined method.")
-    variant = _choice("variant", "The name of another generator of the same pair. Empty selects the pair's own generator.")
+    variant = _choice("variant", "The name of another generator for the same pair. Empty: the pair's own generator.")
 
     @property
     def quality(self) -> int:
@@ -90,7 +93,7 @@ class Controls(ViewBase):
 
     @property
     def pictures(self) -> list[int]:
-        """The numbers of the pictures on the screen. Numbers count the chosen collection's pictures from 0 on."""
+        """The numbers of the pictures on the screen. The first picture of the chosen collection has the number 0."""
         return list(self.picture_source.pictures)
 
     @pictures.setter
@@ -118,6 +121,7 @@ class Controls(ViewBase):
 
         `names` is one name or several, such as "strength", "pictures" or "view". "view" is the displayed result. Handlers of
         "pictures" and "view" run in the worker's thread. `change` has the attribute's old and new value, as in traitlets.
+        Raises UsageError for an unknown name.
         """
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
@@ -125,11 +129,11 @@ class Controls(ViewBase):
             self.stage.observe(handler, name)
 
     def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """End what `observe` began."""
+        """Stop calling `handler` for changes of the named attributes. The opposite of `observe`."""
         self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
 
     def apply(self, **settings: Any) -> None:
-        """Set several settings at once, which are given as keyword arguments.
+        """Set several settings at once, by keyword arguments.
 
         The keywords are `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures`. Raises UsageError
         for an invalid value. In that case no setting changes.
@@ -156,9 +160,10 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several of the page's settings at once, from {name: value}. The page's undo button calls this.
+        """Set several settings of the page at once. The page's undo button calls this.
 
-        The names are those in `SETTINGS`. Other names are ignored.
+        `settings` maps names in `SETTINGS` to values. Other names are ignored. If the collection no longer exists, the status
+        line shows an error, and no setting changes.
         """
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
@@ -175,7 +180,7 @@ class Controls(ViewBase):
 
     @property
     def projection(self) -> str:
-        """The method that computes the map's points: "PCA", or "UMAP" if umap-learn is installed."""
+        """The method that computes the map's points: "PCA" or "UMAP". "UMAP" needs the package umap-learn."""
         return str(self.stage.projection)
 
     @projection.setter
@@ -185,8 +190,8 @@ class Controls(ViewBase):
     def save(self, path: str | Path) -> Path:
         """Write the view to `path`, as one HTML file that works without a kernel. Return the path.
 
-        The file has the pictures on the screen. The sliders for strength and rate still work in the file. Raises StorageError
-        if the file cannot be written.
+        The file contains the pictures on the screen. The sliders for strength and rate still work in the file. Raises
+        StorageError if the file cannot be written, and UsageError if no view is displayed yet.
         """
         from .saved_page import write
 
@@ -236,7 +241,10 @@ class Controls(ViewBase):
         self._take_due()
 
     def _take_due(self) -> None:
-        """Act on the received messages whose preceding settings have arrived. `explore_stage` describes the order."""
+        """Act on the received messages for which all earlier changes of settings have arrived.
+
+        The module `explore_stage` explains the order.
+        """
         messages, self._messages = self._messages, []
         for content, buffers in messages:
             if content.get("sequence", 0) > self.stage.sequence:

@@ -36,12 +36,13 @@ class Paced(Evaluation):
 
 
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
-    """Convert rows of `Evaluation.curve` to the format in which the page draws the curves and the surface.
+    """Convert rows of `Evaluation.curve` to the data from which the page draws the curves and the surface.
 
     `rows` are the measurements for the curves, one row for each strength. `surface` are the measurements for the surface, or an
-    empty list. `title` begins the plot's caption. `classes` is the number of classes. In the result, a point of a curve is
-    [strength, value, low, high]. Low and high bound the 95 % interval. A point of the surface is [strength, rate, accuracy,
-    bytes]. Accuracies are in %.
+    empty list. `title` is the beginning of the plot's caption. `classes` is the number of classes.
+
+    In the result, a point of a curve is [strength, value, low, high], where low and high are the bounds of the 95 % interval. A
+    point of the surface is [strength, rate, accuracy, bytes per image]. Accuracies are in %.
     """
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:

@@ -40,8 +40,9 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 class DeployPanel:
     """A panel that launches, stops and shows the deployment in a plan file. Display `panel.widget`.
 
-    `plan` is the path of the file. `config` replaces ~/.ssh/config. `launch` and `stop` do the same as the buttons, and work in
-    a background thread. The panel shows a failure in one line, and `wait` raises the error.
+    `plan` is the path of the file. `config` is an SSH configuration file that replaces ~/.ssh/config. `launch` and `stop` do
+    the same as the buttons. They start a background thread, and return at once. If this thread fails, the panel shows the error
+    in one line, and `wait` raises the error.
     """
 
     def __init__(self, plan: str | Path, config: Path | None = None) -> None:
@@ -64,15 +65,15 @@ class DeployPanel:
     def stop(self, purge: bool = False) -> None:
         """Stop both stages in the background, and remove the stages' files from the machines.
 
-        With `purge`, also remove the files that would speed up the next launch. Does nothing while another launch or stop is
-        running.
+        With `purge`, also remove the Python environments and weights that are kept for the next launch. Does nothing while
+        another launch or stop is running.
         """
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
         """Wait until the running launch or stop ends. Raises RemoteError after `timeout` seconds.
 
-        If the launch or stop fails, the error is raised here.
+        If the latest launch or stop has failed, its error is raised here.
         """
         deadline = time.monotonic() + timeout
         while self._busy.is_set():

@@ -1,4 +1,4 @@
-"""The view of the notebook `explore`: pictures on their way from a phone over the edge to the cloud.
+"""The view of the notebook `explore`. It shows how pictures are sent from a phone to the edge, and on to the cloud.
 
 The view uses the networks of a pair. The target is a classifier that must still recognise protected pictures. The auxiliary is
 a classifier that must not recognise them. The generator protects the pictures. A variant is another generator for the same two
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Explorer"]
 
-KEPT = 3  # pairs whose networks stay loaded
+KEPT = 3  # the most pairs whose networks stay loaded
 
 
 class Explorer(LiveView):
-    """An interactive view of pictures on their way from a phone to the cloud. Display `explorer.widget`.
+    """An interactive view of pictures that are sent from a phone through the edge to the cloud. Display `explorer.widget`.
 
     The controls appear at once, and the networks are loaded in the background. Missing networks are trained if the data set has
-    training images. A new explorer closes the open explorer of the same `name`. `output` is the folder for exports. All other
-    parameters are those of the notebook `explore`, which explains them. Raises UsageError for an invalid parameter.
+    training images. A new explorer closes the open explorer of the same `name`. `output` is the folder for exports. The
+    notebook `explore` explains the other parameters. Raises UsageError for an invalid parameter.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class Explorer(LiveView):
         name: str = "compare",
         **parameters: Any,
     ) -> LiveView:
-        """Return a view that shows `images` on their way through user-defined methods.
+        """Return a view that shows how user-defined methods protect, encode and decode `images`.
 
         - `methods`: {name: (protect, encode, decode)}. `callables.CallableMethod` describes these functions.
         - `images`: N x 3 x H x W, numpy or torch, uint8 or floats in [0, 1]
-        - `recognise(images)` returns class scores N x K.
+        - `recognise`: a function of N images that returns class scores (N x K)
         - `labels`: the true class indices of the images
         - `classes`: the names of the classes
-        - `parameters`: the first `strength` and `rate`, the first picture's number (`picture`), the number of pictures on the
-          screen (`sheet`), and the folder for exports (`output`)
+        - `parameters`: the initial `strength` and `rate`, the number of the first picture (`picture`), the number of pictures
+          on the screen (`sheet`), and the folder for exports (`output`)
 
         A new view closes the open view of the same `name`. Raises UsageError for invalid values.
         """
@@ -117,16 +117,16 @@ class Explorer(LiveView):
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return example pictures at increasing strength: {row name: images}, and the class names of the columns.
+        """Return the arguments of `plots.gallery` for a figure of example pictures at increasing strength.
 
-        Both are arguments of `plots.gallery`.
+        The first argument is {title of a row: images}. The second argument has the class name of each column.
         """
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
     @property
     def pipeline(self) -> Pipeline:
-        """The networks that the present settings select, with the steps from client to cloud."""
+        """The pipeline from client to cloud, with the networks that the present settings select."""
         return self.pipeline_of(self.settings())
 
     # --- the pictures and the networks ---------------------------------------------------------------------------------------

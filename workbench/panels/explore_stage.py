@@ -1,19 +1,20 @@
-"""The stage, which is the widget of `explore` (an anywidget), and the binary format of the widget's data.
+"""The widget of `explore`, called the stage, and the binary format of its data. The stage is an anywidget.
 
-The page is the widget's part in the browser, written in JavaScript. x is a picture that the edge has received, G(x) the same
-picture protected at full strength, and a the strength.
+The page is the widget's part in the browser, written in JavaScript. In the diagram, x is a picture that the edge has received.
+G(x) is the same picture protected at full strength, and a is the strength.
 
 ::
 
     page                                              kernel
     settings (strength, rate, codec, ...)  <------->  traits of the stage
-    blend x + a (G(x) - x), on canvases    <--------  `frames`: received x, protected G(x), once for the screen
+    blend x + a (G(x) - x), on canvases    <--------  `frames`: received x, protected G(x), sent once
     decoded pictures, classes, bytes       <--------  `seen` (present settings), custom messages (prefetched)
     buttons, files, pasted settings        -------->  custom messages
 
-The page sends custom messages at once, but ipywidgets holds changed traits back while the kernel handles earlier changes. So a
-message can overtake the settings before it. The page numbers its messages, and sets the trait `sequence` to the number together
-with the settings. The kernel acts on a message once `sequence` has reached its number.
+The page sends custom messages at once, but ipywidgets holds changed traits back while the kernel handles earlier changes. A
+message can then arrive before settings that were changed earlier. So the page numbers its messages. It sets the trait
+`sequence` to the newest number, and sends this trait with the settings. The kernel acts on a message once `sequence` has
+reached the message's number.
 
 Pixels are sent as binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before
 torch is loaded.
@@ -43,11 +44,14 @@ HERE = Path(__file__).parent
 LAYERS = ("protected", "cloud", "residual", "original", "attacker")
 SETTINGS = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "show", "sort", "number", "sheet", "selection")
 UMAP = "umap"  # the module of the package umap-learn
-TOP = 5  # classes shown for a single picture; one for each picture of a sheet
+TOP = 5  # classes shown for a single picture; with several pictures on the screen, each has one class
 
 
 class Stage(anywidget.AnyWidget):
-    """The widget. Its traits are the settings, and the data that the page draws. A value out of range raises UsageError."""
+    """The widget. Its traits are the settings, and the data that the page draws.
+
+    A setting out of range raises UsageError. Only `gain` is limited to the range 1 to 16 instead.
+    """
 
     _esm = HERE / "explore.js"
     _css = HERE / "explore.css"
@@ -105,8 +109,8 @@ def projections() -> list[str]:
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
     """Return the value of the trait `frames`: the pixels of the original, the received and the fully protected pictures.
 
-    `number` is the id of the frames. The cloud's results refer to this id. `labels` are class indices (-1: unknown). `names`
-    are file names.
+    `number` is the id of these frames. The cloud's results refer to this id. `captured` is the edge's result for the pictures.
+    `labels` are class indices (-1: unknown). `names` are file names.
     """
     original = captured.on_original
     return {
@@ -127,9 +131,9 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
     """Return the value of the trait `seen`: the cloud's result for the pictures on the page.
 
-    `number` is the id of these pictures' `frames`. `spent` maps each step to milliseconds. `note` describes the attacker's
-    training. The returned dict has two entries. `meta` are classes and measurements. `blob` are pixels: first those of the
-    distinct decoded pictures, then those of an attacker's reconstructions, if there are any.
+    `number` is the id of these pictures' `frames`. `spent` maps the name of each step to its time in milliseconds. `note`
+    describes how the attacker was trained. The returned dict has two entries. `meta` has classes and measurements. `blob` has
+    the pixels of the distinct decoded pictures, followed by the pixels of an attacker's reconstructions, if there are any.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())

@@ -56,8 +56,8 @@ def export(
     """Write views to `folder` in the format `kind`, and return the paths of the files.
 
     `kind` is one of `KINDS` except `PAGE`. A figure shows all `views`. Any other kind shows the last view only. `parameters`
-    are the notebook's parameters that reproduce the last view. `origin` names data, weights and versions. `gain` amplifies the
-    residual, which is the protected minus the original picture.
+    are the notebook's parameters that reproduce the last view. `origin` names data, weights and versions. The residual is the
+    protected minus the original picture, multiplied by `gain`.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -77,8 +77,8 @@ def export(
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
     """Write the pictures of a view to `folder` as PNG files, without scaling. Return the paths.
 
-    The pictures are named original, protected, cloud (decoded), residual (amplified by `gain`) and attacker (a reconstruction,
-    if there is one). `only` selects a single picture by name. Empty selects all pictures.
+    The files are named original, protected, cloud (the decoded picture), residual (multiplied by `gain`) and attacker (a
+    reconstruction, if there is one). `only` is the name of a single picture to write. If it is empty, all pictures are written.
     """
     from ..pictures import residual
 

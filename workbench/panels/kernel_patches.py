@@ -1,8 +1,8 @@
 """A patch of ipykernel for `explore`: the kernel handles messages to the widget even while a cell runs.
 
-The page sends its messages on a subshell (JEP 91), a thread of the kernel that works next to running cells. ipykernel 7.4
-instead uses the thread that last sent a message for the widget. At first that is the cells' thread, which created the widget.
-Without the patch no view would appear before the cell ends.
+The page requests that its messages are handled on a subshell (JEP 91). A subshell is a thread of the kernel that works while a
+cell runs. But ipykernel 7.4 uses the thread that last sent a message for the widget. At first, this is the cell's thread, which
+created the widget. Without the patch, no view would appear before the cell ends.
 """
 
 from __future__ import annotations

@@ -16,18 +16,18 @@ Request = TypeVar("Request")
 
 
 class Closed(Exception):  # noqa: N818 - not an error
-    """Raised to end a running function of the worker, because the worker was closed."""
+    """Raised in the worker's threads to end the present work, because the worker was closed."""
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
-    """Raised to end a running function of the worker, because a newer request has arrived."""
+    """Raised in the worker's threads to end the present work, because a newer request has arrived."""
 
 
 class LatestWinsWorker(Generic[Request]):
-    """A thread that calls `begin()` once, then `handle(request)` with each newest request, and `end()` after `close`.
+    """A thread that calls `begin()` once, then `handle(request)` for the newest request, and `end()` after `close`.
 
-    None of the three functions may raise an exception. The condition `changed` is notified at each request, when the worker
-    becomes idle, and at `close`. A new worker is busy until `begin` returns.
+    None of the three functions may raise an exception. The condition variable `changed` is notified at each request, when the
+    worker becomes idle, and at `close`. A new worker is busy until `begin` returns.
     """
 
     def __init__(

@@ -2,11 +2,13 @@
 
 ::
 
-    stdin     first line: the settings; a second line, or end of file: stop after the present step; a third: stop at once
+    stdin     line 1: the settings
+              each further line, and end of file: an interrupt. The first one stops training after the present step, the second
+              one at once
     stdout    {"bar": ...} progress   {"epoch": ...} the history so far   {"line": ...} other output
               {"known": ...} the networks, and which of them exist   {"error": ...} the reason of a failure
 
-Training needs a process of its own for two reasons. An interrupt reaches only the main thread of a process. And no other code
+Training runs in a separate process for two reasons. An interrupt reaches only the main thread of a process. And no other code
 may draw random numbers, so that a resumed training ends with the same weights as an uninterrupted training.
 """
 
@@ -52,7 +54,7 @@ class Reporter(io.TextIOBase):
     def write(self, text: str) -> int:
         """Send each complete line and each progress-bar update in `text` as a message. Return the length of `text`."""
         *lines, self._kept = re.split(r"[\r\n]", self._kept + text)
-        if _BAR.match(self._kept):  # tqdm ends no state with a newline: send it at once
+        if _BAR.match(self._kept):  # tqdm does not end a bar with a newline: send it at once
             lines, self._kept = [*lines, self._kept], ""
         for line in filter(None, (re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in lines)):
             self._say(line)
@@ -63,7 +65,7 @@ class Reporter(io.TextIOBase):
             self.send(line=line)
         else:
             if bar["label"] != self._label and self.stopping:
-                _interrupt()  # the interrupt came in the previous network's last step
+                _interrupt()  # the interrupt came in the previous network's last step: repeat it
             self._label = bar["label"]
             self.send(bar=bar["label"], step=int(bar["step"]), total=int(bar["total"]), left=bar["left"])
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveView"]
 
 CLOSE_S = 2.0  # seconds that `close` waits; Python's exit waits longer
-SHOWN_IN_FIGURE = 10  # pictures of a sheet
+SHOWN_IN_FIGURE = 10  # the most pictures in a figure
 
 
 class LiveView(Controls):
@@ -108,7 +108,7 @@ class LiveView(Controls):
         """Return the view as a figure.
 
         The figure of a single picture has measurements. The figure of several pictures shows the first ten, without
-        measurements.
+        measurements. Raises RunError if no view is displayed yet, or the error that prevented the view.
         """
         from .. import plots
 
@@ -141,9 +141,9 @@ class LiveView(Controls):
         self._last = (None, None)
 
     def compute(self, settings: Settings) -> tuple[Captured, Seen]:
-        """Send the pictures of `settings` through edge and cloud, and return the results of edge and cloud.
+        """Send the pictures of `settings` through edge and cloud, and return the two results.
 
-        The edge's result is also sent to the page. Raises Superseded after a newer request.
+        The edge's result is also sent to the page. Raises Superseded after a newer request, and Closed after `close`.
         """
         method = self.method_of(settings)
         settings = self._possible(settings, method)
@@ -194,7 +194,10 @@ class LiveView(Controls):
             self.stage.frames = pack_frames(self.shown, captured, settings, labels, names)
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
-        """Send the cloud's result `seen` to the page, and set the stage's `view`, which Python code can observe."""
+        """Send the cloud's result `seen` to the page, and set the stage's trait `view`, which Python code can observe.
+
+        `captured` is the edge's result for the same pictures.
+        """
         fresh = self._last
         for made in (each for each in (captured, seen) if each not in fresh):
             for stage, milliseconds in made.milliseconds.items():

@@ -14,6 +14,6 @@ STYLE = f"<style>{Path(__file__).with_name('panels.css').read_text('utf-8')}</st
 
 
 def message(text: str, bad: bool = False) -> str:
-    """Return the HTML of a status line with `text`, which screen readers announce. `bad` marks an error."""
+    """Return a status line as HTML. Screen readers announce its `text`. `bad` marks an error."""
     kind = "pmc2-text bad" if bad else "pmc2-text soft"
     return f'<div class="{kind}" role="status" aria-live="polite">{html.escape(printable(text))}</div>'

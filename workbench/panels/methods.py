@@ -65,12 +65,12 @@ class Seen:
     - `cloud` (D x 3 x H x W): the D distinct decoded pictures
     - `which` (N): for each picture, the index of its decoded picture in `cloud`
     - `ssim` (N): the similarity of the protected and the original picture
-    - `bits` (N): the information in a picture's code
+    - `bits` (N): the information content of each picture's code (bits)
     - `payload`: the payload's size (bytes)
-    - `codec`: the codec's description for people
+    - `codec`: a description of the codec, for display
     - `target`, `auxiliary` (N x K): class probabilities of the two classifiers, or None without the classifier
     - `guess` (D x 3 x H x W): an attacker's reconstructions of the originals, or None without an attacker
-    - `psnr` (N): the reconstructions' PSNR with the originals (dB), or None without an attacker
+    - `psnr` (N): the PSNR between each reconstruction and its original (dB), or None without an attacker
     - `milliseconds`: the time of each step
     """
 
@@ -91,10 +91,13 @@ class Seen:
 class View:
     """The displayed result for one picture. Images are 3 x H x W in [0, 1].
 
-    `target`, `auxiliary` and `on_original` are the most likely classes, each as (name, probability). `label` is the true
-    class's name. `s1_bytes` is the picture's size from client to edge, and `s2_bytes` from edge to cloud. `guess` is an
-    attacker's reconstruction, or None. `code_bits` is the information in the picture's code. The payload is longer than
-    `code_bits`, because the coder rounds up and the container adds a header and a tag.
+    - `target`, `auxiliary`: the classes that these classifiers find most likely at the cloud, each as (name, probability)
+    - `on_original`: the target's most likely classes for the original picture, or an empty list
+    - `label`: the name of the true class
+    - `s1_bytes`, `s2_bytes`: the picture's size from client to edge, and from edge to cloud
+    - `guess`: an attacker's reconstruction, or None
+    - `code_bits`: the information content of the picture's code. The payload is longer, because the coder rounds up, and the
+      container adds a header and a tag.
     """
 
     settings: Settings
@@ -118,8 +121,8 @@ class View:
     def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...]) -> View:
         """Return the view of a payload's first picture, from the results of edge (`captured`) and cloud (`seen`).
 
-        `s2_bytes` is an equal share of the payload's size. `label` is the name of the picture's true class, and `classes` has
-        the names of all classes.
+        The view's `s2_bytes` is the payload's size divided by its number of pictures. `label` is the name of the picture's true
+        class. `classes` has the names of all classes.
         """
         which = int(seen.which[0])
         return cls(
@@ -156,7 +159,7 @@ def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained attacker. The function `guess` maps decoded pictures to reconstructions of the originals.
+    """A trained attacker. The function `guess` maps decoded pictures (N x 3 x H x W) to reconstructions of the originals.
 
     The attacker was trained on `pairs` pictures that were protected at `strength`. `passes` is the total number of training
     images, with repeats.
@@ -169,9 +172,9 @@ class Attack:
 
 
 class Cache:
-    """A thread-safe cache. If the results exceed `CACHED_PIXELS` pixels, the least recently used results are dropped.
+    """A thread-safe cache. It drops the least recently used results if all results exceed `CACHED_PIXELS` pixels together.
 
-    At least two results stay.
+    The two most recently used results always stay.
     """
 
     def __init__(self) -> None:
@@ -184,9 +187,9 @@ class Cache:
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the cached result for `key`. A missing result is computed by `make()`, and cached.
+        """Return the cached result for `key`. If it is missing, compute it by `make()`, and cache it.
 
-        `pixels(result)` returns the number of pixels that the result holds.
+        The function `pixels` returns the number of pixels in a result.
         """
         with self._lock:
             if key in self._results:
@@ -240,8 +243,8 @@ class Method(ABC):
         """Send protected pictures to the cloud, with the strength and the codec of `settings`. Return the cloud's result.
 
         The result is cached by the settings and by `key`, which identifies the pictures. `captured` is the edge's result for
-        the pictures. `proceed` is called between encoding, decoding and classification. `proceed` may raise an exception to
-        stop the work.
+        the pictures. `proceed` is a callback between the steps encoding, decoding and classification. It may raise an exception
+        to stop the work.
         """
         attack = self.attack_of(settings)
         known = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)

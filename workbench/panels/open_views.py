@@ -10,7 +10,10 @@ _OPEN: dict[tuple[str, str], Any] = {}
 
 
 def replace_view(kind: str, name: str, view: Any) -> None:
-    """Close the open view that is registered by `kind` and `name`, if there is one, and register `view` instead."""
+    """Register `view` under `kind` and `name`, and close the view that was registered there before, if there is one.
+
+    `kind` is the kind of the view, "explore" or "train".
+    """
     if (before := _OPEN.get((kind, name))) is not None:
         before.close()
     _OPEN[kind, name] = view

@@ -1,8 +1,8 @@
 """Select the pictures that `explore` shows: a collection, a filter, an order, and a position in the filtered order.
 
-A collection is a numbered list of pictures, such as the test images or a folder's pictures. The page shows one or more pictures
-from the position on. A search is a background task that measures a collection's first pictures. Filters and orders that depend
-on the cloud's results need a search.
+A collection is a numbered list of pictures, such as the test images or a folder's pictures. The page shows one or more
+pictures, beginning at the position. A search is a background task that measures a collection's first pictures. Filters and
+orders that depend on the cloud's results need a search.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class PictureSource:
 
     @property
     def pictures(self) -> tuple[int, ...]:
-        """The numbers of the pictures on the screen. Numbers count the collection's pictures from 0 on."""
+        """The numbers of the pictures on the screen. The first picture of the collection has the number 0."""
         first, count = self.stage.number, self.stage.sheet
         order: Sequence[int] = range(self._count()) if self._order is None else self._order
         return tuple(order[first : first + count]) or tuple(order[:1])
@@ -72,14 +72,14 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Go to the position `number` in the filtered order. If there are fewer pictures, go to the last picture."""
+        """Go to the position `number` in the filtered order. If `number` is too large, go to the last picture."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
     def select(self, numbers: Sequence[int]) -> None:
         """Show the pictures with the given numbers, in the given order. Raises UsageError for an unknown number.
 
-        Numbers count the chosen collection's pictures from 0 on.
+        The first picture of the chosen collection has the number 0.
         """
         there = len(self.sources[self.stage.source].split)
         for number in numbers:
@@ -102,15 +102,15 @@ class PictureSource:
         self.stage.number = random.randrange(self._count())
 
     def take_folder(self, path: str) -> None:
-        """Read the pictures of the folder `path` as a new collection, and choose this collection."""
+        """Read the pictures of the folder `path` as a new collection, and choose it. Errors appear in the status line."""
         from .sources import from_folder
 
         self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
 
     def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
-        """Read uploaded picture files as a collection, and choose this collection.
+        """Read uploaded picture files as a collection, and choose this collection. Errors appear in the status line.
 
-        `names` are the names and `contents` the bytes of the files. The new collection replaces the previous upload.
+        `names` are the names of the files, and `contents` are their bytes. The new collection replaces the previous upload.
         """
         if sum(map(len, contents)) > MOST_UPLOADED:
             self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
@@ -130,8 +130,8 @@ class PictureSource:
     def rearrange(self) -> None:
         """Apply the filter and the order. Called after Python code has set the filter or the order.
 
-        The position is kept. But if the filter or the order depends on the cloud's results, a search starts, which resets the
-        position.
+        If the filter or the order depends on the cloud's results, this starts a search, which later resets the position.
+        Otherwise the position is kept.
         """
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
@@ -143,8 +143,8 @@ class PictureSource:
     def arrange(self, scan: Scan) -> None:
         """Apply the chosen filter and order to the collection, with the measurements in `scan`.
 
-        `scan` has measurements of the collection's first pictures. A filter or an order that needs these measurements leaves
-        out all other pictures.
+        `scan` has measurements of the collection's first pictures only. If the filter or the order needs measurements, all
+        other pictures are left out.
         """
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):

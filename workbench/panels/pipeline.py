@@ -40,10 +40,11 @@ CHUNK = 32  # pictures in one step of a search; requests are handled between two
 
 @dataclass(frozen=True)
 class Scan:
-    """Measurements of a collection's first pictures, with one entry in each list for a picture.
+    """Measurements of a collection's first pictures. Each list has one entry for each picture.
 
-    `right`: whether the cloud's label is correct. `ssim`: the absolute SSIM of the protected and the original picture. `psnr`:
-    the PSNR of an attacker's reconstruction (dB). This list is empty if no attacker was trained.
+    - `right`: whether the cloud's label is correct
+    - `ssim`: the absolute SSIM of the protected and the original picture
+    - `psnr`: the PSNR of an attacker's reconstruction (dB). This list is empty if no attacker was trained.
     """
 
     right: list[bool]
@@ -54,8 +55,9 @@ class Scan:
 class Pipeline(Method):
     """Protects, sends and recognises pictures with the networks of one pair.
 
-    `pair` is the pair's name, `target-X-auxiliary`. `variant` is the generator's variant (empty: the pair's own generator).
-    `classes` are the names of the classes. Raises WeightsError if weights are missing in `family`.
+    `family` is the data set whose weights are used. `pair` is the pair's name, `target-X-auxiliary`. `variant` is the
+    generator's variant (empty: the pair's own generator). `classes` are the names of the classes. Raises WeightsError if
+    weights are missing.
     """
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
@@ -84,7 +86,7 @@ class Pipeline(Method):
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the codec that `settings` select, set to the selected rate, for images of `size` (H, W)."""
+        """Return the codec that `settings` select, for images of `size` (H, W). The codec uses the rate of `settings`."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -149,7 +151,7 @@ class Pipeline(Method):
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
         """Send a collection's first `SCANNED` (512) pictures through edge and cloud, and return measurements of each picture.
 
-        `images` are uint8, N x 3 x H x W, and `labels` are the true class indices (N). `pace` is called between steps.
+        `images` are uint8, N x 3 x H x W. `labels` are the true class indices (N). The callback `pace` is called between steps.
         """
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
@@ -164,10 +166,10 @@ class Pipeline(Method):
         return Scan(right, ssim, psnr)
 
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
-        """Send pictures through edge and cloud. Return the results of both, and the target's features of the decoded pictures.
+        """Send pictures through edge and cloud. Return both results, and the target's features of the decoded pictures.
 
-        `images` are uint8, N x 3 x H x W. The features (N x F) are the inputs of the target's last layer. `pace` is called
-        between steps.
+        `images` are uint8, N x 3 x H x W. The features (N x F) are the inputs of the target's last linear layer. The callback
+        `pace` is called between steps.
         """
         captured = self._capture(to_float(images))
         pace()
@@ -185,10 +187,11 @@ class Pipeline(Method):
         return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return example pictures for a figure: {name of a row: images}, and the class names of the columns.
+        """Return example pictures for a figure, as {title of a row: images}, and the class name of each column.
 
-        The rows show the pictures at increasing strength, then decoded at the cloud, then the residual (protected minus
-        original). A column shows the first picture of a class. There are at most ten columns.
+        The first rows show the pictures at increasing strength. The next row shows the pictures that the cloud has decoded. The
+        last row shows the residual (protected minus original). A column shows the first picture of a class in `split`. There
+        are at most ten columns.
         """
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
@@ -238,7 +241,7 @@ def pairs_there(family: str) -> list[str]:
 def variants_there(family: str, pair: str) -> dict[str, str]:
     """Return {description: variant} for the generators of `pair` that have weights in `family`.
 
-    The description names the training loss. The pair's own generator has the variant "".
+    A description has the variant's name and the training loss. The pair's own generator has the variant "".
     """
     from ..notebook import loss_text
 

@@ -1,6 +1,6 @@
 """The map of `explore`: a point in the plane for each picture.
 
-A point is the projection of the target classifier's features of the decoded picture.
+The target classifier computes features of the decoded picture. The point is the projection of these features to the plane.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from .methods import Captured, Seen
 
 __all__ = ["as_points", "project"]
 
-FEWEST = 16  # distinct features that UMAP needs, because its neighbourhoods have 15
+FEWEST = 16  # distinct feature vectors that UMAP needs, because its neighbourhoods have 15
 
 
 def project(features: Tensor, by: str = "PCA") -> Tensor:
-    """Project features (N x F) to points in the unit square (N x 2), by "PCA" or "UMAP". Equal features get equal points."""
+    """Project features (N x F) to points in the unit square (N x 2). Equal features get equal points.
+
+    `by` is the method, "PCA" or "UMAP".
+    """
     points = _umap(features) if by == "UMAP" else _components(features)
     low, high = points.min(0).values, points.max(0).values
     return ((points - low) / (high - low).clamp(min=1e-9)).float()
@@ -44,9 +47,9 @@ def _umap(features: Tensor) -> Tensor:
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
     """Return the value of the stage's trait `points`, from which the page draws the map.
 
-    `captured`, `seen` and `features` are the results of `Pipeline.features`. `labels` are true class indices. `by` is "PCA" or
-    "UMAP". With fewer than `FEWEST` (16) distinct features, PCA is used. The value has the points, the labels, the target's
-    labels, an attacker's PSNR, and pixels.
+    `captured`, `seen` and `features` are the results of `Pipeline.features`. `labels` are the true class indices. `by` is "PCA"
+    or "UMAP". With fewer than `FEWEST` (16) distinct feature vectors, PCA is used. The returned dict has the points, the true
+    labels, the target's labels, an attacker's PSNR, and the pixels of the original and the decoded pictures.
     """
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"

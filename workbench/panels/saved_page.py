@@ -1,6 +1,6 @@
 """Save a view of `explore` as one HTML file that works without a kernel.
 
-The file has the JavaScript module, the style and the state of the view's widget, which is called the stage.
+The view's widget is called the stage. The file contains the widget's JavaScript module, style and state.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ class Settings:
     - `strength`: the strength of protection, from 0 (none) to 1 (full)
     - `codec`: the name of a codec, and `rate`: from 0 (the fewest bits) to 1 (the most bits)
     - `quality`: 1 to 95, for the codecs JPEG and WebP only
-    - `pair`: the names of the two classifiers, joined by `-X-`. In a view of `Explorer.compare`, the name that the user gave to
-      the functions on the screen
+    - `pair`: the names of the two classifiers, joined by `-X-`. In a view of `Explorer.compare`: the name of the user-defined
+      method
     - `variant`: the name of another generator for these classifiers (empty: the pair's own generator)
     """
 
@@ -47,7 +47,7 @@ class Settings:
 
     @property
     def index(self) -> int:
-        """The number of the first picture on the screen, as counted in the collection."""
+        """The number that the first picture on the screen has in the collection."""
         return self.pictures[0]
 
     @property
@@ -79,10 +79,10 @@ class Settings:
 
 
 def parse(text: str, dataset: str) -> dict[str, Any]:
-    """Read settings from a text, and return them as arguments of `Explorer.apply`.
+    """Read settings from a text, and return them as keyword arguments of `Explorer.apply`.
 
-    `text` is a Python call, a papermill command or exported JSON. Raises UsageError for any other text, and for settings of
-    another data set than `dataset`.
+    `text` is a Python call, a papermill command or exported JSON. Raises UsageError for any other text. Also raises UsageError
+    if the settings name another data set than `dataset`.
     """
     text = text.strip()
     try:
@@ -124,7 +124,7 @@ def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def check(**values: Any) -> None:
-    """Raise UsageError if a value is out of range. The keywords are settings, or parameters of `Explorer`."""
+    """Raise UsageError if a value is invalid. The keywords are names of settings, or of parameters of `Explorer`."""
     for name in ("strength", "rate"):
         if name in values and not _share(values[name]):
             raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")

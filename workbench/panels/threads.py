@@ -1,7 +1,7 @@
 """Background threads that end before Python exits.
 
-A daemon thread that runs torch would abort the process ("terminate called") while the interpreter shuts down. So each thread
-has a callback that requests the thread's end. At exit, all callbacks are called and all threads are joined.
+A daemon thread that runs torch while the interpreter shuts down would abort the process ("terminate called"). So each thread
+has a callback that requests the thread's end. At exit, all callbacks are called, and all threads are joined.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable
 
 __all__ = ["join", "start"]
 
-EXIT_S = 60.0  # seconds for the running step, such as a training epoch
+EXIT_S = 60.0  # limit for the running step at exit, such as a training epoch
 _RUNNING: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
     """Start a daemon thread that calls `target`, and return the thread.
 
-    The callback `end` requests the thread's end. `end` may be called more than once.
+    The callback `end` is called at exit to request the thread's end. It must work if it is called more than once.
     """
 
     def run() -> None:

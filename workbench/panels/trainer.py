@@ -45,7 +45,7 @@ STYLE = """<style>
 
 
 class NamedImage(widgets.Image):  # type: ignore[misc]
-    """An image with a name for screen readers, which is its `tooltip`.
+    """An image that can have a `tooltip`, which screen readers use as the image's name.
 
     This class adds the trait `description`. The front end of ipywidgets reads the length of this trait before it sets a
     tooltip. Without the trait, the front end would fail.
@@ -118,9 +118,9 @@ class Trainer:
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Stop the training after the present step, and write a checkpoint.
+        """Request that the training stops after the present step and writes a checkpoint. Return at once.
 
-        A second call stops the training at once. Then the previous checkpoint is kept.
+        A second call stops the training at once, without a new checkpoint. Does nothing if no training runs.
         """
         with self._changed:
             if self.state not in (TRAINING, STOPPING) or self._process is None:
@@ -149,7 +149,7 @@ class Trainer:
         self._require_done()
 
     async def trained(self) -> None:
-        """Wait until all networks are trained, by `await trainer.trained()` in a cell. Meanwhile the view's buttons work.
+        """Wait until all networks are trained, without blocking the view's buttons. In a cell: `await trainer.trained()`.
 
         Raises RunError if the training was interrupted or has failed. The notebook's stop button interrupts the training.
         """
@@ -168,7 +168,7 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt the training, and wait at most `PATIENCE_S` (60) seconds for the checkpoint. Then end the process.
+        """Interrupt the training, and wait until its process has ended. After `PATIENCE_S` (60) seconds, kill the process.
 
         The curves stay on the page.
         """
@@ -247,7 +247,10 @@ class Trainer:
         return self._title(label).replace(":", "")
 
     def _paper(self) -> dict[str, float]:
-        """Return {column title: the paper's target accuracy on protected CIFAR-10 (%)}. Other data sets have none."""
+        """Return {title of a plot: the paper's accuracy of the target on protected CIFAR-10 images (%)}.
+
+        The dict is empty for other data sets, and for pairs that the paper does not report.
+        """
         if self._settings["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER

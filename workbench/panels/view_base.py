@@ -30,7 +30,7 @@ __all__ = ["ViewBase"]
 
 
 class ViewBase(ABC):
-    """The state of a view, and the interface through which the view's parts use each other."""
+    """The state of a view, and the interface through which the view's parts use each other. `title` names the data set."""
 
     stage: Stage
     worker: LatestWinsWorker[Settings]
@@ -42,7 +42,7 @@ class ViewBase(ABC):
         self.dataset, self.title, self.output = title, title, output
         self.classes: tuple[str, ...] = ()
         self.pinned: list[View] = []
-        self._messages: list[tuple[dict[str, Any], Sequence[Any]]] = []  # from the page, before the settings that precede them
+        self._messages: list[tuple[dict[str, Any], Sequence[Any]]] = []  # received before the settings that they need
         self.error: Exception | None = None
         self.shown, self._renewed = 0, 0  # id of the frames on the page, and the number of calls of `renew`
         self._spent: dict[tuple[str, int], deque[float]] = {}
@@ -62,7 +62,7 @@ class ViewBase(ABC):
     def key(self, settings: Settings) -> tuple[Any, ...]:
         """Return a cache key for the pictures of `settings`.
 
-        The key has a hash of the pixels, because uploads may reuse the names of earlier uploads.
+        The key contains a hash of the pixels, because a new upload may have the same names as an earlier upload.
         """
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
@@ -72,7 +72,7 @@ class ViewBase(ABC):
         return method.capture(self.key(settings), split.images[list(settings.pictures)])
 
     def renew(self) -> None:
-        """Send the pictures to the page again, together with the next view. The page then drops its prefetched results."""
+        """Send the pictures to the page again with the next view. When the page receives them, it drops prefetched results."""
         self._renewed += 1
 
     def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class ViewBase(ABC):
 
     @abstractmethod
     def present(self) -> View | None:
-        """Return the result for the present settings, which is computed here if it is not displayed yet.
+        """Return the result for the present settings. If it is not displayed yet, compute it in this thread.
 
         Return None before the first view.
         """
@@ -101,19 +101,23 @@ class ViewBase(ABC):
 
     @abstractmethod
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data set, weights, library versions, commit and device. For networks also the seed."""
+        """Return the origin of a figure: data set, weights, library versions, commit and device.
+
+        If the view shows a pair of networks, the origin also has the seed. `settings` select the networks. None selects the
+        present settings.
+        """
 
     def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
         """Offer the pair's variants on the page. A variant is another generator for the pair's two classifiers."""
 
     @property
     def measurable(self) -> bool:
-        """Whether there are labelled test images, on which the curves can be measured."""
+        """Whether curves can be measured. They need labelled test images."""
         return False
 
     @property
     def attacked(self) -> bool:
-        """Whether an attacker was trained for the present networks. An attacker is a network that reconstructs pictures."""
+        """Whether an attacker was trained for the present networks. An attacker is a network that reconstructs originals."""
         return False
 
     def load(self) -> Dataset:
@@ -147,24 +151,24 @@ class ViewBase(ABC):
             self._program.depth -= 1
 
     def offer(self, **choices: Any) -> None:
-        """Send choices to the page, such as `codecs=[...]`. Choices with other names stay as they are."""
+        """Send lists of choices to the page, such as `codecs=[...]`. The page keeps its other lists."""
         with self._drawing:
             self.stage.options = {**self.stage.options, **choices}
 
     # --- status line ---------------------------------------------------------------------------------------------------------
 
     def report(self, text: str, bad: bool = False, kept: bool = False, busy: bool = False) -> None:
-        """Show `text` in the status line. `bad` marks an error.
+        """Show `text` in the status line. `bad` marks an error, and `busy` adds a moving bar.
 
-        `busy` adds a moving bar. With `kept`, the text stays after the next view that no newer request supersedes. An action
-        that requests a view reports its kept text after the request.
+        With `kept`, the next displayed view leaves the text in place, and a later view clears it. Superseded views do not
+        count. An action that requests a view must call `report` after `request`.
         """
         with self._drawing:
             self._kept = kept
             self.stage.message = {"text": text, "bad": bad, "busy": busy}
 
     def guard(self, action: Callable[[], object]) -> None:
-        """Call `action()` in this thread. Show an error of the action in the status line, and do not raise the error."""
+        """Call `action()` in this thread. An error of `action` appears in the status line, and is not raised."""
         try:
             action()
         except (Closed, Superseded):
@@ -176,7 +180,7 @@ class ViewBase(ABC):
             self.report("the training was interrupted; run the cell again to go on from there", bad=True)
         except Exception as error:  # the action may have no caller that would report it
             if self.worker.closed:
-                return  # closing has dropped the networks
+                return  # `close` has dropped the networks, so errors are expected
             self.error = error
             self.report(f"{type(error).__name__}: {error}", bad=True)
             traceback.print_exc()
