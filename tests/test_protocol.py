@@ -120,6 +120,16 @@ def binary(blob: bytes, **changed: Any) -> tuple[bytes, str]:
     return head + blob, str(len(head))
 
 
+@pytest.mark.parametrize("form", [{"data": []}, {"data": ..., "parameters": {"binary_data_size": 0}}], ids=["json", "binary"])
+def test_large_sides_next_to_a_side_of_zero_are_refused(form: dict[str, Any]) -> None:
+    body = plain(shape=[0, *[1 << 24] * 3], **form)
+    with pytest.raises(ProtocolError, match="shape must be"):
+        read_request(body)
+    with pytest.raises(ProtocolError, match="shape must be"):
+        read_response(body.replace(b"inputs", b"outputs"))
+    assert read_request(plain(shape=[0, 1 << 24], **form)).inputs["x"].shape == (0, 1 << 24)
+
+
 @pytest.mark.parametrize(
     ("body", "length", "message"),
     [

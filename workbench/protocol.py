@@ -200,7 +200,7 @@ def _tensors(entries: list[dict[str, Any]], rest: memoryview, kind: str) -> dict
             not isinstance(shape, list)
             or not 0 < len(shape) <= MAX_RANK
             or not all(type(side) is int and 0 <= side <= MAX_ELEMENTS for side in shape)
-            or math.prod(shape) > most
+            or math.prod(max(side, 1) for side in shape) > most  # numpy refuses large sides next to a side of 0, too
         ):
             raise ProtocolError(f"{kind} {name!r}: shape must be 1 to {MAX_RANK} sides of at most {most} elements in all")
         size = _parameters(entry, f"{kind} {name!r}").get("binary_data_size")
