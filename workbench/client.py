@@ -28,7 +28,6 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor as Images
 from tqdm.auto import tqdm
@@ -37,10 +36,10 @@ from .attest import Policy, Verdict
 from .errors import ServiceError, UsageError
 from .models import check_strength
 from .pictures import check_images
-from .protocol import Tensor
+from .protocol import Response, Tensor
 from .rates import check_rate
 from .services.admission import admission
-from .services.connection import Connection, infer, metadata
+from .services.connection import Connection, infer, metadata, reported, scores_of
 from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
@@ -191,31 +190,25 @@ class AsyncHttpsClient:
         if self._protects is None:
             return await self._files(self._phone.capture(images, clock), strength, rate, clock)
         payload = self._protects.protect(images, strength, clock, rate)
-        scores, parameters, passed = await self._ask(Tensor.of("payload", [payload]), {})
-        for name in CLOUD:
-            clock.milliseconds[name] = float(parameters.get(f"{name}_ms", 0.0))
-        clock.milliseconds["network_edge_cloud"] = passed - sum(clock.milliseconds[name] or 0.0 for name in CLOUD)
+        scores, answer, passed = await self._ask(Tensor.of("payload", [payload]), len(images), {})
+        _split(clock, answer, passed, CLOUD, "network_edge_cloud")
         return Recognition(scores, None, len(payload), clock.milliseconds)
 
     async def _files(self, files: Sequence[bytes], strength: float, rate: float | None, clock: Stopwatch) -> Recognition:
         options = {"strength": strength} | ({} if rate is None else {"rate": rate})
-        scores, parameters, passed = await self._ask(Tensor.of("image", list(files)), options)
-        for name in EDGE:
-            clock.milliseconds[name] = float(parameters.get(f"{name}_ms", 0.0))
-        clock.milliseconds["network_client_edge"] = passed - sum(clock.milliseconds[name] or 0.0 for name in EDGE)
-        return Recognition(scores, sum(map(len, files)), float(parameters.get("payload_bytes", 0)), clock.milliseconds)
+        scores, answer, passed = await self._ask(Tensor.of("image", list(files)), len(files), options)
+        _split(clock, answer, passed, EDGE, "network_client_edge")
+        return Recognition(scores, sum(map(len, files)), reported(answer, "payload_bytes"), clock.milliseconds)
 
-    async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
+    async def _ask(self, tensor: Tensor, images: int, parameters: dict[str, Any]) -> tuple[Images, Response, float]:
         deadline = self._deadline()
         model, classes = await self.model(deadline)
         start = time.perf_counter()
         parameters = parameters | {"timeout": int(1e6 * self.deadline_s)}
         answer = await infer(self._connection, model, [tensor], id=uuid.uuid4().hex, parameters=parameters, deadline=deadline)
-        scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
-        if isinstance(scores, list) or scores.dtype != np.float32 or scores.ndim != 2 or scores.shape[1] != len(classes):
-            raise ServiceError(f"{self._connection.url} did not answer with scores of {len(classes)} classes", status=502)
+        scores = scores_of(answer, images, len(classes), self._connection.url)
         passed = 1e3 * (time.perf_counter() - start)
-        return torch.from_numpy(scores.copy()), answer.parameters, passed
+        return torch.from_numpy(scores.copy()), answer, passed
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.deadline_s
@@ -322,6 +315,12 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
     asyncio.run_coroutine_threadsafe(end(), loop)
     if threading.current_thread() is not thread:  # the garbage collector may call this in `thread`, which cannot join itself
         thread.join()
+
+
+def _split(clock: Stopwatch, answer: Response, passed: float, parts: Sequence[str], network: str) -> None:
+    # the network takes the rest of the `passed` milliseconds
+    times = {name: reported(answer, f"{name}_ms") for name in parts}
+    clock.milliseconds |= times | {network: max(0.0, passed - sum(times.values()))}
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from workbench.client import new_loop
-from workbench.errors import ProtocolError, ServiceError
+from workbench.errors import ServiceError
 from workbench.protocol import Tensor
 from workbench.services.connection import Connection, infer, metadata
 from workbench.services.http import HttpConnections, PooledConnection
@@ -197,8 +197,9 @@ def test_an_unusable_service_is_named_in_one_line(said: bytes, reason: str) -> N
 def test_an_answer_that_is_not_of_the_protocol_is_refused() -> None:
     async def talk(port: int) -> None:
         async with Connection(f"http://127.0.0.1:{port}", None, plain=True) as connection:
-            with pytest.raises(ProtocolError):
+            with pytest.raises(ServiceError, match="did not answer in the protocol") as caught:
                 await infer(connection, "resnet18", [Tensor.of("image", [b"x"])])
+            assert caught.value.status == 502
 
     against(OK, talk)
 

@@ -10,22 +10,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import random
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from ..errors import ServiceError, UsageError
+import numpy as np
+
+from ..errors import ProtocolError, ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
 from .http import Admission, HttpAnswer, HttpConnections, without_secrets
 from .trust import CERTIFICATE_POLL_S, is_loopback
 from .trust import marks as marks_of
 
-__all__ = ["Connection", "infer", "metadata", "words_of"]
+__all__ = ["Connection", "Scores", "infer", "metadata", "reported", "scores_of", "words_of"]
 
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 AGAIN = (429, 503)
+KINDS = {"models": list, "versions": list, "parameters": dict}  # of the metadata that this module's callers read
+
+Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 class Connection:
@@ -131,29 +137,57 @@ async def infer(
 ) -> Response:
     """Send an inference request (Open Inference Protocol v2) to a `model`, and return the response. Retry until `deadline`.
 
-    Raises ServiceError with the service's message if the status is not 200, and ProtocolError for a malformed response.
+    Raises ServiceError with the service's message if the status is not 200, and ServiceError 502 for a malformed response.
     """
     body, length = write_request(inputs, id, parameters)
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
-    answer = await connection.call("POST", f"/v2/models/{model}/infer", body, headers, deadline)
+    answer = await connection.call("POST", f"{_path(model)}/infer", body, headers, deadline)
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
-    return read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower()))
+    try:
+        return read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower()))
+    except ProtocolError:
+        raise ServiceError(f"{connection.url} did not answer in the protocol", status=502) from None
+
+
+def scores_of(answer: Response, images: int, classes: int, service: str) -> Scores:
+    """Return the scores in a response: `images` x `classes`, all finite. Raises ServiceError 502 for any other scores.
+
+    `service` names the service in the error message.
+    """
+    scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
+    shape = (images, classes)
+    if isinstance(scores, list) or scores.dtype != np.float32 or scores.shape != shape or not np.isfinite(scores).all():
+        raise ServiceError(f"{service} did not answer with scores of {classes} classes for {images} images", status=502)
+    return scores
+
+
+def reported(answer: Response, name: str) -> float:
+    """Return the parameter `name` of a response, or 0 unless it is a finite number from 0 up."""
+    value = answer.parameters.get(name)
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
 
 
 async def metadata(connection: Connection, model: str = "", deadline: float | None = None) -> dict[str, Any]:
     """Return the metadata of a `model` or, without a model, of the service. Retry until `deadline`.
 
-    Raises ServiceError if the status is not 200.
+    Raises ServiceError if the status is not 200, and ServiceError 502 for malformed metadata.
     """
-    answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
+    answer = await connection.call("GET", _path(model) if model else "/v2", deadline=deadline)
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
     try:
         found = _json(answer)
-    except (ValueError, RecursionError) as error:
-        raise ServiceError(f"{connection.url} does not speak the Open Inference Protocol", status=502) from error
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(key, kind()), kind) for key, kind in KINDS.items()):
+        raise ServiceError(f"{connection.url} does not speak the Open Inference Protocol", status=502)
+    return found
+
+
+def _path(model: str) -> str:
+    # a service names its model itself, so the name may have any characters
+    return f"/v2/models/{quote(model, safe='', errors='replace')}"
 
 
 def _checked(url: str, plain: bool) -> tuple[str, str, int]:

@@ -43,7 +43,7 @@ from .admission import PATH
 from .attestation_agent import AttestationAgent, evidence_of
 from .batching import Batcher, ComputePool, Job
 from .cloud import answer_tensors, key_id, output_metadata
-from .connection import Connection, infer, metadata
+from .connection import Connection, Scores, infer, metadata, reported, scores_of
 from .decoding import MemoryBudget, PictureDecoder
 from .forms import form_of
 from .idempotency import IdempotencyCache
@@ -60,8 +60,6 @@ log = logging.getLogger("workbench.services")
 SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixels=128 * 128, scans=20)
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
-
-Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -352,9 +350,9 @@ class EdgeService(Service):
         answer, scores = await self._ask(payload, n, max(job.deadline for job in sent))
         passed = 1e3 * (time.perf_counter() - start)
         times = {name: clock.milliseconds[name] or 0.0 for name in ("generator", "compression")}
-        reported = ("decompression", "classifier", "cloud_other")
-        times |= {name: _milliseconds(answer, name) for name in reported}
-        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in reported))
+        parts = ("decompression", "classifier", "cloud_other")
+        times |= {name: reported(answer, f"{name}_ms") for name in parts}
+        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in parts))
         position = 0
         for job in sent:
             part = scores[position : position + job.size]
@@ -368,22 +366,11 @@ class EdgeService(Service):
         try:
             sent = Tensor.of("payload", [payload])
             answer = await infer(self.cloud, self.model.name, [sent], id=secrets.token_hex(8), deadline=deadline)
-        except ProtocolError:
-            raise ServiceError(f"the cloud at {self.cloud.url} did not answer in the protocol", status=502) from None
         except ServiceError as error:
             status = {429: 503, 503: 503, 504: 504}.get(error.status, 502)
             raise ServiceError(str(error), status=status, retry_after=error.retry_after) from None
         self._check_version(answer.version)
-        scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
-        shape = (n, len(self.classes))
-        if isinstance(scores, list) or scores.dtype != np.float32 or scores.shape != shape or not np.isfinite(scores).all():
-            raise ServiceError(f"the cloud at {self.cloud.url} did not answer with scores for {n} images", status=502)
-        return answer, scores
+        return answer, scores_of(answer, n, len(self.classes), f"the cloud at {self.cloud.url}")
 
 
 _NOTHING = EdgeResult(np.empty((0, 0), np.float32), 0.0, {})
-
-
-def _milliseconds(answer: Response, name: str) -> float:
-    value = answer.parameters.get(f"{name}_ms")
-    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
