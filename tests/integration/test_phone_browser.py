@@ -43,7 +43,7 @@ from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Route
 
 SECRET = "a-token-of-this-test"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
@@ -473,6 +473,24 @@ def test_a_refused_picture_keeps_the_last_result(
         assert not page.locator("#result[aria-busy]").count()
         page.context.close()
     assert all("413" in line for line in watched.said)
+    watched.said.clear()
+
+
+@pytest.mark.system
+def test_a_failed_picture_does_not_hold_up_the_next(opened: Open, both: Both, watched: Watched) -> None:
+    page = opened(both.edge.url, service_workers="block")
+    admit(page)
+    start_camera(page)
+    held: list[Route] = []
+    page.route("**/recognize", lambda route: held.append(route), times=1)
+    for count in (0, 1):
+        page.get_by_role("button", name="Take a picture").click()
+        wait_for(lambda count=count: waiting(page) == count and held, 30, f"{count} pictures did not wait")
+    held[0].fulfill(status=502, json={"error": "the cloud did not answer"})
+    page.get_by_role("alert").get_by_text("the cloud did not answer").wait_for()
+    page.locator("#details").wait_for()
+    assert waiting(page) == 0
+    assert [line for line in watched.said if not re.search("502|Service Worker registration blocked", line)] == []
     watched.said.clear()
 
 

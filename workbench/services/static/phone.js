@@ -120,10 +120,10 @@ async function take(bitmapSoon, began) {
     const shot = { jpeg, encoding: milliseconds, began };
     if (may() && !sending && !waiting.length) await send(shot);
     else waiting.add(shot);
-    if (may()) await flush();
   } catch (error) {
     fail(`${error.message}.`);
   }
+  await flush(); // pictures that were taken meanwhile, even if this one failed
 }
 
 // Send a picture and show its result. If the edge is unreachable, the picture returns to the queue.
