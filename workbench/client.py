@@ -36,7 +36,7 @@ from .attest import Policy, Verdict
 from .errors import ServiceError, UsageError
 from .models import check_strength
 from .pictures import check_images
-from .protocol import Response, Tensor
+from .protocol import MAX_BODY, Response, Tensor
 from .rates import check_rate
 from .services.admission import admission
 from .services.connection import Connection, infer, metadata, reported, scores_of
@@ -49,6 +49,7 @@ __all__ = ["AsyncHttpsClient", "HttpsClient"]
 Result = TypeVar("Result")
 EDGE = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
 CLOUD = ("decompression", "classifier", "cloud_other")
+MOST_BYTES = MAX_BODY * 3 // 4  # of a request's files
 
 
 class AsyncHttpsClient:
@@ -59,8 +60,8 @@ class AsyncHttpsClient:
     local machine.
 
     A request may take `deadline_s` seconds in all, with its retries. A single attempt may take `attempt_s` seconds. A request
-    has at most `batch` images, and at most `at_once` requests run in parallel. `quality` and `subsampling` are those of the
-    phone's JPEG.
+    has at most `batch` images and 24 MiB of files, and at most `at_once` requests run in parallel. `quality` and `subsampling`
+    are those of the phone's JPEG.
 
     `policy` is a policy or the path of its file. With a policy, each new connection checks the edge's evidence before a picture
     is sent. Evidence that the policy does not accept raises AttestationError. The attribute `verdict` is the result of the
@@ -148,7 +149,8 @@ class AsyncHttpsClient:
         check_images(images)
         check_strength(strength)
         check_rate(rate)
-        return await self._all(len(images), progress, lambda part: self._images(images[part], strength, rate))
+        sizes = [images[0].numel()] * len(images)  # the bytes of a PNG of noise; a JPEG has fewer
+        return await self._all(sizes, progress, lambda part: self._images(images[part], strength, rate))
 
     async def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
@@ -164,21 +166,23 @@ class AsyncHttpsClient:
             raise UsageError("no pictures given: name at least one file")
         check_strength(strength)
         check_rate(rate)
-        return await self._all(len(files), progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
+        sizes = list(map(len, files))
+        return await self._all(sizes, progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
 
-    async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
+    async def _all(self, sizes: Sequence[int], progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
         free, began = asyncio.Semaphore(self.at_once), time.perf_counter() - self._connecting_s
-        with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
+        with tqdm(total=len(sizes), desc="recognise", unit="image", disable=not progress) as bar:
 
-            async def one(start: int) -> Recognition:
+            async def one(part: slice) -> Recognition:
                 async with free:
-                    answer = await send(slice(start, start + self.batch))
+                    answer = await send(part)
                     bar.update(len(answer.scores))
                     return answer
 
-            if n <= self.batch:
-                return _whole(await one(0), began + self._connecting_s)
-            tasks = [asyncio.create_task(one(start)) for start in range(0, n, self.batch)]
+            parts = _batches(sizes, self.batch)
+            if len(parts) == 1:
+                return _whole(await one(parts[0]), began + self._connecting_s)
+            tasks = [asyncio.create_task(one(part)) for part in parts]
             try:
                 return _whole(_joined(await asyncio.gather(*tasks)), began + self._connecting_s)
             finally:
@@ -315,6 +319,17 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
     asyncio.run_coroutine_threadsafe(end(), loop)
     if threading.current_thread() is not thread:  # the garbage collector may call this in `thread`, which cannot join itself
         thread.join()
+
+
+def _batches(sizes: Sequence[int], most: int) -> list[slice]:
+    # batches of at most `most` items and MOST_BYTES bytes, but of at least one item
+    batches, start, total = [], 0, 0
+    for index, size in enumerate(sizes):
+        if index > start and (index - start == most or total + size > MOST_BYTES):
+            batches.append(slice(start, index))
+            start, total = index, 0
+        total += size
+    return [*batches, slice(start, len(sizes))]
 
 
 def _split(clock: Stopwatch, answer: Response, passed: float, parts: Sequence[str], network: str) -> None:

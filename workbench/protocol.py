@@ -27,6 +27,7 @@ from .errors import ProtocolError
 
 __all__ = [
     "LENGTH_HEADER",
+    "MAX_BODY",
     "MAX_JSON",
     "Request",
     "Response",
@@ -44,6 +45,7 @@ DATATYPES: dict[str, str] = {
     **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
 }
+MAX_BODY = 32 << 20  # bytes of a request
 MAX_JSON = 1 << 20  # bytes; Python's objects take up to 30 times the memory of their JSON
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
 MAX_STRINGS = 1 << 16  # elements of a BYTES tensor, each of which becomes an object

@@ -452,6 +452,23 @@ def test_an_edge_that_has_no_room_is_asked_again(
 
 
 @pytest.mark.system
+def test_many_pictures_fit_into_the_edges_largest_body(
+    served: Callable[..., AbstractContextManager[Both]], opened: Open, files: list[bytes], tmp_path: Path
+) -> None:
+    with served(token=Token(SECRET.encode()), intake=Intake(20_000)) as both:
+        page = opened(both.edge.url)
+        admit(page)
+        page.locator("#batch-files").set_input_files(cards(files[:3], tmp_path))
+        set_batch(page, 64, 40)
+        page.get_by_role("button", name="Send", exact=True).click()
+        page.locator("#batch-said", has_text=": 64 of 64 pictures").wait_for()
+        counts = measured(both.edge.url, both.certs)
+        page.context.close()
+    assert counts["pmc2_images_total"] == 64, "none twice"
+    assert counts["pmc2_requests_total 200"] > 2
+
+
+@pytest.mark.system
 def test_a_refused_picture_keeps_the_last_result(
     served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:

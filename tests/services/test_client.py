@@ -8,6 +8,7 @@ import contextlib
 import gc
 import itertools
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.pictures import to_float
+from workbench.protocol import MAX_BODY
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService
 from workbench.services.trust import Token
@@ -80,6 +82,17 @@ def test_batches_come_back_in_order(both: Both, images: torch.Tensor, expected: 
         files = Phone().capture(images)
         assert answer.s1_bytes == sum(map(len, files))
         same(client.recognise_files(files).scores, expected)
+
+
+def test_a_batch_ends_before_the_edges_largest_body(both: Both, files: list[bytes], client: HttpsClient) -> None:
+    large = [file[:2] + (b"\xff\xe2" + struct.pack(">H", 60_002) + bytes(60_000)) * 298 + file[2:] for file in files[:2]]
+    assert all(17 << 20 < len(file) < 18 << 20 for file in large)
+    same(client.recognise_files(large).scores, client.recognise_files(files[:2]).scores)
+    with HttpsClient(both.edge.url, certs=both.certs, quality=95) as fine:
+        answer = fine.recognise(torch.rand(1, 3, 1200, 1200).mul(0.7).expand(13, -1, -1, -1))
+    assert answer.scores.shape == (13, 10)
+    assert answer.s1_bytes is not None
+    assert answer.s1_bytes > MAX_BODY
 
 
 def test_a_progress_bar_counts_images(both: Both, images: torch.Tensor, capsys: pytest.CaptureFixture[str]) -> None:

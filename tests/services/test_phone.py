@@ -151,6 +151,7 @@ def test_the_page_learns_its_access_without_an_error(both: Both, digits: Dataset
         "codec": "png",
         "size": 32,
         "most": 256,
+        "most_bytes": 200_000,
         "attestation": "none",
     }
     assert known.headers["cache-control"] == "no-store"

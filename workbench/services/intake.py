@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect, Request
 
 from ..errors import ServiceError
+from ..protocol import MAX_BODY
 
 __all__ = ["Intake"]
 
@@ -19,7 +20,7 @@ class Intake:
     A body has at most `most` bytes, and arrives within `patience_s` seconds. All bodies together have at most `budget` bytes.
     """
 
-    def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
+    def __init__(self, most: int = MAX_BODY, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
         self.most, self.budget, self.patience_s = most, budget, patience_s
         self.held = 0
 

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from ..codecs import Codec
 from ..errors import ProtocolError, ServiceError
 from ..pictures import encode, to_uint8
+from .intake import Intake
 from .types import MOST_SHOWN, Model
 
 __all__ = ["PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
@@ -77,6 +78,7 @@ class PagedService(Protocol):
     most: int
     ready: bool
     plain: bool
+    intake: Intake
 
     @property
     def token(self) -> object | None: ...
@@ -105,7 +107,8 @@ async def _page_json(service: PagedService, request: Request) -> Response:
         service.admit(request)
         model, agent = service.model, "none" if service.agent is None else "agent"
         description |= {"model": model.name, "classes": service.classes, "codec": model.parameters["codec"]}
-        description |= {"size": service.size, "most": service.most, "attestation": "plain" if service.plain else agent}
+        description |= {"size": service.size, "most": service.most, "most_bytes": service.intake.most}
+        description |= {"attestation": "plain" if service.plain else agent}
     except ServiceError as error:
         description |= {"admitted": False, "why": str(error)}
     return JSONResponse(description, headers={**HEADERS, "Cache-Control": "no-store"})

@@ -252,7 +252,7 @@ async function test() {
     byId("cancel").focus();
     const before = await battery();
     const tell = (done, seconds) => tellTest(done, n, seconds);
-    const sum = await run({ files, n, size, ...settings(), signal: testing.signal, tell });
+    const sum = await run({ files, n, size, mostBytes: about.most_bytes, ...settings(), signal: testing.signal, tell });
     tellTested(sum, n, size, before, await battery());
   } catch (error) {
     said.textContent = testing?.signal.aborted ? "Cancelled before the first picture." : `${error.message}.`;
