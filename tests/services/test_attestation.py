@@ -407,7 +407,8 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest, monkeypatch: pyt
 @pytest.mark.parametrize(
     "url",
     ["", "127.0.0.1:8006", "https://127.0.0.1:8006", "http://example.org:8006", "http://10.0.0.1", "http://127.0.0.1:x",
-     "http://127.0.0.1:8006/aa", "http://127.0.0.1?token=hush", "http://me:hush@127.0.0.1", "http://[::1", "http://0.0.0.0:8006"],
+     "http://127.0.0.1:8006/aa", "http://127.0.0.1?token=hush", "http://me:hush@127.0.0.1", "http://[::1", "http://0.0.0.0:8006",
+     "http://:hush@127.0.0.1:8006", "http://127.0.0.1:8006#hush"],
 )  # fmt: skip
 def test_an_agent_is_on_loopback(url: str) -> None:
     with pytest.raises(UsageError, match="is no attestation agent of this guest: write http://127.0.0.1:8006") as caught:

@@ -335,6 +335,8 @@ def test_a_call_that_was_given_up_is_cancelled(both: Both, images: torch.Tensor)
 URLS = (
     "", "127.0.0.1:8443", "ftp://127.0.0.1", "https://", "https://127.0.0.1:x", "https://127.0.0.1:99999", "https://edge/path",
     "https://edge?a=b", "https://[::1", "https://me:hush-hush@127.0.0.1:8443", "https://127.0.0.1:8443?token=hush-hush",
+    "ftp://127.0.0.1:21", "https://edge//", "https://.example:8443", "https://a..b", f"https://{'a' * 64}.example", "https://ed\0ge",
+    "https://@edge", "https://:hush-hush@edge:8443", "https://edge#hush-hush", "https://edge/#?hush-hush",
 )  # fmt: skip
 
 
@@ -343,6 +345,13 @@ def test_what_is_no_url_of_a_service_is_refused(certs: Path, url: str) -> None:
     with pytest.raises(UsageError, match="is not the URL of a service: write https://HOST:PORT") as caught:
         HttpsClient(url, certs=certs)
     assert "hush" not in str(caught.value)
+
+
+def test_a_url_in_another_form_is_the_same_service(both: Both, images: torch.Tensor) -> None:
+    with HttpsClient(both.edge.url.replace("https", "HTTPS") + "/", certs=both.certs) as client:
+        assert repr(client) == f"HttpsClient({both.edge.url!r})"
+        assert client.recognise(images[:1]).scores.shape == (1, 10)
+    assert Connection("https://中.example", None)._http.host == "xn--fiq.example"
 
 
 def test_options_out_of_range_are_refused(certs: Path) -> None:

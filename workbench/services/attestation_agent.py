@@ -15,7 +15,6 @@ import contextlib
 import json
 import re
 from collections import Counter
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,7 +22,7 @@ from starlette.responses import Response
 from ..attest import MOST_EVIDENCE, runtime_data
 from ..errors import ProtocolError, ServiceError, UsageError
 from .admission import PATH
-from .http import get_once, without_secrets
+from .http import get_once, split_url, without_secrets
 from .quota import address_key
 from .trust import Peer, is_loopback
 
@@ -104,15 +103,10 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 def agent_at(url: str) -> tuple[str, int]:
     """Return the host and the port of an agent's URL. Raises UsageError for any URL except http://HOST:PORT on loopback."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 80
-        valid = parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.username or parts.fragment)
-    except ValueError:
-        valid, host, port = False, "", 0
-    if not valid or not is_loopback(host):
+    parts = split_url(url)
+    if parts is None or not parts[0].startswith("http:") or not is_loopback(parts[1]):
         raise UsageError(f"{without_secrets(url)!r:.100} is no attestation agent of this guest: write {AGENT}")
-    return host, port
+    return parts[1:]
 
 
 def _nonce(http: Request) -> bytes:

@@ -15,13 +15,13 @@ import random
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 
 from ..errors import ProtocolError, ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
-from .http import Admission, HttpAnswer, HttpConnections, without_secrets
+from .http import Admission, HttpAnswer, HttpConnections, split_url, without_secrets
 from .trust import CERTIFICATE_POLL_S, is_loopback
 from .trust import marks as marks_of
 
@@ -191,19 +191,12 @@ def _path(model: str) -> str:
 
 
 def _checked(url: str, plain: bool) -> tuple[str, str, int]:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        valid = (
-            parts.scheme in ("http", "https") and host and parts.path in ("", "/") and not parts.query and not parts.username
-        )
-    except ValueError:
-        valid, host, port = False, "", 0
-    if not valid:
+    parts = split_url(url)
+    if parts is None:
         raise UsageError(f"{without_secrets(url)!r} is not the URL of a service: write https://HOST:PORT")
-    if parts.scheme == "http" and not (plain and is_loopback(host)):
+    if parts[0].startswith("http:") and not (plain and is_loopback(parts[1])):
         raise UsageError(f"{url!r} is plain HTTP, which is only used on this machine and on request: write https://")
-    return url.rstrip("/"), host, port
+    return parts
 
 
 def words_of(answer: HttpAnswer) -> str:

@@ -12,18 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias, cast
+from urllib.parse import urlsplit
 
 import httptools
 
 from ..errors import AttestationError
 from .trust import expiry_of
 
-__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "without_secrets"]
+__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "split_url", "without_secrets"]
 
 MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # bytes of a response outside its body, and of its body
 IDLE_S = 60.0  # shorter than the services' limit for idle connections
@@ -32,6 +34,7 @@ CONNECT_S = 3.0  # for TCP and TLS
 DOUBT_S = 1.0  # without a response, before a second copy of the request is sent
 MOST_AGAIN = 64 << 10  # bytes: larger requests are not sent twice
 ADMIT_S = 10.0  # for the check of a new connection
+PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -291,10 +294,27 @@ class HttpConnections:
         kept.admitted = True
 
 
+def split_url(url: str) -> tuple[str, str, int] | None:
+    """Split http(s)://HOST[:PORT] into the URL without a final slash, its host in ASCII (IDNA) and its port.
+
+    The scheme of the result is in lower case. Return None for any other URL, such as one with a user, a password, a path, a
+    query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
+    except ValueError:
+        return None
+    rest = (parts.path.removeprefix("/"), parts.query, parts.fragment)
+    if parts.scheme not in PORTS or not host or not host.isprintable() or "@" in parts.netloc or any(rest):
+        return None
+    return f"{parts.scheme}://{parts.netloc}", host, port or PORTS[parts.scheme]
+
+
 def without_secrets(url: str) -> str:
-    """Return `url` without user, password and query, for error messages."""
+    """Return `url` without user, password, query and fragment, for error messages."""
     front, at, host = url.rpartition("@")
-    return (front[: front.find("//") + 2] + "...@" + host if at else url).partition("?")[0]
+    return re.split("[?#]", front[: front.find("//") + 2] + "...@" + host if at else url)[0]
 
 
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
