@@ -18,6 +18,7 @@ which evidence the client accepts, and a verdict is the result of this check (se
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ from .attest import Policy, Verdict
 from .errors import ServiceError, UsageError
 from .models import check_strength
 from .pictures import check_images
-from .protocol import MAX_BODY, Response, Tensor
+from .protocol import MAX_BODY, MAX_TIMEOUT_S, Response, Tensor
 from .rates import check_rate
 from .services.admission import admission
 from .services.connection import Connection, infer, metadata, reported, scores_of
@@ -86,8 +87,8 @@ class AsyncHttpsClient:
     ) -> None:
         if certs is None and not plain:
             raise UsageError("give certs=, the folder made by `workbench certs`: its authority is whom this client trusts")
-        if batch < 1 or at_once < 1 or deadline_s <= 0:
-            raise UsageError(f"batch, at_once and deadline_s must be above 0, got {batch}, {at_once}, {deadline_s}")
+        if batch < 1 or at_once < 1 or not 0 < deadline_s < math.inf:
+            raise UsageError(f"batch, at_once and a finite deadline_s must be above 0, got {batch}, {at_once}, {deadline_s}")
         folder = None if certs is None else Path(certs)
         trust = (
             None
@@ -208,7 +209,7 @@ class AsyncHttpsClient:
         deadline = self._deadline()
         model, classes = await self.model(deadline)
         start = time.perf_counter()
-        parameters = parameters | {"timeout": int(1e6 * self.deadline_s)}
+        parameters = parameters | {"timeout": math.ceil(1e6 * min(self.deadline_s, MAX_TIMEOUT_S))}
         answer = await infer(self._connection, model, [tensor], id=uuid.uuid4().hex, parameters=parameters, deadline=deadline)
         scores = scores_of(answer, images, len(classes), self._connection.url)
         passed = 1e3 * (time.perf_counter() - start)

@@ -29,6 +29,7 @@ __all__ = [
     "LENGTH_HEADER",
     "MAX_BODY",
     "MAX_JSON",
+    "MAX_TIMEOUT_S",
     "Request",
     "Response",
     "Tensor",
@@ -48,6 +49,7 @@ DATATYPES: dict[str, str] = {
 MAX_BODY = 32 << 20  # bytes of a request
 MAX_JSON = 1 << 20  # bytes; Python's objects take up to 30 times the memory of their JSON
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
+MAX_TIMEOUT_S = 600.0  # longest timeout of a request
 MAX_STRINGS = 1 << 16  # elements of a BYTES tensor, each of which becomes an object
 DATATYPE_OF = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
 JSON_NUMBERS = (int, float, bool)

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import gc
 import itertools
+import math
 import socket
 import struct
 import threading
@@ -28,7 +29,7 @@ from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.pictures import to_float
-from workbench.protocol import MAX_BODY
+from workbench.protocol import MAX_BODY, MAX_TIMEOUT_S
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService
 from workbench.services.trust import Token
@@ -225,6 +226,11 @@ def test_a_missing_answer_is_not_awaited_past_the_deadline(both: Both, images: t
     until(lambda: both.edge.service.waiting == 0)
 
 
+def test_a_deadline_may_exceed_the_services_maximum(both: Both, images: torch.Tensor) -> None:
+    with HttpsClient(both.edge.url, certs=both.certs, deadline_s=1.5 * MAX_TIMEOUT_S) as client:
+        assert client.recognise(images[:1]).scores.shape == (1, 10)
+
+
 def test_what_is_wrong_is_not_sent_again(both: Both, client: HttpsClient, logged: Log) -> None:
     with pytest.raises(ServiceError) as caught:
         client.recognise_files([b"no picture"])
@@ -355,7 +361,7 @@ def test_a_url_in_another_form_is_the_same_service(both: Both, images: torch.Ten
 
 
 def test_options_out_of_range_are_refused(certs: Path) -> None:
-    for name, value in (("batch", 0), ("at_once", 0), ("deadline_s", 0), ("deadline_s", -1)):
+    for name, value in (("batch", 0), ("at_once", 0), *(("deadline_s", value) for value in (0, -1, math.inf, math.nan))):
         with pytest.raises(UsageError, match=f"must be above 0, got .*{value}"):
             HttpsClient("https://127.0.0.1:8443", certs=certs, **{name: value})
 

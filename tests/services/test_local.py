@@ -128,6 +128,7 @@ def test_the_command_prints_a_table(
         (("{picture}",), "give --certs DIR"),
         (("--certs", "{certs}", "--edge", "http://127.0.0.1:1", "{picture}"), "is plain HTTP"),
         (("--certs", "{certs}", "--edge", "https://127.0.0.1:1", "--deadline", "0.2", "{picture}"), "cannot be reached"),
+        (("--certs", "{certs}", "--deadline", "inf", "{picture}"), "a finite deadline_s must be above 0"),
         (("--certs", "{certs}", "--strength", "2", "{picture}"), "strength must be between 0"),
         (("--certs", "{certs}", "--token-file", "{missing}", "{picture}"), "no token can be read from"),
     ],

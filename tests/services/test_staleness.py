@@ -303,6 +303,13 @@ def test_a_service_takes_no_token_from_the_environment(monkeypatch: pytest.Monke
     assert serve_command._token(options) == Token(b"another-token-altogether")
 
 
+@pytest.mark.parametrize("option", ["--deadline", "--wait-ms", "--least-strength"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_a_service_takes_finite_numbers(option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "cloud", "--certs", str(tmp_path), option, value]) != 0
+    assert "--wait-ms from 0 up, --deadline above 0, all of them finite" in capsys.readouterr().err
+
+
 def test_a_cloud_answers_its_edge_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "token").write_text(SECRET)
     assert main(["serve", "cloud", "--certs", str(tmp_path), "--token-file", str(tmp_path / "token")]) != 0

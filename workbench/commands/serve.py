@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import sys
@@ -107,8 +108,8 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("an edge needs --cloud URL, such as https://" + CLOUD)
     if options.what == "edge" and options.arrangement == "pp":
         raise UsageError("arrangement pp has no edge: the phone protects, and asks the cloud")
-    if not 0 <= options.least_strength <= 1 or options.wait_ms < 0 or options.deadline <= 0:
-        raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
+    if not (0 <= options.least_strength <= 1 and 0 <= options.wait_ms < math.inf and 0 < options.deadline < math.inf):
+        raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0, all of them finite")
     if options.most_rate is not None and options.what == "cloud":
         raise UsageError("--most-rate is an edge's: a cloud decodes payloads of every rate")
     if options.most_rate is not None and not (options.rate or 0.0) <= options.most_rate <= 1:

@@ -45,7 +45,7 @@ from starlette.routing import Route
 from .. import __version__
 from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
-from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
+from ..protocol import LENGTH_HEADER, MAX_TIMEOUT_S, Request, Response, read_request, write_response
 from .intake import Intake
 from .trust import Peer, Token, is_loopback
 from .types import Answer, Model, RequestContext
@@ -55,7 +55,6 @@ __all__ = ["Service"]
 log = logging.getLogger("workbench.access")
 
 BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # ms
-LONGEST_S = 600.0  # longest timeout that a request may set
 SHOWN = 64  # characters of a request id in the log
 
 
@@ -237,8 +236,8 @@ class Service(ABC):
         """
         seconds = self.deadline_s
         if timeout is not None:
-            if type(timeout) not in (int, float) or not 0 < timeout * unit <= LONGEST_S:
-                raise ProtocolError(f"timeout must be a number above 0, at most {LONGEST_S:g} s")
+            if type(timeout) not in (int, float) or not 0 < timeout * unit <= MAX_TIMEOUT_S:
+                raise ProtocolError(f"timeout must be a number above 0, at most {MAX_TIMEOUT_S:g} s")
             seconds = timeout * unit
         return asyncio.get_running_loop().time() + seconds
 
