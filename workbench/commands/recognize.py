@@ -46,7 +46,9 @@ def add(commands: Commands) -> None:
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="of the perturbation (default: 1)")
     made.add_argument("--rate", type=float, metavar="R", help="of the edge's codec neural, 0 to 1 (default: the edge's own)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="for each batch of 256 (30)")
-    made.add_argument("--batch", type=positive, default=256, metavar="N", help="pictures that are sent together (256)")
+    made.add_argument(
+        "--batch", type=positive, default=256, metavar="N", help="pictures that are sent together, up to 24 MiB (256)"
+    )
     made.add_argument(
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: protect here, send PNG to --cloud (default: pmc2)"
     )
