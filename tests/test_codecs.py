@@ -206,6 +206,13 @@ def test_a_damaged_file_under_a_right_tag_is_decoded_or_refused(
 DAMAGED = {kind.format: file(kind.format) for kind in FORMATS}
 
 
+def test_a_large_image_of_noise_is_encoded() -> None:
+    noise = torch.rand(1, 3, 600, 600, generator=torch.Generator().manual_seed(0))
+    for quality in (75, 95):
+        jpeg = Jpeg(quality)
+        assert jpeg.decode(jpeg.encode(noise)).shape == noise.shape
+
+
 def test_jpeg_keeps_full_colour_and_webp_has_its_quality(images: torch.Tensor) -> None:
     def bytes_of(coder: Codec) -> int:
         return len(coder.encode(images))

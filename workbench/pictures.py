@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .errors import DataError, UsageError
 from .warning_filter import suppress_warnings
@@ -362,6 +362,8 @@ def to_uint8(images: Tensor) -> Tensor:
 def encode(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG", **options: Any) -> bytes:
     """Encode pixels (uint8, H x W x 3) as the content of a picture file. `options` are those of Pillow's `save`."""
     buffer = io.BytesIO()
+    if options.get("optimize"):  # libjpeg then writes the whole file at once, and noise may need more than a byte a pixel
+        ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, 2 * pixels.nbytes)
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
 

@@ -39,9 +39,10 @@ __all__ = ["Attempts", "best_of"]
 
 
 def _check_classes(labels: Tensor, dataset: Dataset) -> None:
-    if len(labels.unique()) == len(labels):
+    present = {int(each) for each in labels}
+    if len(present) == len(labels):
         raise DataError(f"an audit compares test pictures of one class, and the {len(labels)} of {dataset.title} have one each")
-    for label in set(labels.tolist()) - set(dataset.train.labels.tolist()):
+    for label in sorted(present.difference(dataset.train.labels.tolist())):
         raise DataError(
             f"the class {dataset.classes[label]!r} of {dataset.title} has test pictures, and no training picture from which an "
             "attacker could learn it: add some, or leave the class out"
