@@ -133,12 +133,25 @@ def test_a_folder_with_train_and_test_halves_the_test(tmp_path: Path) -> None:
     save_class_folders(tmp_path / "train", {"cat": 3, "dog": 4})
     save_class_folders(tmp_path / "test", {"cat": 4, "dog": 6}, level=100)
     pets = load("folder", tmp_path)
-    assert pets.train.images[:, 0, 0, 0].tolist() == list(range(7))
-    assert pets.train.labels.tolist() == [0] * 3 + [1] * 4
+    assert pets.train.images[:, 0, 0, 0].tolist() == shuffled(7).tolist(), "the first pictures are of every class"
+    assert torch.equal(pets.train.labels, (shuffled(7) >= 3).long())
     halves = pets.validation.images[:, 0, 0, 0].tolist(), pets.test.images[:, 0, 0, 0].tolist()
     assert [len(half) for half in halves] == [5, 5]
     assert sorted(halves[0] + halves[1]) == list(range(100, 110))
     assert torch.equal(pets.test.labels, (pets.test.images[:, 0, 0, 0] >= 104).long())
+
+
+def test_the_first_pictures_of_a_split_have_all_classes(tmp_path: Path) -> None:
+    for level, name in enumerate(("train", "val", "test")):
+        save_class_folders(tmp_path / name, {"cat": 6, "dog": 6}, level=60 * level)
+    pets, again = load("folder", tmp_path), load("folder", tmp_path)
+    for level, split in enumerate((pets.train, pets.validation, pets.test)):
+        assert set(split.labels[:6].tolist()) == {0, 1}
+        assert torch.equal(split.labels, (split.images[:, 0, 0, 0] >= 60 * level + 6).long()), "labels follow their pictures"
+    for name in ("train", "validation", "test"):
+        assert torch.equal(getattr(pets, name).images, getattr(again, name).images)
+    in_folders = pets.validation.images[shuffled(12).argsort()]
+    assert cifar10.fingerprint(in_folders) in pets.division, "its name does not depend on the order of the split"
 
 
 def test_folders_share_weights_only_with_equal_classes(tmp_path: Path) -> None:
@@ -195,7 +208,7 @@ def test_a_copy_is_halved_by_position(tmp_path: Path) -> None:
         for row, position in enumerate(chosen.tolist()):
             file = tmp_path / "test" / CIFAR10_CLASSES[position // 2] / f"{position % 2}.jpg"
             assert np.array_equal(split.images[row].permute(1, 2, 0).numpy(), np.asarray(Image.open(file).convert("RGB")))
-    assert cifar.train.labels.tolist() == sorted(list(range(10)) * 2)
+    assert torch.equal(cifar.train.labels, shuffled(20) // 2), "the first pictures are of every class"
     assert cifar.division.startswith("20 unpublished pictures halved by position (seed 0, ")
     assert cifar.notes == [f"CIFAR-10 (JPEG q75 copy): {cifar.division}; these halves are not those of CIFAR-10 itself"]
     assert (cifar.chosen_on(cifar.division), cifar.chosen_on(cifar10.OFFICIAL)) == (0, None)

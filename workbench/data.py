@@ -113,7 +113,7 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     - `samples-imagenet`: 20 ImageNet pictures from the same package, cropped to squares and scaled to 32 x 32.
     - `samples-photographs`: the 7 pictures of `samples-imagenet` that show a class of CIFAR-10.
     - `folder`: the pictures in `data_dir`, with one folder for each class. The class folders lie directly in `data_dir`, or in
-      its subfolders `train/`, `test/` and `val/`.
+      its subfolders `train/`, `test/` and `val/`. The order of the pictures is random, and the same at each call.
 
     Skipped files are reported on stderr, and kept in `notes`. Raises UsageError for an unknown name, and DataError for missing
     or unreadable files.
@@ -135,8 +135,7 @@ def _digits(directory: Path | None) -> Dataset:
         small = torch.from_numpy(digits.images).float().div_(16)[:, None]  # N x 1 x 8 x 8 in [0, 1]
         large = torch.nn.functional.interpolate(small, size=32, mode="bicubic", align_corners=False).clamp_(0, 1)
         images = to_uint8(large).expand(-1, 3, -1, -1).contiguous()
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        chosen = dict(zip(SPLITS, torch.split(order, [697, 100, 1000]), strict=True))[split]
+        chosen = dict(zip(SPLITS, torch.split(_shuffled(len(images)), [697, 100, 1000]), strict=True))[split]
         return Split(images[chosen], torch.from_numpy(digits.target).long()[chosen])
 
     return Dataset("digits", "scikit-learn digits", "digits", tuple(map(str, range(10))), False, read)
@@ -166,7 +165,7 @@ def _cifar10(directory: Path | None) -> Dataset:
         }
         _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
         title = f"CIFAR-10 ({_describe_copy(parts['test'].paths[0])} copy)"
-        read = _cached_reader(lambda part: _read_class_folders(parts[part]))
+        read = _cached_reader(lambda part: _read_class_folders(parts[part], mix=part == "train"))
 
     @functools.cache
     def halves() -> tuple[Tensor, Tensor, str]:
@@ -260,18 +259,17 @@ def _folder(directory: Path | None) -> Dataset:
         )
     parts = {split: ClassFolders.scan(folder, classes) for split, folder in (splits or {"all": directory}).items()}
     _say(passed_over(directory, sum((part.passed for part in parts.values()), passed)), notes)
-    read = _cached_reader(lambda part: _read_class_folders(parts[part]))
+    whole = SPLITS if len(splits) == len(SPLITS) else ("train",)  # the splits that have their own folder
+    read = _cached_reader(lambda part: _read_class_folders(parts[part], mix=part in whole))
     pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:
-        if name == "train" and splits:
-            return read("train")
-        if len(splits) == len(SPLITS):
+        if splits and name in whole:
             return read(name)
         source = read(pool)
         first = 0 if splits else round(0.8 * len(source))
         middle = (first + len(source)) // 2
-        order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+        order = _shuffled(len(source))
         if not min(first or len(parts["train"].paths), middle - first, len(source) - middle):
             raise DataError(f"{len(source)} images in {str(directory)!r} are too few to train, validate and test on")
         chosen = {"train": order[:first], "validation": order[first:middle], "test": order[middle:]}[name]
@@ -279,7 +277,9 @@ def _folder(directory: Path | None) -> Dataset:
 
     def division() -> str:
         if len(splits) == len(SPLITS):
-            return f"validation and test as in the folders ({cifar10.fingerprint(read('validation').images)})"
+            images = read("validation").images
+            in_folders = images[_shuffled(len(images)).argsort()]  # the name of a division is that of the order in the folders
+            return f"validation and test as in the folders ({cifar10.fingerprint(in_folders)})"
         how = "halves" if splits else "the last two tenths"
         return f"{how} of {len(read(pool)):,} images by position (seed 0, {cifar10.fingerprint(read(pool).images)})"
 
@@ -318,5 +318,12 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
-def _read_class_folders(folders: ClassFolders) -> Split:
-    return Split(load_pictures(folders.paths, 32), torch.tensor(folders.labels))
+def _read_class_folders(folders: ClassFolders, mix: bool) -> Split:
+    # Without `mix`, pictures are sorted by class. Then the first N pictures of a split would be of one or two classes.
+    order = _shuffled(len(folders.paths)) if mix else torch.arange(len(folders.paths))
+    paths = folders.paths
+    return Split(load_pictures([paths[index] for index in order.tolist()], 32), torch.tensor(folders.labels)[order])
+
+
+def _shuffled(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
