@@ -51,6 +51,10 @@ class Split:
         """Return a split of the first `n` images, or of all images if `n` is None."""
         return self if n is None else Split(self.images[:n], self.labels[:n])
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of the images and labels, in their order."""
+        return hashlib.sha256(self.images.numpy().tobytes() + self.labels.numpy().tobytes()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Dataset:

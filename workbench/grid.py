@@ -10,8 +10,8 @@ all classifiers are trained. Then each pair (target, auxiliary) gets its generat
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
 Each job is a process. An Executor starts the jobs on this machine, or on Dask workers with a GPU each. The workers must use the
-same files. Complete weights are reused, whatever their preset. Results that were measured with the present weights are reused,
-too.
+same files. Complete weights are reused, whatever their preset and seed. `grid.json` states the presets and seeds of the
+networks. Results of the present weights on the present test images are reused, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tqdm.auto import tqdm
 
 from . import plots, weights
 from .classifiers import CLASSIFIER_NAMES
+from .data import Dataset
 from .errors import RunError, WeightsError
 from .metrics import Estimate
 from .processes import Children, cores, run_jobs
@@ -43,12 +45,12 @@ __all__ = ["Grid"]
 class Grid:
     """A grid of targets and auxiliaries to train and measure, with the settings of `workbench train` and `workbench evaluate`.
 
-    `data` are the command-line options for the data set: `("--dataset", "cifar10", ...)`. `family` is the name under which data
-    sets share weights. `preset` and `seed` are options of `workbench train`. `limit` is the number of test images (None: all).
-    `rate` is the neural codec's rate in [0, 1]. For None, the codec is PNG.
+    `data` are the command-line options for the data set: `("--dataset", "cifar10", ...)`. `preset` and `seed` are options of
+    `workbench train`. `limit` is the number of test images (None: all). `rate` is the neural codec's rate in [0, 1]. For None,
+    the codec is PNG.
     """
 
-    family: str
+    dataset: Dataset
     data: tuple[str, ...]
     targets: tuple[str, ...] = CLASSIFIER_NAMES
     auxiliaries: tuple[str, ...] = CLASSIFIER_NAMES
@@ -58,8 +60,16 @@ class Grid:
     rate: float | None = None
 
     @property
+    def family(self) -> str:
+        return self.dataset.family
+
+    @property
     def folder(self) -> Path:
         return data_root() / "runs" / "grid" / self.family
+
+    @cached_property
+    def _measured_on(self) -> dict[str, Any]:
+        return {"limit": self.limit, "images_sha256": self.dataset.test.head(self.limit).sha256()}
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -113,7 +123,7 @@ class Grid:
             if error:
                 failed[name] = error
             elif out:
-                write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
+                write_json(self.folder / f"{name}.json", {**json.loads(out), **self._measured_on})
             bar.update()
 
         with tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True) as bar:
@@ -139,32 +149,42 @@ class Grid:
         if not path.is_file() or not (pair := self._trained(target, auxiliary, self.rate is not None)):
             return None
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        same = result["weights"] == pair.sha256() and result.get("limit", ...) == self.limit
-        return result if same and result.get("rate") == self.rate else None
+        same = result["weights"] == pair.sha256() and result.get("rate") == self.rate
+        return result if same and {**result, **self._measured_on} == result else None
 
     def _collect(self) -> dict[str, Any]:
-        found = {pair: result for pair in self.pairs if (result := self._measured(*pair)) is not None}
+        found = {pair: kept for pair in self.pairs if (kept := self._measured(*pair)) is not None}
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
-        trained = {"classifier": names, "generator": [weights.generator_name(*pair) for pair in found]}
-        seconds = {
-            kind: [float(manifest.training.get("seconds", 0.0)) for name in each if (manifest := self._complete(name))]
-            for kind, each in trained.items()
+        trained = {
+            "classifier": list(names),
+            "generator": [weights.generator_name(*pair) for pair in found],
+            "compressor": [] if self.rate is None else [weights.compressor_name(*pair) for pair in found],
         }
+        manifests = {kind: [each for name in some if (each := self._complete(name))] for kind, some in trained.items()}
+        presets = sorted({each.training.get("preset", "imported") for some in manifests.values() for each in some})
+        seeds = sorted({each.seed for some in manifests.values() for each in some}, key=str)  # None if imported
+        encoder = self._complete(ENCODER) if any(ENCODER in PRESETS.get(preset, ()) for preset in presets) else None
+        manifests["encoder"] = [encoder] if encoder else []
+        seconds = {kind: [float(each.training.get("seconds", 0.0)) for each in some] for kind, some in manifests.items()}
         mean = {kind: sum(each) / len(each) if each else 0.0 for kind, each in seconds.items()}
-        whole = (len(CLASSIFIER_NAMES) * mean["classifier"] + len(CLASSIFIER_NAMES) ** 2 * mean["generator"]) / 3600
+        pairs = len(CLASSIFIER_NAMES) ** 2
+        count = {"classifier": len(CLASSIFIER_NAMES), "encoder": 1, "generator": pairs, "compressor": pairs}
+        whole = sum(count[kind] * mean[kind] for kind in count) / 3600
         cost = {"measured_seconds": {k: sum(v) for k, v in seconds.items()}, "all_64_pairs_hours": round(whole, 2)}
-        result = {"results": list(found.values()), "asked": len(self.pairs), "preset": self.preset, "cost": cost}
+        result: dict[str, Any] = {"results": list(found.values()), "asked": len(self.pairs), "presets": presets, "seeds": seeds}
+        result["cost"] = cost
         write_json(self.folder / "grid.json", result)
+        how = ", ".join(f"{kind} {' and '.join(map(str, some))}" for kind, some in (("preset", presets), ("seed", seeds)))
         for key in ("protected", "auxiliary_protected"):
             if found:
-                self._draw(key, found)
+                self._draw(key, found, how)
         return result
 
-    def _draw(self, key: str, found: dict[tuple[str, str], dict[str, Any]]) -> None:
+    def _draw(self, key: str, found: dict[tuple[str, str], dict[str, Any]], how: str) -> None:
         values = {pair: Estimate(**result[f"{key}_accuracy"]) for pair, result in found.items()}
         who = "target" if key == "protected" else "auxiliary"
         first = next(iter(found.values()))
-        title = f"{who} on protected images (%), {first['dataset']}, n = {first['n']}, preset {self.preset}"
+        title = f"{who} on protected images (%), {first['dataset']}, n = {first['n']}, {how}"
         figure = plots.heatmap(values, list(self.targets), list(self.auxiliaries), title)
         for suffix in ("png", "svg"):
             with replacing(self.folder / f"{who}.{suffix}") as temporary:

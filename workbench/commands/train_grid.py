@@ -53,7 +53,7 @@ def grid(options: argparse.Namespace) -> int:
     targets, auxiliaries = (
         tuple(classifier_name(name) for name in names or CLASSIFIER_NAMES) for names in (options.targets, options.auxiliaries)
     )
-    asked = Grid(dataset.family, data, targets, auxiliaries, options.preset, options.seed, options.limit, options.rate)
+    asked = Grid(dataset, data, targets, auxiliaries, options.preset, options.seed, options.limit, options.rate)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
         result = asked.run(executor)
