@@ -175,6 +175,7 @@ def test_bench_prints_ratios_for_people_and_machines(tiny_data: Path, capsys: py
         (("--auxiliary", "resnet34", "--codec", "png"), 1, "no weights 'resnet34' for data set 'digits'"),
         (("--dataset", "samples", "--codec", "png"), 1, "no weights 'resnet18' for data set 'cifar10'"),
         (("--codec", "png", "--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
+        (("--codec", "png", "--variant", "nosuch"), 2, "--variant nosuch names a compressor, and the codec png has none"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_line(
@@ -305,6 +306,8 @@ def test_audit_says_the_same_to_people(
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--rate", "nan"), 2, "rate must be between 0"),
+        (("--codec", "png", "--variant", "nosuch"), 2, "--variant nosuch names a compressor, and the codec png has none"),
+        (("--membership", "--view", "payload"), 2, "works on the views perturbed and decoded, not on payload"),
         (("--pairs", "100000"), 1, "100000 pairs were requested, the training split of scikit-learn digits has 697"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
         (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),

@@ -95,3 +95,14 @@ def test_a_variant_of_neither_network_is_refused(tiny_data: Path) -> None:
     assert main(["evaluate", *PAIR, "--variant", "paper", "--limit", "8"]) == 1
     with pytest.raises(UsageError, match="variant"):
         weights.generator_name("resnet18", "vgg13_bn", "../x")
+
+
+def test_a_variant_of_two_networks_is_refused(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
+    for role, name in (("generator", f"{NAME}@paper"), ("compressor", f"{NAME}-compressor@paper")):
+        weights.save(getattr(pair, role), replace(pair.manifests[role], name=name, seed=7))
+    assert main(["evaluate", *PAIR, "--variant", "paper", "--limit", "8"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--variant paper is both a generator and a compressor of the default generator" in line
+    assert main(["evaluate", *PAIR, "--variant", "paper", "--codec", "png", "--limit", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 7, "only the generator is meant, because PNG needs no compressor"

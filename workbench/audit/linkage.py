@@ -6,6 +6,7 @@ payload.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data import Split
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..metrics import Estimate
 from ..pictures import to_float
 from ..system import Client
 from .attempts import Attempts
+from .contract import PICTURE_VIEWS
 from .membership import FALSE_POSITIVES, Shadow, rmia, true_positives
 from .scores import area
 from .views import Observed
@@ -81,8 +83,13 @@ class Linkage:
         different = -(first - second[other]).square().sum(1)[~alone]
         return area(same, different)
 
-    def check_rmia(self) -> None:
-        """Raise DataError if too few training images exist for `members_by_rmia`."""
+    def check_rmia(self, views: Sequence[str] = PICTURE_VIEWS) -> None:
+        """Raise UsageError if `members_by_rmia` tests none of `views`, and DataError if there are too few training images."""
+        if not {*views} & {*PICTURE_VIEWS}:
+            raise UsageError(
+                f"the membership test works on the views {' and '.join(PICTURE_VIEWS)}, not on {', '.join(views)}: "
+                "choose one of them, or leave the test out"
+            )
         n, there = len(self.audit.images), len(self.audit.dataset.train)
         if there < n + 8:
             raise DataError(

@@ -97,7 +97,7 @@ class Audit(Attempts):
         """
         plan = self._plan(views, attackers)
         if shadows:
-            self.linkage.check_rmia()
+            self.linkage.check_rmia(views)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0

@@ -128,7 +128,7 @@ def audit(options: argparse.Namespace) -> int:
         folder=folder,
     )
     if options.membership:
-        made.linkage.check_rmia()  # before hours of work
+        made.linkage.check_rmia(views)  # before hours of work
     if options.converge:
         made.converge(views, attackers)
     result = made.result(views, attackers, SHADOWS if options.membership else 0, UNSEEN if options.unseen else 0)

@@ -112,20 +112,30 @@ def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
 
     If the codec needs no compressor, the compressor is not loaded. `--variant` names a variant of the compressor. But if only a
     generator has a variant of this name, such as `paper`, this generator is loaded with its own compressor. This does not apply
-    with `--generator-variant`.
+    with `--generator-variant`. Raises UsageError if both networks have this name, or if `--variant` names a compressor and the
+    codec needs none.
     """
     from .. import system, weights
 
     pair = (options.target, options.auxiliary)
     generator, compressor = options.generator_variant, options.variant
-    if compressor and not generator:
-        own = weights.find(weights.compressor_name(*pair, compressor), dataset.family)
-        if own is None and weights.find(weights.generator_name(*pair, compressor), dataset.family) is not None:
-            generator, compressor = compressor, ""
+    neural = options.codec in system.NEURAL
+    if compressor and not generator and weights.find(weights.generator_name(*pair, compressor), dataset.family) is not None:
+        if neural and weights.find(weights.compressor_name(*pair, compressor), dataset.family) is not None:
+            raise UsageError(
+                f"--variant {compressor} is both a generator and a compressor of the default generator: for the former use "
+                f"--generator-variant {compressor}, for the latter train the compressor under another name"
+            )
+        generator, compressor = compressor, ""
+    if compressor and not neural:
+        raise UsageError(
+            f"--variant {compressor} names a compressor, and the codec {options.codec} has none: leave --variant out, or name "
+            "a generator with --generator-variant"
+        )
     return weights.load_pair(
         dataset.family,
         *pair,
-        compressor=options.codec in system.NEURAL,
+        compressor=neural,
         variant=generator,
         compressor_variant=compressor,
     )
