@@ -377,17 +377,41 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         (("train", "classifier", "--target", "resnet"), 2, "unknown classifier 'resnet'"),
         (("train", "generator", "--variant", "a b"), 2, "variant 'a b' must be"),
         (("train", "classifier", "--dataset", "samples"), 1, "the samples have no train split"),
-        (("train", "classifier", "--noise", "0.2"), 2, "--noise 0.2 goes with `train generator`, not with a classifier"),
+        (("train", "classifier", "--noise", "0.2"), 2, "--noise 0.2 goes with `train generator`, not with `train classifier`"),
         (
             ("train", "pair", "--against-inversion", "2"),
             2,
-            "--against-inversion 2.0 goes with `train generator`, not with a pair",
+            "--against-inversion 2.0 goes with `train generator`, not with `train pair`",
         ),
-        (("train", "compressor", "--start", "x"), 2, "--start x goes with `train generator`, not with a compressor"),
+        (("train", "compressor", "--start", "x"), 2, "--start x goes with `train generator`, not with `train compressor`"),
+        (
+            ("train", "compressor", "--eye-weight", "5"),
+            2,
+            "--eye-weight 5.0 goes with `train generator` or `train joint` or `train pair` or `train all`, not with",
+        ),
+        *(
+            (("train", what, option, value), 2, f"{option} {value} goes with `train generator`")
+            for what, option, value in (
+                ("compressor", "--auxiliary-term", "bounded"),
+                ("classifier", "--ssim-term", "signed"),
+                ("encoder", "--ssim-weight", "1.0"),
+                ("classifier", "--leakage-weight", "1.0"),
+            )
+        ),
+        (("train", "generator", "--loss", "rate-accuracy"), 2, "--loss rate-accuracy goes with `train compressor`"),
+        (("train", "generator", "--weight", "0.1"), 2, "--weight 0.1 goes with `train compressor`"),
+        *(
+            (("train", what, "--generator-variant", "paper"), 2, "--generator-variant paper goes with `train compressor`")
+            for what in ("generator", "pair", "all")
+        ),
+        *(
+            (("train", what, "--variant", "paper"), 2, "with `workbench train compressor --generator-variant paper`")
+            for what in ("compressor", "joint")
+        ),
         (("train", "generator", "--noise", "2"), 2, "standard deviation must be between 0 and 1, got 2.0"),
         (("train", "generator", "--against-inversion", "-1"), 2, "the adversary's weight must be a number from 0 up, got -1.0"),
         (("train", "generator", "--strength", "3"), 2, "strength must be between 0"),
-        (("train", "pair", "--rate", "0.5"), 2, "--rate 0.5 goes with `train compressor`, not with a pair"),
+        (("train", "pair", "--rate", "0.5"), 2, "--rate 0.5 goes with `train compressor`, not with `train pair`"),
         (("train", "compressor", "--rate", "2"), 2, "rate must be between 0"),
         (
             ("train", "compressor", "--loss", "rate-distortion", "--rate", "0.5"),
@@ -472,8 +496,48 @@ def test_train_pair_trains_nothing_that_is_there(tiny_data: Path, capsys: pytest
     assert main(["train", "pair", *PAIR]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 4
-    assert err == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"workbench: reused as they are: {TARGET}, {AUXILIARY}, {TARGET}-X-{AUXILIARY}, ")
     assert sorted(path.name for path in tiny_data.rglob("*")) == before
+
+
+@pytest.fixture
+def shipped(pair: weights.Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with the tiny pair as weights that ship."""
+    weights.export("digits", TARGET, AUXILIARY, tmp_path / "weights")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    return tmp_path / "weights"
+
+
+@pytest.mark.parametrize("what", ["pair", "all"])
+def test_a_shipped_pair_is_reused_and_its_paths_printed(what: str, shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", what, *PAIR, "--seed", "0"]) == 0
+    out, err = capsys.readouterr()
+    paths = [Path(line.partition("  ")[0]) for line in out.splitlines()]
+    assert len(paths) == 4
+    for path in paths:
+        assert path.is_file()
+        assert path.is_relative_to(shipped)
+    assert err.rstrip().endswith("use `workbench train classifier`, `workbench train generator`, `workbench train compressor`")
+
+
+@pytest.mark.parametrize("what", ["pair", "all"])
+@pytest.mark.parametrize(
+    ("option", "value", "network"),
+    [
+        ("--eye-weight", "9.0", f"{TARGET}-X-{AUXILIARY}"),
+        ("--auxiliary-term", "bounded", f"{TARGET}-X-{AUXILIARY}"),
+        ("--loss", "rate-distortion", f"{TARGET}-X-{AUXILIARY}-compressor"),
+        ("--seed", "3", TARGET),
+        ("--preset", "hours", TARGET),
+    ],
+)
+def test_an_option_that_reused_weights_lack_is_refused(
+    what: str, option: str, value: str, network: str, shipped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, "train", what, *PAIR, option, value)
+    assert code == 2
+    assert f"{option} {value} would be ignored, because '{network}' exists already" in line
 
 
 @pytest.mark.system

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         description="PMC² Workbench: privacy-protected image recognition between phone, edge and cloud.",
         epilog="""examples:
   workbench reproduce                                    everything on the embedded digits, with a report
-  workbench train pair --dataset digits                  what a pair needs, minutes on 2 cores
+  workbench train pair --dataset digits                  what a pair lacks, minutes on 2 cores
   workbench evaluate --dataset digits --codec neural     accuracy, SSIM and bytes of the whole system
   workbench models                                       which weights are there""",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -298,8 +298,8 @@ def test_a_budget_of_another_preset_or_pair_is_not_continued(
         (("all", "--pairs", "resnet18"), "'resnet18' is not a pair"),
         (("all", "--epochs", "3"), "--epochs is for one network"),
         (("all", "--minutes", "1", "--devices", "2"), "a time budget is for one device, got 2"),
-        (("pair", "--minutes", "1"), "--minutes 1.0 goes with `train all`, not with a pair"),
-        (("classifier", "--pairs", "a-X-b"), "--pairs a-X-b goes with `train all`, not with a classifier"),
+        (("pair", "--minutes", "1"), "--minutes 1.0 goes with `train all`, not with `train pair`"),
+        (("classifier", "--pairs", "a-X-b"), "--pairs a-X-b goes with `train all`, not with `train classifier`"),
     ],
 )
 def test_what_a_budget_cannot_do_is_one_line(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..processes import keep_memory
+from ..streams import complain
 from ..terminal import printable
 from .options import Commands, add_command, add_common, check_preset, positive, read_dataset
 
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from ..weights import Manifest
 
 __all__ = ["add"]
+
+WHOLE = ("pair", "all")
+_OF_GENERATORS = ("--auxiliary-term", "--ssim-term", "--ssim-weight", "--eye-weight", "--leakage-weight")
+_HARDENED = ("--against-inversion", "--noise", "--strength")
+READERS: dict[str, tuple[str, ...]] = {  # the trainings that read an option
+    **dict.fromkeys(_OF_GENERATORS, ("generator", "joint", *WHOLE)),
+    **dict.fromkeys((*_HARDENED, "--start"), ("generator",)),
+    **dict.fromkeys(("--loss", "--weight"), ("compressor", "joint", *WHOLE)),
+    "--rate": ("compressor",),
+    "--variant": ("generator", "compressor", "joint", *WHOLE),
+    "--generator-variant": ("compressor", "joint"),
+    **dict.fromkeys(("--pairs", "--minutes"), ("all",)),
+}
 
 
 def add(commands: Commands) -> None:
@@ -59,7 +73,7 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         metavar="N",
         help="of one network, in place of the preset's; a stopped run of the preset hours may take others",
     )
-    made.add_argument("--seed", type=int, default=0, help="default: 0")
+    made.add_argument("--seed", type=int, help="default: 0")
     made.add_argument(
         "--devices", type=positive, default=1, help="how many GPUs (or processes on a CPU) share each batch; default: 1"
     )
@@ -121,33 +135,58 @@ def train(options: argparse.Namespace) -> int:
     dataset = read_dataset(options)
     preset = options.preset or ("quick" if options.what != "all" or dataset.family == "digits" else "hours")
     check_preset(preset)
+    if options.what in WHOLE and (reused := training.existing(dataset, _pairs(options), options.variant)):
+        _check_reused(options, reused)
+        if training.rank() == 0:
+            names = ", ".join(manifest.name for manifest in reused)
+            commands = ", ".join(f"`workbench train {kind}`" for kind in dict.fromkeys(manifest.kind for manifest in reused))
+            complain(f"workbench: reused as they are: {names}; to train new ones, use {commands}")
     trained = _train(options, dataset, preset)
     for manifest in (each for each in trained if each.file and training.rank() == 0):
-        print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")
+        print(f"{printable(weights.files(manifest.name, manifest.family)[1])}  {_figures(manifest)}")
     return 0 if all(manifest.complete for manifest in trained) else 130
 
 
 def _check(options: argparse.Namespace) -> None:
     what = options.what
-    whole = what in ("pair", "all")
-    if options.variant and whole and options.variant != "paper":
+    if options.variant and what in WHOLE and options.variant != "paper":
         raise UsageError(f"--variant {options.variant} cannot be trained as a whole: of a pair 'paper' alone, or no variant")
-    if options.variant and what in ("classifier", "encoder"):
-        raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {what}")
-    for option, value in {**_hardened(options), "--start": options.start}.items():
-        if value is not None and what != "generator":
-            raise UsageError(f"{option} {value} goes with `train generator`, not with a {what}")
-    if options.rate is not None and what != "compressor":
-        raise UsageError(f"--rate {options.rate:g} goes with `train compressor`, not with a {what}")
-    for option, value in {"--pairs": options.pairs and " ".join(options.pairs), "--minutes": options.minutes}.items():
-        if value is not None and what != "all":
-            raise UsageError(f"{option} {value} goes with `train all`, not with a {what}")
-    if options.epochs is not None and whole:
+    if options.variant == "paper" and what in ("compressor", "joint"):
+        raise UsageError(
+            "--variant paper names the papers' own system: train its compressor with "
+            "`workbench train compressor --generator-variant paper`, or choose another name"
+        )
+    for option, readers in READERS.items():
+        value = _value(options, option)
+        if value is not None and what not in readers:
+            commands = " or ".join(f"`train {reader}`" for reader in readers)
+            raise UsageError(f"{option} {value} goes with {commands}, not with `train {what}`")
+    if options.epochs is not None and what in WHOLE:
         raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
 
 
-def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
-    return {"--against-inversion": options.against_inversion, "--noise": options.noise, "--strength": options.strength}
+def _value(options: argparse.Namespace, option: str) -> Any:
+    value = getattr(options, option[2:].replace("-", "_"))
+    return " ".join(value) if isinstance(value, list) else None if value == "" else value
+
+
+def _check_reused(options: argparse.Namespace, reused: list[Manifest]) -> None:
+    for manifest in reused:
+        loss = manifest.training.get("loss", {})
+        loss = loss.get("joint", loss)
+        recorded = {"--preset": manifest.training.get("preset", "imported"), "--seed": manifest.seed}
+        if manifest.kind == "generator":
+            keys = ("auxiliary", "ssim", "ssim_weight", "eye_weight", "leakage_weight")
+            recorded |= {option: loss.get(key) for option, key in zip(_OF_GENERATORS, keys, strict=True)}
+        if manifest.kind == "compressor":
+            recorded |= {"--loss": loss.get("kind"), "--weight": loss.get("weight")}
+        for option, trained_with in recorded.items():
+            value = _value(options, option)
+            if value not in (None, trained_with):
+                raise UsageError(
+                    f"{option} {value} would be ignored, because {manifest.name!r} exists already and was trained with "
+                    f"{trained_with}: leave the option out, or train this network with `workbench train {manifest.kind}`"
+                )
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
@@ -165,7 +204,7 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
 
     target: str = options.target
     auxiliary: str = options.auxiliary
-    run: Any = {"preset": preset, "seed": options.seed, "device": options.device, "devices": options.devices}
+    run: Any = {"preset": preset, "seed": options.seed or 0, "device": options.device, "devices": options.devices}
     if options.epochs is not None:
         run["epochs"] = options.epochs
     generator, compressor = _losses(options, preset)
@@ -181,7 +220,7 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
         return [training.train_encoder(dataset, **run)]
     if options.what == "generator":
         defence = None
-        if any(value is not None for value in _hardened(options).values()):
+        if any(_value(options, option) is not None for option in _HARDENED):
             strength = 1.0 if options.strength is None else options.strength
             defence = training.Defence(options.against_inversion or 0.0, options.noise, strength)
         learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}

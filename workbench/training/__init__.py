@@ -29,7 +29,7 @@ from .adversary import Defence
 from .compression import CompressorLoss
 from .devices import rank
 from .loop import fit
-from .missing import PAPER_PAIRS, ensure, train_all
+from .missing import PAPER_PAIRS, ensure, existing, train_all
 from .objectives import Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
@@ -49,6 +49,7 @@ __all__ = [
     "Outcome",
     "TrainingSettings",
     "ensure",
+    "existing",
     "fit",
     "losses_of",
     "rank",

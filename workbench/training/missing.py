@@ -24,7 +24,7 @@ from .presets import ENCODER, PAPER, PRESETS
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator
 
-__all__ = ["PAPER_PAIRS", "ensure", "train_all"]
+__all__ = ["PAPER_PAIRS", "ensure", "existing", "train_all"]
 
 PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
     ("vgg13_bn", "resnet18"),
@@ -103,6 +103,18 @@ def ensure(
     if compressor:
         code = partial(train_compressor, *pair, compressor_loss, generator_variant=variant, **run)
         wanted.need(weights.compressor_name(target, auxiliary, "", variant), code)
+    return list(wanted.present.values())
+
+
+def existing(dataset: Dataset, pairs: Sequence[tuple[str, str]], variant: str = "") -> list[Manifest]:
+    """Return the manifests of the networks that `ensure` and `train_all` would reuse."""
+    wanted = _Wanted(dataset, "", None)
+    classifiers = [each for pair in pairs for each in pair]
+    generators = [weights.generator_name(*pair, variant) for pair in pairs]
+    compressors = [weights.compressor_name(*pair, "", variant) for pair in pairs]
+    for name in dict.fromkeys((*classifiers, *generators, *compressors)):
+        if (found := wanted.usable(name)) is not None:
+            wanted.present[name] = found
     return list(wanted.present.values())
 
 
