@@ -183,6 +183,17 @@ def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Pat
 
 
 @pytest.mark.system
+def test_resuming_repeats_results_of_other_weights(tmp_path: Path) -> None:
+    keep = "import json\nkept = {'results': [{'weights': {'target': 'a', 'generator': 'c'}}, {'sha256': 'b'}]}\n"
+    keep += "Path(output_dir, 'good.json').write_text(json.dumps(kept))"
+    made = task(make(tmp_path, "good", keep), tmp_path / "run")
+    runs.run_batch([made])
+    for networks, times in (({"a", "b", "c", "d"}, 1), (None, 1), ({"a", "b", "d"}, 2), ({"a", "c"}, 3)):
+        runs.run_batch([made], resume=True, networks=networks)
+        assert count(tmp_path / "run", "good") == times, networks
+
+
+@pytest.mark.system
 def test_killed_kernels_and_missing_notebooks_are_failures(tmp_path: Path) -> None:
     tasks = [
         task(make(tmp_path, "kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "run"),

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -174,17 +174,25 @@ def _execute_here(task: Task) -> dict[str, Any]:
     return {"status": "done"}
 
 
-def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
+def run_batch(
+    tasks: Sequence[Task],
+    executor: Executor | None = None,
+    resume: bool = False,
+    networks: Collection[str] | None = None,
+) -> list[dict[str, Any]]:
     """Execute tasks, and return their statuses in order. A failed task does not stop the others.
 
-    `resume` skips tasks that an earlier call completed with the same parameters. Without `executor` the notebooks share this
-    machine's cores. Ctrl-C stops the running notebooks and raises KeyboardInterrupt. The results of completed notebooks stay.
+    `resume` skips tasks that an earlier call completed with the same parameters. `networks` are the SHA-256 of the present
+    weights. A task with results of other weights is executed again. For None, weights are not compared. Without `executor` the
+    notebooks share this machine's cores. Ctrl-C stops the running notebooks and raises KeyboardInterrupt. The results of
+    completed notebooks stay.
     """
     statuses: dict[str, dict[str, Any]] = {}
     if resume:
         for task in tasks:
             previous = read_json(task.status_file)
-            if previous.get("status") == "done" and previous.get("parameters") == task.parameters:
+            done_before = previous.get("status") == "done" and previous.get("parameters") == task.parameters
+            if done_before and (networks is None or _measured(task) <= set(networks)):
                 statuses[task.name] = previous
     pending = [task for task in tasks if task.name not in statuses]
     bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
@@ -204,6 +212,15 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
         for wave in _waves(pending):
             run_jobs(execute, {task.name: (task,) for task in wave}, executor, done, children=_children)
     return [statuses[task.name] for task in tasks]
+
+
+def _measured(task: Task) -> set[str]:
+    """Return the SHA-256 of all weights that a notebook's results record."""
+    results = read_json(Path(task.output_dir) / f"{task.name}.json").get("results", [])
+    own = {
+        result["sha256"] for result in results if "sha256" in result
+    }  # of the notebook `train`, which has one for each network
+    return own | {sha for result in results for sha in result.get("weights", {}).values()}
 
 
 def _waves(tasks: Sequence[Task]) -> list[list[Task]]:

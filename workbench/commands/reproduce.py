@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import RunError, UsageError
 from ..storage import expand_user
+from ..streams import complain
 from .options import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
@@ -82,9 +83,10 @@ def reproduce(options: argparse.Namespace) -> int:
     pair = (dataset, asked["target"], asked["auxiliary"])
     try:
         manifests = training.ensure(*pair, preset=options.preset, seed=asked["seed"], shipped=not ours)
+        networks = {manifest.sha256 for manifest, _ in weights.listing(on_error=lambda error: complain(f"workbench: {error}"))}
         with contextlib.ExitStack() as stack:
             executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
-            statuses = runs.run_batch(tasks, executor, resume=bool(options.resume))
+            statuses = runs.run_batch(tasks, executor, resume=bool(options.resume), networks=networks)
     except KeyboardInterrupt:
         print("workbench: stopped; `workbench reproduce --resume` goes on from there", file=sys.stderr)
         return 130
@@ -123,6 +125,7 @@ def _about(
     from ..evaluation import provenance
 
     origin = provenance()
+    seeds = " and ".join(sorted({str(each.seed) for each in manifests}))  # not the option's, which reused networks may not have
     facts = {
         "weights": "; ".join(
             f"{each.name} {each.sha256[:12]} ({each.training.get('preset', 'imported')})" for each in manifests
@@ -133,7 +136,7 @@ def _about(
             for each in manifests
             if each.kind == "classifier"
         ),
-        "training": f"{sum(each.training.get('seconds', 0) for each in manifests):.0f} s in all, seed {asked['seed']}",
+        "training": f"{sum(each.training.get('seconds', 0) for each in manifests):.0f} s in all, seed {seeds}",
         "device": origin["device"],
         "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
         "commit": origin["commit"] or "outside a checkout",
