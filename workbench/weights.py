@@ -66,7 +66,7 @@ class Manifest:
 
     `models.build` makes the network from `kind` and `spec`. `data` is the title of the training data. `training` has the preset
     and its options. `metrics` were measured on the validation images, which also selected the checkpoint. Metrics whose names
-    end in `_in_sample` were measured on the training images.
+    end in `_in_sample` were measured on the images to which a compressor's tables were fitted: validation and training images.
 
     `depends` maps roles to the SHA-256 of the networks that this one was trained against. `complete` states whether training
     ran to its end. `file` is the name of the tensors' file, and `sha256` is its hash.
