@@ -147,8 +147,9 @@ class Classifier(nn.Module):
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
     is that of the public checkpoints. The head `linear`, for the VGGs only, has one layer instead of three. A VGG with this
-    head has less than half of the parameters. `width` 1 is the papers' width. A `width` of 2, 4 or 8 divides the number of
-    channels of every layer, for small data sets and tests. Raises UsageError for another name, head or width.
+    head has less than half of the parameters. `width` (1, 2, 4 or 8) is a divisor: every
+    layer has the papers' number of channels divided by it. So a larger `width` gives a smaller network, for small data sets and
+    tests. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:

@@ -3,8 +3,8 @@
 ::
 
     with HttpsClient("https://127.0.0.1:8443", certs="data/certs") as client:
-        answer = client.recognise(images)          like System.recognise, in process
-        answer = client.recognise_files([jpeg])    files as on a phone
+        answer = client.recognise(images)          tensors; System.recognise does the same without a network
+        answer = client.recognise_files([jpeg])    contents of picture files
 
 `AsyncHttpsClient` is the same with `async with` and `await`. In the baseline PP there is no edge: the client protects the
 pictures, and sends them to the cloud. If a request is lost, or an overloaded service refuses it, the client retries until the

@@ -285,7 +285,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Decode integer latents (`symbols`) of a stop to images of `size` (H, W). The images are not clamped."""
+        """Decode integer latents (`symbols`), coded at rate number `stop`, to images of `size` (H, W) without clamping."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 

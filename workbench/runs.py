@@ -217,9 +217,7 @@ def run_batch(
 def _measured(task: Task) -> set[str]:
     """Return the SHA-256 of all weights that a notebook's results record."""
     results = read_json(Path(task.output_dir) / f"{task.name}.json").get("results", [])
-    own = {
-        result["sha256"] for result in results if "sha256" in result
-    }  # of the notebook `train`, which has one for each network
+    own = {result["sha256"] for result in results if "sha256" in result}  # the notebook `train` has one for each network
     return own | {sha for result in results for sha in result.get("weights", {}).values()}
 
 

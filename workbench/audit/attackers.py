@@ -104,7 +104,10 @@ class Replay(Attacker):
             pass
 
     def sending(self, pairs: Pairs) -> Iterator[int]:
-        """Send the known pictures repeatedly, and update their mean views. Yield the number of sends after each update."""
+        """Send the known pictures repeatedly. After each send, yield how often each picture has been sent.
+
+        For each picture, the attacker keeps the mean of the observations so far.
+        """
         self.known = pairs.observed.seen.flatten(1)
         yield 1
         for send in range(2, self.sends + 1):

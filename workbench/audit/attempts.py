@@ -153,7 +153,7 @@ class Attempts:
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Run attempts in parallel. Return a list of rows for each attempt, in the order of its attackers."""
+        """Run attempts in parallel. Return one list for each attempt, with one row for each of its attackers."""
         self._control  # noqa: B018
         for attempt in attempts:  # compute the shared inputs of all seeds before the threads start
             self.observed(attempt.view, attempt.observer)

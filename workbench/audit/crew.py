@@ -55,8 +55,8 @@ class Attempt:
 def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
     """Run all jobs, and return their results in the order of `jobs`.
 
-    On a CPU up to `MOST` jobs run at once and share the cores. On other devices, jobs run one after another. The generator's
-    noise in a job depends only on the job's index.
+    On a CPU up to `MOST` jobs run at once and share the cores. On other devices, jobs run one after another. The noise
+    that the perturbation generator draws in a job depends only on the job's index.
 
     If a parallel job raises, or on Ctrl-C, `stop` is set and no further job starts. Running jobs must check `stop` when they
     report progress, and raise CancelledError. When all jobs have ended, `stop` is cleared and the first exception is raised.

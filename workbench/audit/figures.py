@@ -15,10 +15,10 @@ __all__ = ["Figures"]
 
 
 class Figures:
-    """A mapping from the settings of an attacker's run to the figures of that run.
+    """A mapping from the settings of an attacker's run to the metrics of that run.
 
-    A key has the attacker's name and all settings of the run. A value is {figure: one value for each image}. If `folder` is
-    given, the figures are also written to files in that folder, so that another process can read them. A folder is for one
+    A key has the attacker's name and all settings of the run. Its entry is {metric: one number for each image}. If `folder` is
+    given, the metrics are also written to files in that folder, so that another process can read them. A folder is for one
     audit only. Its name must depend on everything that the keys omit, such as data and weights.
     """
 

@@ -57,10 +57,10 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 
 
 class MeanPictures(nn.Module):
-    """A table with the mean picture for each of K labels (K x 3 x H x W), from an attacker's pairs.
+    """A table with the mean picture for each of K labels (K x 3 x H x W), of an attacker's own pictures.
 
-    A picture counts for the label that the cloud returned. The mean of all pictures is added to each label's pictures `PRIOR`
-    times. So the mean of a rare label is close to the mean of all pictures.
+    A picture belongs to the label that the cloud returned for it. In each label's mean, the mean of all pictures counts as
+    `PRIOR` more pictures. So the mean of a rare label is close to the mean of all pictures.
     """
 
     PRIOR = 4

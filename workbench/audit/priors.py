@@ -160,7 +160,11 @@ class LatentPrior(WithPrior):
         self.prior.requires_grad_(False)
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Minimise the mismatch with the observation plus `setting` times the mean square of the latents."""
+        """Search from the pictures `start`, and return the pictures found.
+
+        The search minimises a sum of two terms: the mismatch with the observation, and the mean square of the latents with
+        weight `setting`.
+        """
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         with torch.no_grad():
             latents = self.prior.encode(start.to(self.device), answers)[0].float()

@@ -115,7 +115,10 @@ class RemoteAgent:
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Make the next call check the folder and send the agent again. Call this after the agent's folder was removed."""
+        """Forget that the agent was sent. The next command then checks the agent's folder, and sends the agent if it is missing.
+
+        Call this after the agent's folder was removed.
+        """
         self._own = self._program = ""
 
     def _place(self) -> str:

@@ -28,9 +28,9 @@ MOST_PINS = 12
 
 
 def _choice(name: str, doc: str | None = None) -> Any:
-    """Return a property that reads and sets the trait `name` of the stage. `doc` is the property's docstring.
+    """Return a property that reads and sets the trait `name` of the widget. `doc` is the property's docstring.
 
-    Setting a value that the page does not offer raises UsageError.
+    Setting a value that is not among the widget's options raises UsageError.
     """
 
     def choose(view: Controls, value: str) -> None:
@@ -241,9 +241,9 @@ class Controls(ViewBase):
         self._take_due()
 
     def _take_due(self) -> None:
-        """Act on the received messages for which all earlier changes of settings have arrived.
+        """Act on the messages that wait no longer.
 
-        The module `explore_stage` explains the order.
+        A message waits until every setting that the page changed before it has arrived. The module `explore_stage` explains the order.
         """
         messages, self._messages = self._messages, []
         for content, buffers in messages:

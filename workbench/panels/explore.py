@@ -211,7 +211,8 @@ class Explorer(LiveView):
     def fill_variants(self) -> None:
         """Offer the selected pair's variants on the page. If the selected variant is missing, select the first one.
 
-        Exception: a missing variant that the constructor received stays selected. Loading this variant then reports the error.
+        But if the constructor's argument names the missing variant, it stays selected. Loading this variant then reports the
+        error.
         """
         from .pipeline import variants_there
 

@@ -50,7 +50,7 @@ TOP = 5  # classes shown for a single picture; with several pictures on the scre
 class Stage(anywidget.AnyWidget):
     """The widget. Its traits are the settings, and the data that the page draws.
 
-    A setting out of range raises UsageError. Only `gain` is limited to the range 1 to 16 instead.
+    A setting out of range raises UsageError. The exception is `gain`, which is clamped to the range 1 to 16.
     """
 
     _esm = HERE / "explore.js"

@@ -62,7 +62,7 @@ class Captured:
 class Seen:
     """The cloud's result for N pictures that were sent in one payload.
 
-    - `cloud` (D x 3 x H x W): the D distinct decoded pictures
+    - `cloud` (D x 3 x H x W): the D distinct decoded pictures. Pictures with equal codes share one
     - `which` (N): for each picture, the index of its decoded picture in `cloud`
     - `ssim` (N): the similarity of the protected and the original picture
     - `bits` (N): the information content of each picture's code (bits)
@@ -70,7 +70,7 @@ class Seen:
     - `codec`: a description of the codec, for display
     - `target`, `auxiliary` (N x K): class probabilities of the two classifiers, or None without the classifier
     - `guess` (D x 3 x H x W): an attacker's reconstructions of the originals, or None without an attacker
-    - `psnr` (N): the PSNR between each reconstruction and its original (dB), or None without an attacker
+    - `psnr` (N): for each picture, the PSNR between the original and `guess[which]` (dB), or None without an attacker
     - `milliseconds`: the time of each step
     """
 

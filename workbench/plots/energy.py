@@ -1,8 +1,8 @@
 """Figures of the energy that a phone needs for one picture, by arrangement.
 
 The arrangements are no protection, the baseline PP (the generator runs on the phone), and PMC² (the generator runs on the
-edge). Our energies come from a model. The range is over the assumptions of this model, and the 95 % interval is over
-repetitions of the measurements.
+edge). A model computes the energies from measurements. Each figure shows two uncertainties: the range of an energy over
+the model's assumptions, and its 95 % interval over repeated measurements.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@
                                 |
                                 cancelled between two pictures, after the request's deadline
 
-A scan is one pass of a JPEG file over the picture. A JPEG with one scan can be decoded at a reduced scale, in little memory.
+A JPEG file stores its picture in one or more passes, called scans. A JPEG with one scan can be decoded at a reduced scale, in
+little memory.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class MemoryBudget:
 class PictureDecoder:
     """Decodes pictures to images of `size` x `size` pixels, on `threads` threads.
 
-    The method `edge.receive` decodes a picture. `budget` limits the memory of all threads together. `limits` bounds the bytes
+    `edge` is the object whose method `receive` decodes one picture. `budget` limits the memory of all threads together. `limits` bounds the bytes
     and the pixels of each picture.
     """
 

@@ -1,4 +1,4 @@
-"""The generator's loss in the paper PP (MMSys '22), further terms that hide a picture, and the pretraining of the U-Net."""
+"""The generator's loss in the paper PP (MMSys '22), more loss terms against legible pictures, and the U-Net's pretraining."""
 
 from __future__ import annotations
 
@@ -208,10 +208,12 @@ class GeneratorObjective(Objective):
         every: int = 1,
         noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and its figures. Accuracies are those on the `decoded` images if given, else on the protected ones.
+        """Return the loss, and a dict of its terms and of the classifiers' accuracies.
+
+        Accuracies are those on the `decoded` images if given, else on the protected images.
 
         The terms of target and auxiliary are summed over protected and decoded images. All other terms use protected images
-        only. The auxiliary and the |SSIM| of channels and edges use one picture of each `every`, to save time. `noiseless` are
+        only. To save time, the auxiliary's term and the |SSIM| of channels and edges use every `every`-th picture only. `noiseless` are
         the protected images without their random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)

@@ -114,7 +114,10 @@ class VariableRateObjective(CompressorObjective):
         return [self.compressor]
 
     def before_validation(self, images: Tensor) -> None:
-        """Start the sequence of strengths and stops from its beginning. Tables are not needed: `finish` computes them once."""
+        """Restart the sequence of strengths and rates, so that each validation uses the same ones.
+
+        Entropy tables are not needed here. `finish` computes them after the training.
+        """
         self._validated = 0
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
