@@ -4,8 +4,8 @@
 
     powercap/intel-rapl:N/energy_uj     µJ; counts up, and wraps at max_energy_range_uj. AMD's counters have these names, too
     power_supply/BAT*/power_now         µW at this moment
-    power_supply/BAT*/energy_now        µWh left; read if there is no power_now
-    power_supply/BAT*/charge_now        µAh left, times voltage_now (µV); read if both others are missing
+    power_supply/BAT*/energy_now        µWh left, if there is no power_now
+    power_supply/BAT*/charge_now        µAh left, times voltage_now (µV), if both others are missing
 
 RAPL measures the processor's packages only, a battery the whole device. Both measurements include all processes on the
 machine. So nothing else should run, and the reading at rest must be subtracted.

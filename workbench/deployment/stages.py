@@ -115,7 +115,7 @@ class RemoteAgent:
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Forget that the agent was sent. The next command then checks the agent's folder, and sends the agent if it is missing.
+        """Forget that the agent was sent. The next command then looks for the agent's folder, and sends it if missing.
 
         Call this after the agent's folder was removed.
         """

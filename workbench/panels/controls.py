@@ -243,7 +243,8 @@ class Controls(ViewBase):
     def _take_due(self) -> None:
         """Act on the messages that wait no longer.
 
-        A message waits until every setting that the page changed before it has arrived. The module `explore_stage` explains the order.
+        A message waits until every setting that the page changed before it has arrived. The module `explore_stage` explains the
+        order.
         """
         messages, self._messages = self._messages, []
         for content, buffers in messages:

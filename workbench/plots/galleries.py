@@ -41,9 +41,9 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
     """Draw the best and the worst reconstructions of several attackers, below the original pictures.
 
-    `images` are the originals, N x 3 x H x W in [0, 1]. `guesses` maps the name of an attacker to its reconstructions of
-    the first n originals, n x 3 x H x W with n at most N. `each` is the number of best and of worst reconstructions that are drawn for an attacker. The ranking is by
-    PSNR.
+    `images` are the originals, N x 3 x H x W in [0, 1]. `guesses` maps the name of an attacker to its reconstructions of the
+    first n originals, n x 3 x H x W with n at most N. `each` is the number of best and of worst reconstructions that are drawn
+    for an attacker. The ranking is by PSNR.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)

@@ -87,8 +87,8 @@ class MemoryBudget:
 class PictureDecoder:
     """Decodes pictures to images of `size` x `size` pixels, on `threads` threads.
 
-    `edge` is the object whose method `receive` decodes one picture. `budget` limits the memory of all threads together. `limits` bounds the bytes
-    and the pixels of each picture.
+    `edge` is the object whose method `receive` decodes one picture. `budget` limits the memory of all threads together.
+    `limits` bounds the bytes and the pixels of each picture.
     """
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:

@@ -213,8 +213,8 @@ class GeneratorObjective(Objective):
         Accuracies are those on the `decoded` images if given, else on the protected images.
 
         The terms of target and auxiliary are summed over protected and decoded images. All other terms use protected images
-        only. To save time, the auxiliary's term and the |SSIM| of channels and edges use every `every`-th picture only. `noiseless` are
-        the protected images without their random component.
+        only. To save time, the auxiliary's term and the |SSIM| of channels and edges use every `every`-th picture only.
+        `noiseless` are the protected images without their random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)
