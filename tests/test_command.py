@@ -81,7 +81,11 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("trian",), ("train",), ("train", "everything"), ("evaluate", "--limit", "0"), ("models", "--x")]
+    "arguments",
+    [
+        *[(), ("trian",), ("train",), ("train", "everything"), ("evaluate", "--limit", "0"), ("models", "--x")],
+        *[("bench", "services", "--seconds", "inf"), ("bench", "services", "--soak", "nan"), ("launch", "--ready", "0")],
+    ],
 )
 def test_a_wrong_call_exits_with_two(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

@@ -11,7 +11,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .options import Commands, add_command, add_common, add_precision, add_rate, pick_device, positive, read_dataset, text_table
+from .options import (
+    Commands,
+    add_command,
+    add_common,
+    add_precision,
+    add_rate,
+    duration,
+    pick_device,
+    positive,
+    read_dataset,
+    text_table,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +48,11 @@ def add(commands: Commands) -> None:
     add_common(made)
     made.add_argument("--batches", type=positive, nargs="+", default=[1, 256], metavar="N", help="of models: at a time (1 256)")
     made.add_argument("--rounds", type=positive, metavar="N", help="turns of each side (default: 15; services: 5)")
-    made.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
+    made.add_argument("--seconds", type=duration, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
     made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
-    made.add_argument("--soak", type=float, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)")
+    made.add_argument(
+        "--soak", type=duration, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)"
+    )
     made.add_argument(
         "--hostile",
         type=positive,

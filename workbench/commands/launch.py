@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..storage import write_text
 from ..terminal import printable
-from .options import Commands, add_command, text_table
+from .options import Commands, add_command, duration, text_table
 
 if TYPE_CHECKING:
     from ..deployment.deployed import Deployed
@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
     made = _command(
         commands, "launch", _launch, "start edge and cloud on their machines, and join them", "launch deployment.toml"
     )
-    made.add_argument("--ready", type=float, default=300.0, metavar="S", help="how long the services may take to load (300)")
+    made.add_argument("--ready", type=duration, default=300.0, metavar="S", help="how long the services may take to load (300)")
     _command(commands, "status", _status, "print whether and where the stages run, and how they ended", "status --json")
     made = _command(commands, "logs", _logs, "print the log of a stage", "logs edge --follow")
     made.add_argument("--follow", action="store_true", help="go on until Ctrl-C")

@@ -7,6 +7,8 @@ generator protects the images, and a compressor encodes them. These four network
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import UsageError, unknown
@@ -25,6 +27,7 @@ __all__ = [
     "add_precision",
     "add_rate",
     "check_preset",
+    "duration",
     "pick_device",
     "positive",
     "read_dataset",
@@ -171,6 +174,14 @@ def text_table(columns: list[str], rows: list[list[str]]) -> str:
     lines = [[cell.rjust(widths[i]) if i else cell.ljust(widths[i]) for i, cell in enumerate(row)] for row in table]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def duration(text: str) -> float:
+    """Parse the text of an option as a finite number above 0. Raises ArgumentTypeError for other text."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a finite number above 0, got {text!r}")
 
 
 def positive(text: str) -> int:
