@@ -25,7 +25,7 @@ from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.services.connection import Connection
-from workbench.services.server import Listener, server_of
+from workbench.services.server import Listener, Tls, server_of
 from workbench.services.trust import Token, client_context, is_loopback, server_context
 from workbench.weights import Pair
 
@@ -304,6 +304,21 @@ def test_certificates_rotate_under_a_running_service(
             shutil.copy(folder / "ca.pem", before / role)  # trusts the new authority, and shows a certificate of the old one
         assert not gets_in(both.edge.url, before, "client")
         assert not gets_in(both.cloud.url, before, "edge")
+
+
+def shown_by(served: Served) -> str:
+    with contextlib.suppress(OSError):  # a renewal closes new connections, too
+        return ssl.get_server_certificate(("127.0.0.1", int(served.url.rpartition(":")[2])), timeout=30)
+    return ""
+
+
+def test_certificates_replaced_during_the_start_are_shown(tmp_path: Path, networks: Pair, digits: Dataset) -> None:
+    folder = tmp_path / "certs"
+    issue(folder)
+    tls = Tls(server_context(folder, "cloud"), folder, "cloud")
+    issue(folder)  # while the networks are loaded
+    with serving(cloud_of(networks, CODEC, digits), folder, "cloud", tls=tls) as served:
+        until(lambda: shown_by(served) == (folder / "cloud" / "cloud.pem").read_text(), patience=5)
 
 
 def test_files_in_the_midst_of_a_renewal_are_looked_at_again(

@@ -69,10 +69,15 @@ def serving(
     port: int = 0,
     quota: ConnectionQuota | None = None,
     token_file: Path | None = None,
+    tls: Tls | None = None,
 ) -> Iterator[Served]:
-    """Serve on a loopback port, without TLS if `certs` is None. Yield once the service is ready, or listens."""
+    """Serve on a loopback port, without TLS if `certs` is None. Yield once the service is ready, or listens.
+
+    `tls` replaces the context that is otherwise made of `certs`.
+    """
     listener = Listener.open(f"127.0.0.1:{port}")
-    tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
+    if tls is None and certs is not None:
+        tls = Tls(server_context(certs, role, demand), certs, role)
     quota, timeouts, share = ConnectionQuota() if quota is None else quota, Timeouts(), LoopShare()
     server = server_of(service, listener, tls, quota, timeouts, share, token_file)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)

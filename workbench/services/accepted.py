@@ -20,7 +20,7 @@ import re
 import ssl
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -66,6 +66,11 @@ class Tls:
     folder: Path
     role: Role
     generation: int = field(default=0, init=False)  # number of renewals: connections from before the last one are stale
+
+    @property
+    def marks(self) -> Sequence[tuple[int, int]]:
+        """The marks of the files from which `context` was loaded (see `trust.marks`)."""
+        return cast("Sequence[tuple[int, int]]", getattr(self.context, "marks", ()))
 
     def renew(self) -> None:
         self.context = server_context(self.folder, self.role, demand=self.context.verify_mode == ssl.CERT_REQUIRED)

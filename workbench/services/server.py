@@ -188,7 +188,7 @@ def _rotate_with(service: Service, tls: Tls | None, token_file: Path | None, ser
     async def lifespan(app: Any) -> Any:
         tasks = []
         if tls is not None:
-            tasks.append(asyncio.create_task(rotate(tls.folder, tls.role, lambda: renewed(tls))))
+            tasks.append(asyncio.create_task(rotate(tls.folder, tls.role, tls.marks, lambda: renewed(tls))))
         if token_file is not None:
             tasks.append(asyncio.create_task(rotate_token(token_file, service.token, replaced)))
         try:

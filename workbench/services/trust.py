@@ -106,6 +106,7 @@ class _Context(ssl.SSLContext):
     shown: bytes = b""
     authorities: tuple[x509.Certificate, ...] = ()
     files: tuple[Path, ...] = ()
+    marks: Sequence[tuple[int, int]] = ()  # of `files`, from before they were read
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ def _fill(context: _Context, folder: Path, role: Role | None) -> None:
     try:
         authority = _found(own, "ca.pem")
         context.files = (authority, *((own / f"{role}.pem", own / f"{role}.key") if role is not None else ()))
+        context.marks = marks(context.files)
         context.load_verify_locations(authority)
         context.authorities = tuple(map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True)))
         if role is not None:
@@ -243,14 +245,13 @@ def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
     return []
 
 
-async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
+async def rotate(folder: Path, role: Role, known: Sequence[tuple[int, int]], renewed: Callable[[], None]) -> None:
     """Call `renewed` whenever the certificate of `role`, its key or the authority in `folder` changes. Runs until cancelled.
 
-    While certificate and key do not match, the old certificate stays in use.
+    `known` are the `marks` of the files in use. While certificate and key do not match, the old certificate stays in use.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
-    known = marks(files)
     while True:
         await asyncio.sleep(CERTIFICATE_POLL_S)
         if (now := marks(files)) == known or not now:
