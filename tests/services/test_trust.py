@@ -275,6 +275,21 @@ def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_
     assert "PRIVATE" not in str(caught.value)
 
 
+def as_trusted(path: Path) -> None:
+    # the output of `openssl x509 -trustout`, which OpenSSL loads and `cryptography` refuses
+    path.write_text(path.read_text().replace(" CERTIFICATE", " TRUSTED CERTIFICATE"))
+
+
+def test_a_certificate_that_only_openssl_reads_is_named(certs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    shutil.copytree(certs, folder)
+    as_trusted(folder / "edge" / "edge.pem")
+    client_context(folder, "edge")  # OpenSSL loads it
+    with pytest.raises(UsageError, match=r"the certificate .*edge\.pem cannot be used \(") as caught:
+        server_context(folder, "edge")
+    assert "\n" not in str(caught.value)
+
+
 def gets_in(url: str, certs: Path, role: Role) -> bool:
     try:
         return ask(url, "/v2/models/resnet18", certs=certs, role=role).status == 200
@@ -335,6 +350,20 @@ def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
         shutil.copy(later / "cloud" / "cloud.pem", folder / "cloud")
         until(lambda: "the certificate of cloud was renewed" in logged.text)
         assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
+
+
+def test_a_certificate_that_only_openssl_reads_is_not_served(
+    tmp_path: Path, networks: Pair, digits: Dataset, logged: Log
+) -> None:
+    folder = tmp_path / "certs"
+    issue(folder)
+    first = (folder / "cloud" / "cloud.pem").read_text()
+    with serving(cloud_of(networks, CODEC, digits), folder, "cloud") as served:
+        as_trusted(folder / "cloud" / "cloud.pem")
+        until(lambda: "the certificate of cloud was not renewed: the certificate " in logged.text)
+        assert shown_by(served) == first
+        issue(folder)
+        until(lambda: shown_by(served) == (folder / "cloud" / "cloud.pem").read_text(), patience=10)
 
 
 def test_plain_http_is_served_on_loopback_alone(networks: Pair, digits: Dataset) -> None:

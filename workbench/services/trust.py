@@ -22,7 +22,7 @@ import logging
 import math
 import os
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..attest import key_of
 from ..certs import CLIENT, ROLES, SERVER, Role, folder_of, role_of
-from ..errors import UsageError
+from ..errors import AttestationError, UsageError
 
 __all__ = [
     "Peer",
@@ -152,11 +152,12 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
     context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
-    while not after or before != after:  # load again if the file was replaced meanwhile: `shown` must be the loaded key
-        before = own.read_bytes() if own.is_file() else b""
-        _fill(context, folder, role)
-        after = own.read_bytes()
-    context.shown = key_of(x509.load_pem_x509_certificate(after).public_bytes(Encoding.DER))
+    with _usable(f"the certificate {own}"):
+        while not after or before != after:  # load again if the file was replaced meanwhile: `shown` must be the loaded key
+            before = own.read_bytes() if own.is_file() else b""
+            _fill(context, folder, role)
+            after = own.read_bytes()
+        context.shown = key_of(x509.load_pem_x509_certificate(after).public_bytes(Encoding.DER))
     context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     return context
 
@@ -207,7 +208,7 @@ def client_context(folder: Path, role: Role | None, peer: Role | None = None) ->
 def _fill(context: _Context, folder: Path, role: Role | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     own = folder_of(folder, role)
-    try:
+    with _usable(f"the certificates in {folder}"):
         authority = _found(own, "ca.pem")
         context.files = (authority, *((own / f"{role}.pem", own / f"{role}.key") if role is not None else ()))
         context.marks = marks(context.files)
@@ -215,8 +216,16 @@ def _fill(context: _Context, folder: Path, role: Role | None) -> None:
         context.authorities = tuple(map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True)))
         if role is not None:
             context.load_cert_chain(_found(own, f"{role}.pem"), _found(own, f"{role}.key"))
-    except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"the certificates in {folder} cannot be used ({error}): make them with `workbench certs`") from None
+
+
+@contextlib.contextmanager
+def _usable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except (AttestationError, OSError, ValueError) as error:  # OpenSSL loads files that `cryptography` refuses
+        raise UsageError(f"{name} cannot be used ({error}): make new ones with `workbench certs`") from None
 
 
 def _found(folder: Path, name: str) -> Path:
@@ -259,7 +268,7 @@ async def rotate(folder: Path, role: Role, known: Sequence[tuple[int, int]], ren
         try:
             client_context(own, role)  # a separate context, because a mismatched pair would spoil the one in use
             renewed()
-        except (UsageError, ssl.SSLError, OSError) as error:
+        except Exception as error:  # whatever is wrong with the files, they may be replaced again
             log.warning("the certificate of %s was not renewed: %s", role, error)
         else:
             known = now
