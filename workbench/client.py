@@ -133,7 +133,7 @@ class AsyncHttpsClient:
             parameters = (await metadata(self._connection, names[0], deadline)).get("parameters", {})
             if (codec := parameters.get("codec")) != "png" and self._protects is not None:
                 raise ServiceError(
-                    f"{self._connection.url} takes payloads of {codec!r}: start it with --arrangement pp", status=502
+                    f"{self._connection.url} takes payloads of {codec!r:.40}: start it with --arrangement pp", status=502
                 )
             self._connecting_s += time.perf_counter() - start
             self._model = names[0], tuple(str(parameters.get("classes", "")).split(","))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import http.client
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import torch
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+from starlette.responses import Response as HttpResponse
 
 from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving
 from tests.support.waiting import until
@@ -20,10 +25,11 @@ from workbench.errors import WeightsError, WorkbenchError
 from workbench.models import NeuralCompressor
 from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
-from workbench.services.cloud import key_id
+from workbench.services.batching import ComputePool
+from workbench.services.cloud import CloudService, cloud_model, key_id
 from workbench.services.loading import StageConfig, cloud_stage, edge_stage
 from workbench.services.trust import client_context
-from workbench.system import Edge
+from workbench.system import Cloud, Edge
 from workbench.weights import Pair
 
 INFER = "/v2/models/resnet18/infer"
@@ -130,6 +136,70 @@ def test_an_edge_waits_for_its_cloud(networks: Pair, neural: Neural, digits: Dat
         assert ask(served.url, "/recognize", files[0], certs).status == 200
 
 
+class Misdescribed(CloudService):
+    lie: dict[str, Any]
+
+    async def _model(self, request: HttpRequest) -> HttpResponse:
+        answer = await super()._model(request)
+        return JSONResponse(json.loads(bytes(answer.body)) | self.lie)
+
+
+@contextlib.contextmanager
+def misdescribed(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **lie: Any) -> Iterator[tuple[Served, Misdescribed]]:
+    cloud = Cloud(codec, pair.target)
+    model = cloud_model(pair.target.name, WEIGHTS["target"], cloud, dataset.classes)
+    service = Misdescribed(cloud, model, dataset.classes, ComputePool())
+    service.ready, service.lie = True, lie
+    with serving(service, certs, "cloud") as served:
+        yield served, service
+
+
+@pytest.mark.parametrize("lie", [{"parameters": None}, {"parameters": ["codec_id"]}, {"versions": 1}, {"versions": {"a": 1}}])
+def test_an_edge_waits_for_a_malformed_cloud_to_be_repaired(
+    networks: Pair, neural: Neural, digits: Dataset, certs: Path, logged: Log, lie: dict[str, Any]
+) -> None:
+    with misdescribed(networks, neural, digits, certs, **lie) as (served, cloud):
+        edge = edge_of(networks, neural, digits, served.url, certs)
+        with serving(edge, certs, "edge", ready=False):
+            until(lambda: f"not ready: {served.url} does not speak the Open Inference Protocol" in logged.text)
+            assert not edge.ready
+            cloud.lie = {}
+            until(lambda: edge.ready)
+
+
+def test_an_edge_checks_its_cloud_again_after_a_fault(
+    cloud: Served, networks: Pair, neural: Neural, digits: Dataset, certs: Path, logged: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = edge_of(networks, neural, digits, cloud.url, certs)
+    check, faults = edge.check_cloud, iter([KeyError("a value of the cloud")])
+
+    async def faulty() -> None:
+        for fault in faults:
+            raise fault
+        await check()
+
+    monkeypatch.setattr(edge, "check_cloud", faulty)
+    with serving(edge, certs, "edge"):
+        assert edge.ready
+    assert "not ready: KeyError" in logged.text
+    assert "a value of the cloud" not in logged.text
+
+
+@pytest.mark.parametrize("name", ["codec_id", "version"])
+def test_what_a_cloud_claims_is_a_short_line_of_the_log(
+    networks: Pair, neural: Neural, digits: Dataset, certs: Path, logged: Log, name: str
+) -> None:
+    claim = "x\ny" + "z" * 10_000
+    lie = {"versions": [claim]} if name == "version" else {"parameters": {"codec_id": claim}}
+    with misdescribed(networks, neural, digits, certs, **lie) as (served, _):
+        with serving(edge_of(networks, neural, digits, served.url, certs), certs, "edge", ready=False):
+            until(lambda: "not ready: " in logged.text)
+        (line,) = [text for each in logged.records("workbench.services") if "not ready" in (text := each.getMessage())]
+    assert "'x\\nyzz" in line
+    assert "\n" not in line
+    assert len(line) < 300
+
+
 def test_a_cloud_that_changed_while_the_edge_ran_is_refused(
     networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]
 ) -> None:
@@ -144,7 +214,7 @@ def test_a_cloud_that_changed_while_the_edge_ran_is_refused(
         answer = ask(served.url, "/recognize", files[0], certs)
         assert answer.status == 502
         assert (
-            "answers with a resnet18 dddddddddddddddd, the generator was trained for bbbbbbbbbbbbbbbb" in answer.json["error"]
+            "answers with a resnet18 'dddddddddddddddd', the generator was trained for bbbbbbbbbbbbbbbb" in answer.json["error"]
         )
 
 

@@ -202,9 +202,10 @@ class EdgeService(Service):
                 await self.check_cloud()
                 self.ready = True
                 return
-            except WorkbenchError as error:
-                if str(error) != logged:
-                    logged = str(error)
+            except Exception as error:  # the cloud may be repaired, whatever is wrong with its responses
+                reason = str(error) if isinstance(error, WorkbenchError) else type(error).__name__
+                if reason != logged:
+                    logged = reason
                     log.warning("not ready: %s", logged)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
@@ -217,14 +218,14 @@ class EdgeService(Service):
         if codec != key_id(self.edge.codec.key):
             raise ServiceError(
                 f"the cloud at {self.cloud.url} decodes another codec or other weights than this edge encodes with "
-                f"({codec}, {key_id(self.edge.codec.key)}): start both with the same pair and --codec",
+                f"({codec!r:.40}, {key_id(self.edge.codec.key)}): start both with the same pair and --codec",
                 status=502,
             )
 
     def _check_version(self, version: Any) -> None:
         if version != self.target:
             raise ServiceError(
-                f"the cloud at {self.cloud.url} answers with a {self.model.name} {version!s:.16}, the generator was trained "
+                f"the cloud at {self.cloud.url} answers with a {self.model.name} {version!r:.40}, the generator was trained "
                 f"for {self.target}: start both with the same pair",
                 status=502,
             )
