@@ -426,6 +426,40 @@ async def test_closing_waits_for_what_runs(lanes: ComputePool) -> None:
     assert await answer == "a"
 
 
+class Stuck(Joined):
+    def __init__(self, lanes: ComputePool) -> None:
+        super().__init__(lanes)
+        self.reached, self.released = 0, asyncio.Event()
+
+    async def forward(self, jobs: Sequence[Job[Any]], computed: list[Any]) -> None:
+        self.reached += 1
+        if "stuck" in computed:
+            await asyncio.sleep(60)
+        await self.released.wait()
+        await super().forward(jobs, computed)
+
+
+@on_loop
+async def test_closing_cancels_batches_that_nobody_awaits(lanes: ComputePool) -> None:
+    joined = Stuck(lanes)
+    given_up = [joined.submit("stuck"), joined.submit("b")]
+    awaited = [joined.submit("c", kind=0.5), joined.submit("d", kind=0.5)]
+    async with asyncio.timeout(30):
+        while joined.reached < 2:
+            await asyncio.sleep(0.001)
+    for task in (*given_up, awaited[1]):
+        task.cancel()
+    closing = asyncio.create_task(joined.batcher.close())
+    async with asyncio.timeout(5):
+        await asyncio.wait(given_up)
+        await asyncio.sleep(0.01)
+        assert not closing.done()
+        joined.released.set()
+        await closing
+    assert await awaited[0] == "c"
+    assert joined.batcher.accepted == 0
+
+
 def test_warming_runs_on_every_lane() -> None:
     lanes, threads = ComputePool(3), set[int]()
     lanes.warm(lambda _: threads.add(threading.get_ident()))

@@ -128,7 +128,7 @@ class Batcher(Generic[Part]):
         self._lanes = lanes
         self._waiting: deque[Job[Part]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], list[Job[Part]]] = {}
         self._pace = 0.0  # seconds for each image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
@@ -162,7 +162,11 @@ class Batcher(Generic[Part]):
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     async def close(self) -> None:
+        """Cancel the batches whose requests have all ended, and wait for the other batches."""
         while self._running:
+            for task, batch in self._running.items():
+                if all(job.answer.done() for job in batch):
+                    task.cancel()  # `forward` may retry until the deadline, which is up to ten minutes away
             await asyncio.wait(self._running)
 
     def _dispatch(self, ripe: bool = False) -> None:
@@ -177,8 +181,8 @@ class Batcher(Generic[Part]):
                 self._timer = None
             if batch := self._take():
                 task = asyncio.create_task(self._run(batch))
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                self._running[task] = batch
+                task.add_done_callback(self._running.pop)
             else:
                 self._lanes.free()
             ripe = False
