@@ -385,7 +385,7 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     rounded = 0.005 * (len(parts) + 1)  # milliseconds below ten are shown to hundredths
     assert float(page.locator("#batch-hops tfoot td").inner_text()) == pytest.approx(sum(parts), rel=0.02, abs=rounded)
     payload = after["pmc2_payload_bytes_total"] - before.get("pmc2_payload_bytes_total", 0)
-    assert float(facts["S2, to the cloud"].split()[4].replace(",", "")) == pytest.approx(payload, abs=3), "rounded up each"
+    assert float(facts["S2, to the cloud"].split()[4].replace(",", "")) == pytest.approx(payload, abs=3)
     shares = [float(share) for share in re.findall(r"([\d.]+) %", facts["Labels"])]
     assert 0 < sum(shares) <= 100.1
     assert "24 in a request" in facts["Settings"]

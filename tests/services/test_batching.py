@@ -93,6 +93,21 @@ def test_requests_that_wait_together_cross_in_one_payload(scene: Scene, files: l
         assert scores(scene.send(file, wait=False).result()) == pytest.approx(row, abs=1e-5)
 
 
+def test_shares_of_a_payload_sum_to_its_bytes(scene: Scene, files: list[bytes]) -> None:
+    def edge(name: str) -> float:
+        return measured(scene.both.edge.url, scene.both.certs).get(name, 0.0)
+
+    images, before = edge("pmc2_images_total"), edge("pmc2_payload_bytes_total")
+    with occupied(scene.lanes):
+        answers = [scene.send(file) for file in files[:7]]
+    shares = [answer.result().json["payload_bytes"] for answer in answers]
+    until(lambda: edge("pmc2_images_total") == images + 7)
+    until(lambda: scene.payloads() == 2)
+    sent = scene.payloads("pmc2_payload_bytes_total")
+    assert sum(shares) == pytest.approx(sent, abs=0.01)
+    assert edge("pmc2_payload_bytes_total") - before == pytest.approx(sent)
+
+
 def test_strengths_are_not_joined(scene: Scene, files: list[bytes]) -> None:
     with occupied(scene.lanes):
         first = scene.send(files[0])

@@ -18,7 +18,6 @@ import asyncio
 import base64
 import itertools
 import logging
-import math
 import os
 import secrets
 import time
@@ -279,7 +278,7 @@ class EdgeService(Service):
         call.images, kind = len(files), (strength, rate)
         asked = itertools.chain((repr((*kind, see)).encode(),), files)
         found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, kind, deadline, see))
-        call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
+        call.payload, call.milliseconds = found.payload, dict(found.milliseconds)
         return found
 
     async def _submit(self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool) -> EdgeResult:

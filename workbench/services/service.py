@@ -19,6 +19,7 @@ import asyncio
 import functools
 import json
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
@@ -285,7 +286,8 @@ class Service(ABC):
             line: dict[str, Any] = {"at": round(time.time(), 3), "service": self.name, "status": status}
             line |= {"error": kind} if kind else {}
             line |= {"id": call.id[:SHOWN], "by": call.peer, "model": self.model.name, "images": call.images}
-            line |= {"bytes_in": call.bytes_in, "bytes_out": call.bytes_out, "payload": call.payload}
+            payload = None if call.payload is None else math.ceil(call.payload)
+            line |= {"bytes_in": call.bytes_in, "bytes_out": call.bytes_out, "payload": payload}
             line["ms"] = {name: round(value, 3) for name, value in call.milliseconds.items()} | {"total": round(total, 3)}
             log.info(json.dumps(line))
 

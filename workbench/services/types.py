@@ -34,8 +34,8 @@ class RequestContext:
     """The state of one request, from which its log line is written.
 
     `peer` is the name of the client. `start` is the time at which the request's body was complete, in seconds of
-    `time.perf_counter`. `payload` is the size of the payload in bytes. `milliseconds` has the time of each component, such as
-    the classifier.
+    `time.perf_counter`. `payload` is the size of the payload in bytes, or this request's share of a joint payload.
+    `milliseconds` has the time of each component, such as the classifier.
     """
 
     peer: str
@@ -44,7 +44,7 @@ class RequestContext:
     images: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
-    payload: int | None = None
+    payload: float | None = None
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
