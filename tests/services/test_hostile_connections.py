@@ -6,15 +6,28 @@ import contextlib
 import http.client
 import random
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.services import SECRET, Served, ask, connected_to, edge_of, is_cut, measured, serving
+from tests.support.services import (
+    SECRET,
+    Served,
+    ask,
+    connected_to,
+    edge_of,
+    interrupt,
+    is_cut,
+    leaving_no_process,
+    measured,
+    serving,
+)
 from tests.support.waiting import until
 from workbench.bench.hostile import Probes, attacked
 from workbench.certs import Role
@@ -367,3 +380,14 @@ def test_four_kinds_of_attack_leave_memory_and_health_alone(edge: Served, certs:
     assert attack.counts["established"] > 20
     assert (probes.failed, errors) == (0, [])
     assert memory() - before < 100 << 20
+
+
+def test_ctrl_c_before_the_attack_leaves_no_attacker(certs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(subprocess.Popen[str]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            monkeypatch.setattr(self.stdout, "readline", interrupt)
+
+    monkeypatch.setattr("workbench.bench.hostile.subprocess.Popen", Interrupted)
+    with leaving_no_process(), pytest.raises(KeyboardInterrupt), attacked("https://127.0.0.1:1", certs / "ca.pem", 1):
+        pass

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
+from tests.support.services import interrupt, leaving_no_process
 from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.client import HttpsClient
@@ -200,3 +204,30 @@ def test_what_was_started_ends_with_its_folder(tiny_data: Path) -> None:
         assert cloud.process.poll() is None
     assert cloud.process.returncode == 0
     assert not local.folder.exists()
+
+
+def test_ctrl_c_during_a_start_leaves_no_process(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with leaving_no_process(), Local() as local:
+        monkeypatch.setattr("workbench.services.local.time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            local.start("cloud", *PAIR, *ONE)
+        assert not local.services
+
+
+@pytest.mark.system
+def test_ctrl_c_during_a_stop_leaves_no_process(tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait, interrupts = subprocess.Popen.wait, iter([KeyboardInterrupt])
+
+    def interrupted(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        for error in interrupts:  # the first call alone
+            raise error
+        return wait(process, timeout)
+
+    with leaving_no_process():
+        local = Local().__enter__()
+        first = local.start("cloud", *PAIR, *ONE, ready=False)
+        local.start("cloud", *PAIR, *ONE, ready=False)  # stops first, and is interrupted
+        monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            local.__exit__()
+    assert first.process.returncode == 0

@@ -16,9 +16,10 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
@@ -235,6 +236,20 @@ class Log:
     @property
     def text(self) -> str:
         return self._caplog.text
+
+
+@contextlib.contextmanager
+def leaving_no_process() -> Iterator[None]:
+    before = set(psutil.Process().children())
+    yield
+    left = set(psutil.Process().children()) - before
+    for process in left:
+        process.kill()
+    assert not left
+
+
+def interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -188,9 +188,9 @@ def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, 
     command = [sys.executable, "-m", __name__, url, str(authority), str(connections), *map(str, pause_s)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    process.stdout.readline()  # the first line of counts: the attack has begun
     attack = Attack()
     try:
+        process.stdout.readline()  # the first line of counts: the attack has begun
         yield attack
     finally:
         process.terminate()

@@ -48,13 +48,14 @@ class Running:
 
         A process that still runs after `patience` seconds is killed.
         """
-        if self.process.poll() is None:
-            self.process.send_signal(number)
         try:
-            return self.process.wait(patience)
-        except subprocess.TimeoutExpired:
+            self.process.send_signal(number)  # has no effect on a process that has ended
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(patience)
+        finally:  # in a session of its own, the process would outlive Ctrl-C
             self.process.kill()
-            return self.process.wait()
+            self.process.wait()
+        return self.process.returncode
 
 
 class Local:
@@ -78,8 +79,6 @@ class Local:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for service in reversed(self.services):  # the edge first, because its last requests need the cloud
-            service.stop()
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
@@ -91,6 +90,7 @@ class Local:
         name = f"{what}-{len(self.services)}"
         arguments = ["serve", what, "--certs", str(self.certs), *options]
         service = _start(arguments, self.folder, name, port)
+        self._stack.callback(service.stop)  # the edge stops before the cloud, which its last requests need
         self.services.append(service)
         if ready:
             self.await_ready(service)
@@ -122,14 +122,17 @@ def _start(arguments: Sequence[str], folder: Path, name: str, port: int) -> Runn
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=os.environ
         )
-    deadline = time.monotonic() + START_S
-    while not port_file.exists():
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            raise ServiceError(f"the {arguments[1]} did not start: {_last_line(log)}")
-        time.sleep(0.02)
-    return Running(arguments, folder, int(port_file.read_text()), log, process)
+    try:
+        deadline = time.monotonic() + START_S
+        while not port_file.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ServiceError(f"the {arguments[1]} did not start: {_last_line(log)}")
+            time.sleep(0.02)
+        return Running(arguments, folder, int(port_file.read_text()), log, process)
+    except BaseException:  # in a session of its own, the process would outlive Ctrl-C
+        process.kill()
+        process.wait()
+        raise
 
 
 def _last_line(log: Path) -> str:
