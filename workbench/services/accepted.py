@@ -92,9 +92,10 @@ class UpperProtocol(Protocol):
 class Accepted(asyncio.Protocol):
     """A connection that a service has accepted. The connection decrypts received bytes, and closes after a time limit.
 
-    `tls` None means plain HTTP. `quota` limits the number of connections, and `share` limits the processor time for strangers.
-    The set `open_connections` has all open connections. After the handshake, `upper(connection)` creates the protocol that gets
-    the decrypted bytes. A certificate with a role in `roles` is a valid credential.
+    Without TLS, `tls` is None. `quota` limits the number of connections, and `share` limits the processor time for strangers.
+    `open_connections` is the set of the service's open connections. This connection adds and removes itself. After the
+    handshake, `upper(connection)` creates the protocol that gets the decrypted bytes. A certificate with a role in `roles` is a
+    valid credential.
     """
 
     def __init__(
@@ -215,7 +216,7 @@ class Accepted(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether, since the handshake, the service's certificate was renewed or the peer's certificate has expired."""
+        """Whether the service's certificate was renewed, or the peer's certificate has expired, since the handshake."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires

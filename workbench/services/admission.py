@@ -1,7 +1,7 @@
 """Check an edge before a client sends pictures: verify the edge's attestation evidence on every new connection.
 
-A guest is the confidential VM in which the edge runs. Evidence is a report on the guest's software. The processor signs the
-report, which contains a hash of the edge's TLS key.
+A guest is the confidential VM in which the edge runs. Evidence is a report on the guest's software. The report contains a hash
+of the client's nonce N and the edge's TLS key K, and is signed by the processor.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Get evidence from the attestation agent, a process in the same guest as the edge, with few requests at once.
+"""Get evidence from the attestation agent, a process in the edge's guest. A queue limits the agent's concurrent requests.
 
 A guest is a confidential VM. Evidence is a report on the guest's software, which the processor signs. A nonce is random bytes
 from a client. The report contains a hash of the nonce and of the edge's TLS key.
@@ -51,8 +51,9 @@ class AttestationAgent:
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
         """Return the agent's evidence (JSON) for `runtime_data`. Raises ServiceError if there is no evidence.
 
-        `runtime_data` is the hash of nonce and TLS key (64 hex digits), which the report contains. `stranger` is the client's
-        address if the client has shown no credential. Such clients get only a part of the queue.
+        `runtime_data` is the hash of nonce and TLS key (64 hex digits), which the report contains. `stranger` is the address of
+        a client that has shown no credential, else None. The queue for the agent has only a limited number of places for
+        strangers.
         """
         crowded = stranger is not None and (
             self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS

@@ -1,8 +1,8 @@
-"""Micro-batching: queued requests are joined to batches, which run on a compute pool.
+"""Micro-batching: queued requests are joined into batches, which run on a compute pool.
 
 ::
 
-    submit -> queue (limited in images; 429 if full) -> a lane is free: join queued jobs -> compute -> forward -> results
+    submit -> queue (429 if too many images are in flight) -> a lane is free: join queued jobs -> compute -> forward -> results
 
 A lane is a thread of the pool. A job is a queued request. A batch starts as soon as a lane is free. Jobs that arrive meanwhile
 form the next batch. If a batch is not full and the bodies of further requests are arriving, the batch waits for them, but only
@@ -104,11 +104,13 @@ def _pin_team(threads: int) -> None:
 
 
 class Batcher(Generic[Part]):
-    """Joins queued jobs to batches, and runs the batches on `lanes`.
+    """Joins queued jobs into batches, and runs the batches on `lanes`.
 
     A lane computes a batch: `computed = compute(jobs)`. Then the event loop calls `forward(jobs, computed)`, which sets the
-    answer of each job. Meanwhile the lane computes the next batch. A batch has at most `most` images, and waits up to `wait_s`
-    seconds for arriving requests. At most `capacity` images may be in flight.
+    answer of each job. Meanwhile the lane computes the next batch.
+
+    A batch has at most `most` images, or one larger job. It waits up to `wait_s` seconds for arriving requests. At most
+    `capacity` images may be in flight: queued, in a lane, or in `forward`.
     """
 
     def __init__(
@@ -134,8 +136,8 @@ class Batcher(Generic[Part]):
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
         """Queue a request of `size` images, and return the result. `work` is the input for `compute`.
 
-        Only requests of the same `kind` share a batch. Raises ServiceError 429 if the queue is full, and 504 if `deadline` (the
-        event loop's time) passes.
+        Only requests of the same `kind` share a batch. Raises ServiceError 429 if more than `capacity` images would be in
+        flight, and 504 if `deadline` (the event loop's time) passes.
         """
         if self.accepted + size > self.capacity:
             after = max(1, math.ceil(self._pace * self.accepted))

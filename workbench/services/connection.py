@@ -163,7 +163,7 @@ def scores_of(answer: Response, images: int, classes: int, service: str) -> Scor
 
 
 def reported(answer: Response, name: str) -> float:
-    """Return the parameter `name` of a response, or 0 unless it is a finite number from 0 up."""
+    """Return the parameter `name` of a response. If it is missing or not a finite number of at least 0, return 0."""
     value = answer.parameters.get(name)
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
 

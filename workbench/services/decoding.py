@@ -49,7 +49,8 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 class Cost:
     """The cost of decoding one picture: its pixels, and the `memory` in bytes.
 
-    The pixels of a JPEG with one scan count as `jpeg_pixels`. The pixels of any other picture count as `pixels`.
+    JPEGs with one scan and all other pictures have separate limits. So the picture's pixels are either `jpeg_pixels` (a JPEG
+    with one scan) or `pixels` (any other picture), and the other field is 0.
     """
 
     jpeg_pixels: int = 0

@@ -2,9 +2,9 @@
 
 A response has a limited size and must state its length. A connection is not used again after a failed or abandoned request.
 
-A connection may be dead without being closed, if the other machine was disconnected or replaced. So after one second without a
-response, a small request is sent a second time, on a new connection. If this copy gets its response first, all requests that
-were sent before the copy and still wait fail. The module `connection` retries them.
+A connection may be dead without being closed, if the other machine was disconnected or replaced. So if a small request has no
+response after one second, a copy of it is sent on a new connection. If the copy gets its response first, the older connections
+count as dead. All requests that still wait on them then fail, and the module `connection` retries these requests.
 """
 
 from __future__ import annotations

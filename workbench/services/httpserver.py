@@ -1,8 +1,9 @@
 """Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
 One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
-lines. If a second request arrives before the first response, the connection is closed. While the service waits for the client,
-a timer limits the client's time. uvicorn's own protocol has no such limits, so uvicorn only starts and stops the application.
+lines. If a second request arrives before the first response, the connection is closed. Whenever the service waits for the
+client, a timer closes the connection of a slow client. uvicorn's own protocol has no such limits, so uvicorn only starts and
+stops the application.
 """
 
 from __future__ import annotations

@@ -63,9 +63,11 @@ class Local:
 
     The services get new certificates, in a temporary folder.
 
-    with Local() as local:
-        cloud = local.start("cloud", "--codec", "png")
-        edge = local.start("edge", "--codec", "png", "--cloud", cloud.url)
+    ::
+
+        with Local() as local:
+            cloud = local.start("cloud", "--codec", "png")
+            edge = local.start("edge", "--codec", "png", "--cloud", cloud.url)
     """
 
     def __init__(self) -> None:

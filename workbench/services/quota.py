@@ -34,8 +34,8 @@ class CountedConnection(Protocol):
 class ConnectionQuota:
     """Counts open connections, and closes unproven connections to make room for new ones.
 
-    At most `total` connections are open. One address has at most `by_address` connections, of which at most `unproven` are
-    unproven. `reserve` further connections may only check the service's health.
+    At most `total` connections are open, and up to `reserve` more that may only check the service's health. One address has at
+    most `by_address` connections, of which at most `unproven` are unproven.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ SHOWN = 64  # characters of a request id in the log
 class Service(ABC):
     """An ASGI application that serves one `model`. A client needs a certificate with one of the `roles`, or the `token`.
 
-    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
+    `plain` means HTTP without TLS, on loopback only. Clients then need no certificate, and a token only if `token` is given.
     `intake` limits the bodies of requests. A request without a timeout of its own gets `deadline_s` seconds.
     """
 

@@ -64,10 +64,11 @@ class _Waiting:
 class LoopShare:
     """Processes the bytes of strangers within a share of the event loop's time. Their addresses take fair turns.
 
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). Each address has a tag: the time that its connections have
-    used, but at least the tag that was served last. The smallest tag is served next, so an address with few requests does not
-    wait for busy addresses. Strangers get the share `busy` while requests with a credential are in progress, else the share
-    `idle`.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). Each address has a tag, and the address with the smallest
+    tag is served next. A tag grows by the time that the address uses, so an address with few requests does not wait for busy
+    addresses. A tag is at least the tag that was served last, so an idle address saves up no time.
+
+    While requests with a credential are in progress, strangers get the share `busy`, else the share `idle`.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
@@ -84,7 +85,10 @@ class LoopShare:
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:
-        """Process a stranger's bytes now, or hold them and stop reading the connection until its address has a turn."""
+        """Process a stranger's bytes now, or hold them and stop reading the connection until its address has a turn.
+
+        If too many bytes are held, the connection of a large piece of `data` is aborted.
+        """
         if not self._waiting and self._slice < SLICE_S and self._time_left() > 0:
             if not self._slice:
                 asyncio.get_running_loop().call_soon(self._end_slice)

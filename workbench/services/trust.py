@@ -57,10 +57,10 @@ log = logging.getLogger("workbench.services")
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection. `role` is the role in the peer's certificate (None: no certificate, or no role).
+    """The client at the other end of a service's connection.
 
-    `name` is a hash of that certificate. `shown` is the public key (DER) of the service's own certificate, which the service
-    showed to the peer. Without TLS, `shown` is empty.
+    `role` is the role in the client's certificate (None: no certificate, or no role). `name` is a hash of that certificate.
+    `shown` is the public key (DER) of the certificate that the service has shown to the client. Without TLS, `shown` is empty.
     """
 
     role: Role | None = None

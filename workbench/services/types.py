@@ -48,7 +48,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Set the time of the component `other` to the time since `start`, minus the times of all other components.
+        """Record the time since `start` that no component accounts for, as the time of the component `other`.
 
         Return the times of all components (ms).
         """

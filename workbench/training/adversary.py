@@ -29,10 +29,10 @@ TURNS = 3  # steps in a cycle, one of which trains the generator: a slow adversa
 class Defence:
     """The options of a generator's training against an inversion network, the adversary.
 
-    `weight` is the weight of the adversarial term, which is the share of the image that the adversary recovers. A weight of 0
-    trains without an adversary. `noise` is the standard deviation of the noise that the generator adds (None: the preset's).
-    `strength` is the share of the perturbation that is applied to images, in [0, 1]. `width` is the number of channels of the
-    adversary's first layer.
+    `weight` is the weight of the adversarial term (see `AdversarialObjective`). With a weight of 0, there is no adversary.
+    `noise` is the standard deviation of the generator's random component (None: the preset's). `strength`, in [0, 1], is the
+    share of the perturbation that is applied to images in training. `width` is the number of channels of the adversary's first
+    layer.
     """
 
     weight: float = 0.0
@@ -57,9 +57,9 @@ def class_means(split: Split, classes: int) -> Tensor:
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net for images and their labels.
+    """Return a U-Net whose input is an image with its label, such as an inversion network.
 
-    The U-Net has 3 + `classes` input channels (see `with_labels`) and 3 output channels.
+    Inputs are N x (3 + `classes`) x H x W (see `with_labels`), and outputs N x 3 x H x W. The first layer has `width` channels.
     """
     unet = UNet(width)
     first = unet.inc.f[0]
@@ -88,12 +88,12 @@ class AdversarialObjective(Objective):
         loss = generator's loss + weight * max(0, R)                R = 1 - MSE(x'', x) / MSE(m, x)
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''
 
-    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. We assume
-    that attackers know the label. So the adversary gets the label, too, and only predicts the difference between x and m.
+    R is the share of the image that the adversary recovers beyond the label. m is the mean image of x's class y. We assume that
+    attackers know the label. So the adversary gets the label, too, and predicts only the difference between x and m.
 
-    Of three steps, two train the adversary on the generator's output, and one trains the generator against the present
-    adversary. A negative R counts as zero: the adversary is then worse than the guess m. To increase its error further would
-    not protect against other attackers. (Inversion networks: He et al. 2019. The game: Goodfellow et al. 2014.)
+    In every three steps, two train the adversary on the generator's output, and one trains the generator. A negative R counts
+    as zero, because the adversary is then worse than the guess m. A still larger error would not protect against other
+    attackers. (Inversion networks: He et al. 2019. The game: Goodfellow et al. 2014.)
     """
 
     adversarial = True
@@ -148,7 +148,7 @@ class AdversarialObjective(Objective):
             return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return loss and figures of the network that this step trains. In evaluation that is the generator."""
+        """Return the loss and the figures of the network that this step trains (in evaluation: of the generator)."""
         images = images.float()  # mixed precision passes bfloat16
         if self.training and self.attacks:
             with torch.no_grad():

@@ -66,11 +66,11 @@ class Cost:
 
 
 class Budget:
-    """A time budget for training several networks. A file stores its state, so that a second call continues with the rest.
+    """A time budget for several trainings. A file stores the used time, so that a restarted program continues with the rest.
 
-    `seconds` is the whole budget. `weights` maps the name of each network to its weight, which sets its share of the time (see
-    the module's table). `request` describes the trainings as JSON: pairs, preset, and so on. The file at `path` is ignored if
-    it was written for another number of seconds or for another request.
+    `seconds` is the whole budget. `weights` maps the name of each network to its weight, which sets the network's share of the
+    time (see the module's table). `request` describes the trainings as JSON: pairs, preset, and so on. A file at `path` that
+    was written for other `seconds` or for another `request` is ignored.
     """
 
     def __init__(
@@ -177,8 +177,8 @@ def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> 
     """Return `settings` with as many steps and validations as fit into `seconds`.
 
     `cost` has the measured times of a training image and of a validation. `n` is the number of training images. The number of
-    steps is at least one, and at most `LONGEST` times that of `settings`. There is at least one validation. Several validations
-    take at most a tenth of the time.
+    steps is at least one, and at most `LONGEST` times that of `settings`. The number of validations is 1 to `VALIDATIONS`. More
+    than one validation together take at most a tenth of the time.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))

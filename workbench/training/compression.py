@@ -2,8 +2,10 @@
 
 The compressor's encoder g_a maps an image to latents, which are rounded. Its decoder g_s maps rounded latents to an image. The
 entropy model estimates the probability of each latent, which gives the rate in bits. A pattern is the rounded latents of a
-whole image. A reader is a linear classifier on latents. One reader only helps the training. Another is fitted after the
-training and stored in the compressor, which uses it to choose patterns.
+whole image.
+
+A reader is a linear classifier on latents. One reader is used in the training only. After the training, a second reader is
+fitted and stored in the compressor. The compressor uses this second reader to choose patterns.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObject
 class CompressorLoss:
     """The compressor's loss: bits per pixel + weight * distortion. `kind` selects the distortion.
 
-    `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
-    paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's
-    cross-entropy (at most 2.5 nats). The paper proposes this loss but does not evaluate it. A weight of None selects the
-    kind's default.
+    `rate-distortion` is the paper's loss (PMC², section 3.3). Its distortion is the mean squared error between the protected
+    image and its reconstruction, on the scale of 255.
+
+    `rate-accuracy` is proposed in the paper, but not evaluated there. Its distortion is the target's cross-entropy on the
+    reconstruction, minus the auxiliary's cross-entropy (at most 2.5 nats). A `weight` of None selects the default of the
+    `kind`.
     """
 
     kind: str = "rate-distortion"
@@ -183,12 +187,14 @@ class JointObjective(CompressorObjective):
 
         generator's loss(x') + its terms of target and auxiliary on x_hat + bits per pixel / weight + CE(reader(y), label)
 
-    x' is the protected image, y its latents, x_hat the decoded image. `protection` is the generator's loss, and the weight is
-    that of `loss`. The reader is a linear classifier on the active latents. Its term trains the encoder from the start. At that
-    time, the gradient through the untrained decoder has little information.
+    x' is the protected image, y its latents, x_hat the decoded image. `protection` has the options of the generator's loss. The
+    terms of target and auxiliary are added a second time, on x_hat. The weight is that of `loss`.
+
+    The reader is a linear classifier on the active latents. Its term trains the encoder in the first steps, when the gradient
+    through the untrained decoder has little information.
 
     The generator's batch norms keep their statistics. With `keep_encoder`, the contracting half of the generator's U-Net is
-    frozen. The auxiliary is expensive, so in training it gets only every second picture.
+    frozen. To save time, the auxiliary classifies only every second image in training.
     """
 
     def __init__(
@@ -237,9 +243,9 @@ class JointObjective(CompressorObjective):
         The weight of the rate rises from 1 / `EASE` of its final value to that value. With the final weight from the start, all
         latents become zero before the decoder has learnt to use them.
 
-        In the same steps, quantisation is `COARSEN` times finer than later. The rounding step itself is always 1. Instead, the
-        weights change after these steps: the last layer of g_a is divided by `COARSEN`, and the first layer of g_s is
-        multiplied by `COARSEN`.
+        In the same steps, quantisation is `COARSEN` times finer than afterwards. The rounding step stays 1, but the latents
+        become smaller at the end of these steps: the last layer of g_a is divided by `COARSEN`. To match, the weights of the
+        reader and of the first layer of g_s are multiplied by `COARSEN`.
         """
         turn = round(0.6 * total)
         self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
@@ -347,8 +353,9 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int) -> Tensor:
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
     """Fit the entropy model to rounded latents (N x M x h x w) by L-BFGS, and update the integer tables.
 
-    The fit takes a fraction of a second, because it only needs each channel's histogram. Reconstructions do not change,
-    because the medians stay at zero. Every symbol in range keeps a small probability, for unseen images.
+    The fit only needs each channel's histogram, so it takes a fraction of a second. The medians stay at zero, so
+    reconstructions do not change. All integers up to the largest magnitude of any latent plus 2 keep a small probability, for
+    unseen images.
     """
     symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
     reach = int(symbols.abs().max()) + 2

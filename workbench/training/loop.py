@@ -54,11 +54,11 @@ def fit(
     devices: int = 1,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Outcome:
-    """Train `objective.network` in place. At the end, restore its state with the lowest validation loss.
+    """Train `objective.network` in place. At the end, restore the state that had the lowest validation loss.
 
-    An adversarial objective keeps the last state instead. A checkpoint is written every half minute and at every interrupt. A
-    later call resumes from the checkpoint if `identity`, `settings` and `seed` are the same. `identity` describes data and
-    loss. The number of epochs may differ until the learning rate begins to fall (see `equal_steps`).
+    An adversarial objective keeps the last validated state instead. A checkpoint is written every half minute and at every
+    interrupt. A later call resumes from the checkpoint if `identity`, `settings` and `seed` are the same. `identity` describes
+    data and loss. Only the number of epochs may differ, if the steps so far do not depend on it (see `equal_steps`).
 
     Ctrl-C ends the training after the current step, and the outcome's `complete` is then False. A second Ctrl-C raises
     KeyboardInterrupt immediately. `label` names the training in the progress bar. `on_epoch` gets the history after each

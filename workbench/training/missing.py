@@ -81,9 +81,9 @@ def ensure(
 ) -> list[Manifest]:
     """Train the missing or interrupted networks of a pair. Return the manifests of classifiers, generator and compressor.
 
-    Existing networks are reused, whatever their preset. A network that was trained against other networks than the present
-    ones counts as missing. With `shipped` False, weights that ship with the workbench count as missing, too. With `compressor`
-    False, no compressor is trained.
+    Existing networks are reused, whatever their preset. A network also counts as missing if its training used a classifier or a
+    generator that was replaced since. With `shipped` False, weights that ship with the workbench count as missing, too. With
+    `compressor` False, no compressor is trained.
 
     With the `variant` `paper`, generator and compressor get the papers' settings and losses, and are saved next to the default
     variant. `run` are further options of `train_and_keep`. Trainings are reported on standard error. Raises KeyboardInterrupt

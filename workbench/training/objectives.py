@@ -48,12 +48,12 @@ class Objective(nn.Module):
         """Prepare for training step `step` of `total`. The loop calls this method before each step."""
 
     def before_validation(self, images: Tensor) -> None:
-        """Update the tables that the network needs for inference. `images` are images of the training split."""
+        """Update the tables that a codec needs for inference. `images` are images of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit the tables of the trained network to `images`. Return figures on these images, named `..._in_sample`.
+        """Fit the tables of a trained codec to `images`. Return figures on these images, named `..._in_sample`.
 
-        By default there are no tables and no figures.
+        An example is the table of frequent patterns. By default there are no tables and no figures.
         """
         return {}
 

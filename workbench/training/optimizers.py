@@ -60,10 +60,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return an approximation of the orthogonal matrix nearest to `matrix`: equal singular vectors, singular values near 1.
+    """Return an approximation of the orthogonal matrix nearest to `matrix`: same singular vectors, singular values near 1.
 
-    The iteration is X <- p(X X') X with a polynomial p. All factors p are polynomials in the first X X'. So the iteration runs
-    on this small square matrix only, and X is multiplied once, at the end.
+    Each iteration replaces X by p(X X') X, with a polynomial p. All these factors of X are polynomials in the initial X X'. So
+    the loop only multiplies small square matrices, and X is multiplied once, at the end.
     """
     wide: Tensor = matrix.T if len(matrix) > matrix.shape[1] else matrix
     wide = wide / (wide.norm() + 1e-7)

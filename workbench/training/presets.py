@@ -71,9 +71,9 @@ LOSSES = {  # the default losses of each preset
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
     """Return a preset's settings for a kind of training (classifier, encoder, generator, compressor or joint).
 
-    `epochs` replaces the preset's number of epochs and its limit `max_images`. In the variant `paper`, generator and compressor
-    train for `PAPER_EPOCHS`, and the generator has the papers' settings at the preset's width. Raises UsageError if the preset
-    is unknown, or has no training of this kind.
+    `epochs` replaces the preset's number of epochs, and removes the limit `max_images`. In the variant `paper` of another
+    preset, the generator has the papers' settings at that preset's width. Generator and compressor then train for
+    `PAPER_EPOCHS`, unless `epochs` is given. Raises UsageError if the preset is unknown, or has no training of this kind.
     """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)

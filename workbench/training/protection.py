@@ -1,4 +1,4 @@
-"""The generator's loss in the paper PP (MMSys '22), more loss terms against legible pictures, and the U-Net's pretraining."""
+"""The generator's loss: the terms of the paper PP (MMSys '22), and terms that hide the picture. The U-Net's pretraining."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ class GeneratorLoss:
 
         CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * L
 
-    x is an image, x' its protected form, y its label. The first three terms are PP's (section 4).
+    x is an image, x' its protected form, y its label. The first three terms are those of PP (section 4).
 
     `auxiliary` selects the auxiliary term. `unbounded` is the paper's CE(auxiliary(x'), y), which can grow without limit and
     outweigh the target's term. `bounded` limits this term to `cap` nats an image (a uniform guess over ten classes has 2.30).
-    `ssim` selects the SSIM term. `signed` is the paper's, which rewards inverted contrast. `absolute` takes its magnitude.
+    `ssim` selects the SSIM term. `signed` is the paper's SSIM, which rewards inverted contrast. `absolute` is |SSIM|.
 
-    The papers have neither E nor L. SSIM alone hides no picture: with a fine checkerboard or opposite colour channels, SSIM is
-    zero and the picture stays legible. E measures legibility. It is the excess over 0.015 of |SSIM| of single channels and
-    edges, plus the excess over 0.08 of the best colour mix's correlation (see `legibility`).
+    The papers have neither E nor L. SSIM alone does not hide a picture: with a fine checkerboard or opposite colour channels,
+    SSIM is zero, but the picture stays legible. E measures legibility as a sum of two terms (see `legibility`). One is the
+    excess of |SSIM| over 0.015, for single channels and for edges. The other is the excess of the best colour mix's correlation
+    over 0.08.
 
-    L is max(0, log((1 + b) / 3)). b bounds any attacker's information beyond the class in nats (see `leakage`). A generator
-    that minimises L draws one picture for each class.
+    L is max(0, log((1 + b) / 3)). b is an upper bound, in nats, on any attacker's information beyond the class (see `leakage`).
+    L is zero for b up to 2. At b = 0, a generator draws the same picture for all images of a class.
 
-    With `every_strength`, the target gets x + a (x' - x) in training. For half of the images a is 1. For the others a is drawn
-    from [0, 1] at each step. All other terms use a = 1.
+    With `every_strength`, the target's term in training uses x + a (x' - x) in place of x'. At each step, a is drawn for each
+    image: it is 1 with probability 1/2, else uniform in [0, 1]. All other terms use x'.
     """
 
     auxiliary: str = "unbounded"
@@ -210,11 +211,12 @@ class GeneratorObjective(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, and a dict of its terms and of the classifiers' accuracies.
 
-        Accuracies are those on the `decoded` images if given, else on the protected images.
+        `decoded` are the images that a compressor decodes from `protected`, if any. The terms of target and auxiliary are then
+        summed over protected and decoded images, and the accuracies are those on decoded images. All other terms use protected
+        images only.
 
-        The terms of target and auxiliary are summed over protected and decoded images. All other terms use protected images
-        only. To save time, the auxiliary's term and the |SSIM| of channels and edges use every `every`-th picture only.
-        `noiseless` are the protected images without their random component.
+        To save time, the auxiliary's term and the |SSIM| of channels and edges use only one of `every` images. `noiseless` are
+        the protected images at strength 1 without their random component (see `protect`).
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)

@@ -83,10 +83,12 @@ def train_generator(
 ) -> Manifest:
     """Train the perturbation generator of a pair whose classifiers exist, and save it as `target-X-auxiliary`.
 
-    The training starts from the generator named `start`. If `start` is None, it starts from the pretrained U-Net, or from
-    random weights if the preset has no pretraining. `defence` sets the strength in training (default 1) and the noise of the
-    generator, and can add an inversion network as the adversary. The variant `paper` trains from random weights, with the
-    papers' loss and settings.
+    The training starts from the generator named `start`. If `start` is None, it starts from the pretrained U-Net, which is
+    trained if it is missing. The preset `paper` and the variant `paper` have no pretraining, and start from random weights. The
+    variant `paper` has the papers' loss and settings.
+
+    `defence` sets the strength in training (default 1) and the noise of the generator. It can add an inversion network as the
+    adversary.
     """
     settings, strength = settings_of(preset, "generator", epochs, variant), 1.0 if defence is None else defence.strength
     if loss is None:

@@ -28,8 +28,9 @@ __all__ = ["RunState"]
 class RunState:
     """The state of a training, and its checkpoint file at `path`.
 
-    `identity` describes the training: settings, seed, data. A checkpoint with another identity is not loaded. Only the number
-    of epochs may differ, if the steps so far are the same for both numbers. `n` is the number of training images.
+    `identity` describes the training: settings, seed, data, loss. A checkpoint with another identity is not loaded. Only the
+    number of epochs may differ, if the steps so far do not depend on it (see `equal_steps`). `n` is the number of training
+    images.
     """
 
     def __init__(

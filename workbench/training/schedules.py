@@ -118,9 +118,10 @@ def learning_rate_share(progress: float, warmup: float, hold: float = 0.0) -> fl
 
 
 def equal_steps(n: int, settings: TrainingSettings, epochs: int) -> int:
-    """Return the number of first steps on `n` images that are the same for `settings` and for another number of `epochs`.
+    """Return the number of first steps that are the same for `settings` and for `settings` with another number of `epochs`.
 
-    These steps have the peak learning rate and the first image size. With a warm-up or `max_images`, the number is 0.
+    In these steps, the learning rate is at its peak, and images have the first size. With a warm-up or `max_images`, the result
+    is 0. `n` is the number of training images.
     """
     if settings.warmup or settings.max_images is not None:
         return 0

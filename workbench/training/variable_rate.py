@@ -51,11 +51,12 @@ class VariableRateObjective(CompressorObjective):
     classifier on the label's latents, which only helps the training. A stop is one of the S discrete rates. Its gain is the
     inverse of its quantisation step (see `rates`).
 
-    The weight w is that of `loss`, times `RECOGNISED` above stop 0. The weight v is 0 at stop 0. At higher stops v grows with
-    the square of the gain, because finer steps have smaller errors (Kamisli et al. 2024).
+    The weight w is that of `loss`. Above stop 0, it is multiplied by `RECOGNISED`. CE(auxiliary) is limited to `CAP` nats an
+    image, and its weight is the strength a. The weight v is 0 at stop 0. At higher stops v grows with the square of the gain,
+    because finer steps have smaller errors (Kamisli et al. 2024).
 
     The error is measured against the image without the generator's random component, because coding that noise would waste
-    bits. With `only`, the network is trained for this stop alone, for comparison with the network for all stops.
+    bits. With `only`, all images have this stop, for comparison with the network for all stops.
     """
 
     def __init__(
