@@ -42,11 +42,11 @@ POLICY = (
 
 
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Return a copy of `notebook` that ends with the cell that shows the view.
+    """Return a copy of `notebook` that ends with the view's cell.
 
-    This is the first code cell whose source ends in `.widget`. The copy has no text cells. `parameters` maps names to
-    values, which override those in the notebook's cell with the tag "parameters". Raises UsageError for a parameter that the
-    notebook does not declare, and RunError if no cell ends in `.widget`.
+    The view's cell is the first code cell whose source ends in `.widget`. The copy has no text cells. `parameters` maps names
+    to new values of the parameters that the notebook's cell with the tag "parameters" declares. Raises UsageError for a
+    parameter that the notebook does not declare, and RunError if no cell ends in `.widget`.
     """
     cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
     shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)

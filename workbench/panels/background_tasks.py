@@ -1,10 +1,10 @@
-"""The long tasks of the view `explore`. One thread runs them in turn, and pauses while the user is active.
+"""The long tasks of the view `explore`. One thread runs one task at a time, and pauses while the user is active.
 
-- curves: measure accuracy, SSIM and bytes of the test images over the perturbation's strength
-- surface: measure accuracy and bytes over strength and rate. A higher rate means more bits.
-- search: measure the first pictures of a collection, to filter and sort them by the results
+- curves: measure accuracy, SSIM and bytes per image on the test images, at several strengths of the perturbation
+- surface: measure accuracy and bytes per image at several strengths and rates. A higher rate means more bits.
+- search: measure the first pictures of a collection. The results are used to filter and sort the pictures.
 - attack: train an attacker, a network that reconstructs pictures from the cloud's decoded pictures
-- map: draw a point for each picture, computed from the target classifier's features of the picture
+- map: compute a point in the plane for each picture, from the target classifier's features of the decoded picture
 - prefetching: compute the cloud's results at other strengths and rates, and send the results to the page in advance
 
 A collection is a numbered list of pictures. The cloud decodes and classifies the protected pictures. The page is the widget in
@@ -38,10 +38,10 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """A thread that runs tasks from a queue. If the queue is empty, it does the requested measurements and prefetching.
+    """A thread that runs the tasks in a queue, then the requested curves, surface and prefetching, in this order.
 
-    The order is: curves, surface, prefetching. The dicts `curves`, `surfaces` and `scans` cache results by settings. `scans`
-    has the results of searches.
+    `explorer` is the view that the tasks belong to. The dicts `curves`, `surfaces` and `scans` cache the results for each
+    combination of settings. `scans` has the results of searches.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -127,8 +127,8 @@ class BackgroundTasks:
     def table(self) -> list[dict[str, Any]]:
         """Return the cloud's results at other strengths and rates, for the pictures on the page.
 
-        The list has one result for each strength that is prefetched, then one for each rate of the codec. Each result has the
-        format of `pack_seen`. Results that are not cached are computed.
+        The list begins with a result at each prefetched strength, at the present rate. Then it has a result at each rate of the
+        codec, at the present strength. Each result has the format of `pack_seen`. Results that are not cached are computed.
         """
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
@@ -220,12 +220,12 @@ class BackgroundTasks:
         return rows
 
     def show_known(self) -> None:
-        """Show the cached curves of the present settings. If none are cached, clear the plot."""
+        """Show the cached curves and surface of the present settings. If no curves are cached, clear the plots."""
         if self.explorer.measurable and self.explorer.picture_source.sources:
             self.show_curves(self.explorer.settings())
 
     def show_curves(self, settings: Settings) -> None:
-        """Show the cached curves and surface of `settings`. If no curves are cached, clear the plot."""
+        """Show the cached curves and surface of `settings`. If no curves are cached, clear the plots."""
         from .curves import for_page
 
         key = self.key(settings)
@@ -269,7 +269,8 @@ class BackgroundTasks:
     def draw_map(self) -> None:
         """Draw the map of the collection's first `MAPPED` (256) pictures, with one point for each picture.
 
-        The target classifier computes features of the decoded picture. The point is their projection to a plane.
+        The target classifier computes features of each decoded picture. A projection maps these features to a point in the
+        plane. Does nothing for user-defined methods, or before the first view.
         """
         from .projection import as_points
 
@@ -347,10 +348,10 @@ class BackgroundTasks:
             explorer.stage.send(content, [paths[0].read_bytes()])
 
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
-        """Return the parameters with which the notebook `explore` reproduces `view`.
+        """Return the parameters with which the notebook `explore` reproduces `view`, a `methods.View`.
 
         The notebook cannot read uploads. So an uploaded picture is first written below `folder`, by `exports.write_pictures`.
-        That function requires a `gain`, but only uses it for residuals.
+        `write_pictures` also requires `gain`, the amplification of residuals, although no residual is written.
         """
         explorer = self.explorer
         settings: Settings = view.settings

@@ -31,12 +31,12 @@ class CallableMethod(Method):
     """A method that calls user-defined functions: `protect`, `encode`, `decode` and, optionally, `recognise`.
 
     `callables` is the tuple (`protect`, `encode`, `decode`). `name` is the method's name on the page. Images are N x 3 x H x W
-    in [0, 1]. They are numpy arrays if `numpy` is set, else torch tensors.
+    in [0, 1]. If `numpy` is set, the functions get numpy arrays, else torch tensors.
 
-    - `protect(images)` returns the images, protected at full strength.
+    - `protect(images)` returns the protected images at full strength, in the shape of `images`.
     - `encode(images)` returns one byte string for each image, or one byte string for the whole batch. If `encode` has two
       required parameters, it is called as `encode(images, rate)`, with a rate in [0, 1].
-    - `decode(payload)` takes the result of `encode`, and returns images of the same shape.
+    - `decode(payload)` takes the result of `encode`, and returns the decoded images, in the shape of the encoded images.
     - `recognise(images)` returns class scores (N x K), as probabilities or logits.
 
     The method raises UsageError if a function returns another shape, or if `encode` does not return bytes.
@@ -119,8 +119,8 @@ def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | No
 def as_source(images: Any, labels: Sequence[int] | None) -> Source:
     """Return a collection of `images`, which are N x 3 x H x W, uint8 or floats in [0, 1].
 
-    H and W are at least 11, the window of SSIM. `labels` are the N true class indices, or None if the classes are unknown.
-    Raises UsageError for other shapes, types or values.
+    H and W must be at least 11, because SSIM uses windows of 11 x 11 pixels. `labels` are the N true class indices, or None if
+    the classes are unknown. Raises UsageError for other shapes, types or values.
     """
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:

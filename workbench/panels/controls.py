@@ -119,9 +119,9 @@ class Controls(ViewBase):
     def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
         """Call `handler(change)` whenever one of the named attributes changes.
 
-        `names` is one name or several, such as "strength", "pictures" or "view". "view" is the displayed result. Handlers of
-        "pictures" and "view" run in the worker's thread. `change` has the attribute's old and new value, as in traitlets.
-        Raises UsageError for an unknown name.
+        `names` is one name or a sequence of names, such as "strength", "pictures" or "view". The attribute "view" is the
+        displayed result, a `methods.View`. `change.old` and `change.new` are the old and the new value, as in traitlets.
+        Handlers of "pictures" and "view" run in the worker's thread. Raises UsageError for an unknown name.
         """
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
@@ -160,10 +160,10 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set several settings of the page at once. The page's undo button calls this.
+        """Set several settings of the page at once. The page's undo button calls this method.
 
-        `settings` maps names in `SETTINGS` to values. Other names are ignored. If the collection no longer exists, the status
-        line shows an error, and no setting changes.
+        `settings` maps names in `SETTINGS` to values. Other names are ignored. If the setting `source` names a collection that
+        no longer exists, the status line shows an error, and no setting changes.
         """
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
@@ -180,7 +180,7 @@ class Controls(ViewBase):
 
     @property
     def projection(self) -> str:
-        """The method that computes the map's points: "PCA" or "UMAP". "UMAP" needs the package umap-learn."""
+        """The algorithm that projects features to the points of the map: "PCA" or "UMAP". "UMAP" needs umap-learn."""
         return str(self.stage.projection)
 
     @projection.setter
@@ -241,10 +241,10 @@ class Controls(ViewBase):
         self._take_due()
 
     def _take_due(self) -> None:
-        """Act on the messages that wait no longer.
+        """Handle each received message for which all earlier settings have arrived. Keep the other messages.
 
-        A message waits until every setting that the page changed before it has arrived. The module `explore_stage` explains the
-        order.
+        The page numbers its messages, so that the kernel handles a message after the settings that the user changed before it.
+        The module `explore_stage` describes the numbering.
         """
         messages, self._messages = self._messages, []
         for content, buffers in messages:

@@ -20,9 +20,10 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation of `pair` on at most `limit` test images. The evaluation calls `pace` before each batch.
+    """An evaluation that calls `pace` before each batch, so that another thread can delay or end it.
 
-    `pace` may wait, or raise an exception that ends the evaluation.
+    The callback `pace` may wait. If `pace` raises an exception, the evaluation ends. `pair` has the networks. At most the first
+    `limit` test images of `dataset` are used.
     """
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:

@@ -40,9 +40,9 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 class DeployPanel:
     """A panel that launches, stops and shows the deployment in a plan file. Display `panel.widget`.
 
-    `plan` is the path of the file. `config` is an SSH configuration file that replaces ~/.ssh/config. `launch` and `stop` do
-    the same as the buttons. They start a background thread, and return at once. If this thread fails, the panel shows the error
-    in one line, and `wait` raises the error.
+    `plan` is the path of the plan file. `config` is an SSH configuration file that is used instead of ~/.ssh/config. The
+    methods `launch` and `stop` do the same as the buttons. Each method starts a background thread, and returns at once. If the
+    thread fails, the panel shows the error in one line, and `wait` raises the error.
     """
 
     def __init__(self, plan: str | Path, config: Path | None = None) -> None:

@@ -1,8 +1,8 @@
 """The view of the notebook `explore`. It shows how pictures are sent from a phone to the edge, and on to the cloud.
 
-The view uses the networks of a pair. The target is a classifier that must still recognise protected pictures. The auxiliary is
-a classifier that must not recognise them. The generator protects the pictures. A variant is another generator for the same two
-classifiers.
+The view uses the networks of a pair: a target, an auxiliary and a generator. The target is a classifier that must still
+recognise protected pictures. The auxiliary is a classifier that must not recognise them. The generator protects the pictures. A
+variant is another generator for the same two classifiers.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class Explorer(LiveView):
     def curve(self) -> list[dict[str, Any]]:
         """Wait for the curves of the present settings, and return one row for each strength.
 
-        The rows are those of `Evaluation.curve`. Raises the error that prevented the measurement, or RunError if there are no
-        curves after 20 minutes.
+        Each row has the format of `Evaluation.curve`. If the measurement failed, its error is raised. Raises RunError if there
+        are no curves after 20 minutes.
         """
         self.rest()
         rows = self.tasks.curves.get(self.tasks.key(self.settings()))
@@ -211,8 +211,8 @@ class Explorer(LiveView):
     def fill_variants(self) -> None:
         """Offer the selected pair's variants on the page. If the selected variant is missing, select the first one.
 
-        But if the constructor's argument names the missing variant, it stays selected. Loading this variant then reports the
-        error.
+        A variant that was passed to the constructor stays selected even if it is missing. Then the attempt to load it reports
+        the error.
         """
         from .pipeline import variants_there
 

@@ -1,7 +1,7 @@
-"""The widget of `explore`, called the stage, and the binary format of its data. The stage is an anywidget.
+"""The widget of `explore`, called the stage, and the binary format of the data that the stage sends to the page.
 
-The page is the widget's part in the browser, written in JavaScript. In the diagram, x is a picture that the edge has received.
-G(x) is the same picture protected at full strength, and a is the strength.
+The stage is an anywidget. The page is the stage's display in the browser, written in JavaScript. In the diagram, x is a picture
+that the edge has received. G(x) is the same picture protected at full strength. The number a is the strength, in [0, 1].
 
 ::
 
@@ -50,7 +50,8 @@ TOP = 5  # classes shown for a single picture; with several pictures on the scre
 class Stage(anywidget.AnyWidget):
     """The widget. Its traits are the settings, and the data that the page draws.
 
-    A setting out of range raises UsageError. The exception is `gain`, which is clamped to the range 1 to 16.
+    A strength, rate, quality or sheet out of range raises UsageError. The sheet is the number of pictures on the screen. A gain
+    out of range does not raise an error, but is clamped to the range 1 to 16.
     """
 
     _esm = HERE / "explore.js"
@@ -109,8 +110,9 @@ def projections() -> list[str]:
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
     """Return the value of the trait `frames`: the pixels of the original, the received and the fully protected pictures.
 
-    `number` is the id of these frames. The cloud's results refer to this id. `captured` is the edge's result for the pictures.
-    `labels` are class indices (-1: unknown). `names` are file names.
+    `number` is the id of these frames. The cloud's results for the same pictures contain this id. `captured` is the edge's
+    result. `settings` contain the pictures' numbers in the collection. `labels` are class indices (-1: unknown). `names` are
+    file names, or empty.
     """
     original = captured.on_original
     return {

@@ -55,9 +55,10 @@ def export(
 ) -> list[Path]:
     """Write views to `folder` in the format `kind`, and return the paths of the files.
 
-    `kind` is one of `KINDS` except `PAGE`. A figure shows all `views`. Any other kind shows the last view only. `parameters`
-    are the notebook's parameters that reproduce the last view. `origin` names data, weights and versions. The residual is the
-    protected minus the original picture, multiplied by `gain`.
+    `kind` is one of `KINDS` except `PAGE`. `views` are `methods.View` objects. A figure shows all views. Any other kind
+    contains the last view only. `parameters` are the parameters with which the notebook `explore` reproduces the last view.
+    `origin` names data, weights and versions. `gain` amplifies the residual, the difference between the protected and the
+    original picture.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -75,9 +76,9 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write the pictures of a view to `folder` as PNG files, without scaling. Return the paths.
+    """Write the pictures of a `methods.View` to `folder` as PNG files of the same size. Return the paths.
 
-    The files are named original, protected, cloud (the decoded picture), residual (multiplied by `gain`) and attacker (a
+    The files are named original, protected, cloud (the decoded picture), residual (amplified by `gain`) and attacker (a
     reconstruction, if there is one). `only` is the name of a single picture to write. If it is empty, all pictures are written.
     """
     from ..pictures import residual

@@ -3,13 +3,14 @@
 ::
 
     stdin     line 1: the settings
-              each further line, and end of file: an interrupt. The first one stops training after the present step, the second
-              one at once
+              each further line, and end of file: an interrupt. The first interrupt stops training after the present step, the
+              second interrupt stops training at once
     stdout    {"bar": ...} progress   {"epoch": ...} the history so far   {"line": ...} other output
-              {"known": ...} the networks, and which of them exist   {"error": ...} the reason of a failure
+              {"known": ...} label and history of each network, and whether it is trained   {"error": ...} reason of a failure
 
-Training runs in a separate process for two reasons. An interrupt reaches only the main thread of a process. And no other code
-may draw random numbers, so that a resumed training ends with the same weights as an uninterrupted training.
+Training runs in a separate process for two reasons. First, Python handles interrupts only in the main thread of a process.
+Second, other code in the same process could draw random numbers. Then a resumed training would end with other weights than an
+uninterrupted training.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@
     Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, without a queue
       `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, prefetching           while the user is idle
 
-The stage is the widget, and the page is the widget's display in the browser. A method protects, encodes and decodes pictures,
-by a pair of networks or by user-defined functions. `capture` returns the pictures at the edge, `see` the cloud's result.
+The stage is the widget, and the page is the widget's display in the browser. A method protects, encodes and decodes pictures.
+It uses either the workbench's networks or user-defined functions. `capture` returns the edge's result, and `see` returns the
+cloud's result.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ SHOWN_IN_FIGURE = 10  # the most pictures in a figure
 
 
 class LiveView(Controls):
-    """The base class of the views `Explorer`, for a pair of networks, and `Comparison`, for user-defined functions."""
+    """The base class of two views: `Explorer` uses the workbench's networks, `Comparison` uses user-defined functions.
+
+    `title` names the data set. `picture` is the number of the first picture. `output` is the folder for exports (None: the
+    default folder). `traits` are initial values of the stage's traits. A new view closes the open view of the same `name`.
+    """
 
     tasks: BackgroundTasks
     picture_source: PictureSource
@@ -105,10 +110,10 @@ class LiveView(Controls):
         )
 
     def frame(self) -> Figure:
-        """Return the view as a figure.
+        """Return the view as a Matplotlib figure.
 
-        The figure of a single picture has measurements. The figure of several pictures shows the first ten, without
-        measurements. Raises RunError if no view is displayed yet, or the error that prevented the view.
+        If the view shows a single picture, the figure includes its measurements. Otherwise the figure shows the first ten
+        pictures, without measurements. Raises RunError if no view is displayed yet, or the error that prevented the view.
         """
         from .. import plots
 

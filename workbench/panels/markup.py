@@ -1,4 +1,4 @@
-"""The style and the status line of the views `trainer` and `pairs`, which consist of plain ipywidgets."""
+"""The style and the status line of the views in the modules `trainer` and `pairs`, which use plain ipywidgets."""
 
 from __future__ import annotations
 

@@ -41,9 +41,11 @@ class Captured:
     - `received`: the images after JPEG
     - `full`: the protected images at strength 1
     - `s1`: the sizes of the JPEG files (bytes)
-    - `on_original`: the target's class probabilities for the originals, or None. The networks of a pair set this field for a
-      single picture only (1 x K).
+    - `on_original`: the target's class probabilities for the originals, or None. `Pipeline` sets this field for a single
+      picture only (1 x K).
     - `milliseconds`: the time of each step
+
+    User-defined methods do not use JPEG. Then `received` equals `original`, and the sizes in `s1` are 0.
     """
 
     original: Tensor
@@ -91,11 +93,11 @@ class Seen:
 class View:
     """The displayed result for one picture. Images are 3 x H x W in [0, 1].
 
-    - `target`, `auxiliary`: the classes that these classifiers find most likely at the cloud, each as (name, probability)
+    - `target`, `auxiliary`: each classifier's most likely classes for the decoded picture, as a list of (name, probability)
     - `on_original`: the target's most likely classes for the original picture, or an empty list
     - `label`: the name of the true class
-    - `s1_bytes`, `s2_bytes`: the picture's size from client to edge, and from edge to cloud
-    - `guess`: an attacker's reconstruction, or None
+    - `s1_bytes`, `s2_bytes`: the number of bytes sent from client to edge, and from edge to cloud
+    - `guess`, `guess_psnr`: an attacker's reconstruction and its PSNR (dB), or None and 0 without an attacker
     - `code_bits`: the information content of the picture's code. The payload is longer, because the coder rounds up, and the
       container adds a header and a tag.
     """
@@ -161,8 +163,8 @@ def top(shares: Tensor | None, classes: tuple[str, ...]) -> Top:
 class Attack:
     """A trained attacker. The function `guess` maps decoded pictures (N x 3 x H x W) to reconstructions of the originals.
 
-    The attacker was trained on `pairs` pictures that were protected at `strength`. `passes` is the total number of training
-    images, with repeats.
+    The attacker was trained on `pairs` pictures that were protected at `strength`. `passes` is the number of images in the
+    training, with each use of an image counted.
     """
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)

@@ -128,10 +128,10 @@ class PictureSource:
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply the filter and the order. Called after Python code has set the filter or the order.
+        """Apply the filter and the order. Called by `Controls.restore`, which may have changed both.
 
-        If the filter or the order depends on the cloud's results, this starts a search, which later resets the position.
-        Otherwise the position is kept.
+        If the filter or the order depends on the cloud's results, a search is added to the queue. The search later resets the
+        position. Otherwise the position is kept.
         """
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)

@@ -1,9 +1,9 @@
-"""Client, edge and cloud in one process, with the networks of one pair. Up to 256 pictures are sent at once.
+"""Client, edge and cloud in one process, with the networks of one pair.
 
 A pair is a target classifier, an auxiliary classifier, and a generator that protects pictures. A variant is another generator
-for the same two classifiers. A data set's family is the name of the data set whose weights are used. An attacker is a network
-that reconstructs pictures from the cloud's decoded pictures. The settings are the strength of protection, the codec and its
-rate.
+for the same two classifiers. Data sets of one family use the same weights. For example, the family of `samples` is `cifar10`.
+An attacker is a network that reconstructs pictures from the cloud's decoded pictures. The settings are the strength of
+protection, the codec and its rate.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Scan:
     """Measurements of a collection's first pictures. Each list has one entry for each picture.
 
     - `right`: whether the cloud's label is correct
-    - `ssim`: the absolute SSIM of the protected and the original picture
+    - `ssim`: the absolute value of the SSIM between the protected and the original picture
     - `psnr`: the PSNR of an attacker's reconstruction (dB). This list is empty if no attacker was trained.
     """
 
@@ -53,11 +53,11 @@ class Scan:
 
 
 class Pipeline(Method):
-    """Protects, sends and recognises pictures with the networks of one pair.
+    """A method that protects, sends and recognises pictures with the networks of one pair.
 
-    `family` is the data set whose weights are used. `pair` is the pair's name, `target-X-auxiliary`. `variant` is the
-    generator's variant (empty: the pair's own generator). `classes` are the names of the classes. Raises WeightsError if
-    weights are missing.
+    `family` is the name under which the weights are stored, such as "cifar10". `pair` is the pair's name, such as
+    "resnet18-X-vgg13_bn" for the target resnet18 and the auxiliary vgg13_bn. `variant` is the generator's variant (empty: the
+    pair's own generator). `classes` are the names of the classes. Raises WeightsError if weights are missing.
     """
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
@@ -189,9 +189,10 @@ class Pipeline(Method):
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
         """Return example pictures for a figure, as {title of a row: images}, and the class name of each column.
 
-        The first rows show the pictures at increasing strength. The next row shows the pictures that the cloud has decoded. The
-        last row shows the residual (protected minus original). A column shows the first picture of a class in `split`. There
-        are at most ten columns.
+        The first rows show the pictures at increasing strength. The next row shows the pictures that the cloud has decoded, at
+        full strength. The last row shows the residual (protected minus original) at full strength. Each column shows the first
+        picture of one class in `split`. There are at most ten columns. If no picture is labelled, the columns show the first
+        ten pictures.
         """
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
@@ -205,10 +206,10 @@ class Pipeline(Method):
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
         """Train an attacker on pictures that were sent with `settings`, and return the attacker.
 
-        `attack_of` then returns this attacker for the same codec, quality and rate. The attacker learns from `pairs` training
-        pictures of `dataset`. `passes` is the total number of training images, with repeats. After each training step, `tick`
-        is called with the step's number of images. Raises DataError if the data set has no training pictures, and UsageError if
-        the training pictures are not 32 x 32.
+        `attack_of` then returns this attacker for the same codec, quality and rate. The attacker learns from at most `pairs`
+        training pictures of `dataset`. `passes` is the number of images in the training, with each use of an image counted.
+        After each training step, `tick` is called with the number of images in that step. Raises DataError if the data set has
+        no training pictures, and UsageError if the training pictures are not 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of

@@ -21,7 +21,7 @@ FEWEST = 16  # distinct feature vectors that UMAP needs, because its neighbourho
 def project(features: Tensor, by: str = "PCA") -> Tensor:
     """Project features (N x F) to points in the unit square (N x 2). Equal features get equal points.
 
-    `by` is the method, "PCA" or "UMAP".
+    `by` is the algorithm, "PCA" or "UMAP".
     """
     points = _umap(features) if by == "UMAP" else _components(features)
     low, high = points.min(0).values, points.max(0).values

@@ -27,9 +27,11 @@ NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # f
 class Settings:
     """The settings of a view: the pictures, the networks and the transmission.
 
-    - `source`: the name of a collection of pictures, and `pictures`: numbers of pictures in this collection
+    - `source`: the name of a collection of pictures
+    - `pictures`: the numbers of the pictures on the screen. The first picture of the collection has the number 0.
     - `strength`: the strength of protection, from 0 (none) to 1 (full)
-    - `codec`: the name of a codec, and `rate`: from 0 (the fewest bits) to 1 (the most bits)
+    - `codec`: the name of a codec
+    - `rate`: the rate of the codec, from 0 (the fewest bits) to 1 (the most bits)
     - `quality`: 1 to 95, for the codecs JPEG and WebP only
     - `pair`: the names of the two classifiers, joined by `-X-`. In a view of `Explorer.compare`: the name of the user-defined
       method

@@ -48,10 +48,10 @@ class Source:
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read the pictures of the folder `path` and its subfolders, as `from_files` does, sorted by path.
+    """Read the pictures of the folder `path` and its subfolders, sorted by path.
 
-    At most `MOST` (5000) pictures are read. If files were skipped, a further line of text counts them. Raises DataError if the
-    folder does not exist or has no pictures.
+    `side` and the result are as in `from_files`. At most `MOST` (5000) pictures are read. If files were skipped, an additional
+    line of text reports their number. Raises DataError if the folder does not exist or has no pictures.
     """
     folder = expand_user(path)
     if not folder.is_dir():
@@ -67,8 +67,9 @@ def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
 def from_files(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:
     """Read picture files as a collection. Crop and scale each picture to `side` x `side` pixels.
 
-    `files` are pairs (name, content or path). `folder` is the path of the files' folder, or empty for uploads. Return the
-    collection, and a line of text for each file that cannot be read. If no file can be read, the collection is None.
+    Each entry of `files` is a tuple of the file's name, and the file's bytes or path. `folder` is the path of the files'
+    folder, or empty for uploads. Return the collection, and a line of text for each file that cannot be read. If no file can be
+    read, the collection is None.
     """
     images, names, wrong = [], [], []
     for name, content in files:

@@ -2,9 +2,10 @@
 
 ::
 
-    buttons --training, or stop--> process: `learner` --lines of JSON--> reader: progress, curves, state
-                                   |
-                                   +--> checkpoint at every interrupt, weights when a network is done
+    buttons --settings, or an interrupt--> process: `learner` --lines of JSON--> reader: progress, curves, state
+                                           |
+                                           +--> a checkpoint every half minute and at an interrupt, the weights of each
+                                                finished network
 
 A pair is a target classifier, an auxiliary classifier, a generator that protects pictures and, optionally, a compressor.
 """

@@ -1,7 +1,8 @@
 """The base class of the view `explore`: state, status line, and the functions that the view's parts share.
 
 The parts are the controls, the background tasks and the choice of pictures. The stage is the widget. The page is the widget's
-display in the browser. A method protects, encodes and decodes the pictures, by a pair of networks or by user-defined functions.
+display in the browser. A method protects, encodes and decodes the pictures. It uses either the workbench's networks or
+user-defined functions.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ __all__ = ["ViewBase"]
 
 
 class ViewBase(ABC):
-    """The state of a view, and the interface through which the view's parts use each other. `title` names the data set."""
+    """The state of a view, and the interface through which the view's parts use each other.
+
+    `title` names the data set. `output` is the folder for exports (None: the default folder).
+    """
 
     stage: Stage
     worker: LatestWinsWorker[Settings]
@@ -101,10 +105,10 @@ class ViewBase(ABC):
 
     @abstractmethod
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin of a figure: data set, weights, library versions, commit and device.
+        """Return the origin of a view's data: data set, weights, library versions, commit and device.
 
-        If the view shows a pair of networks, the origin also has the seed. `settings` select the networks. None selects the
-        present settings.
+        If the view uses the workbench's networks, the origin also has the seed. `settings` select the networks. None selects
+        the present settings.
         """
 
     def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
@@ -112,7 +116,7 @@ class ViewBase(ABC):
 
     @property
     def measurable(self) -> bool:
-        """Whether curves can be measured. They need labelled test images."""
+        """Whether the view can measure curves. Curves need the workbench's networks and a data set."""
         return False
 
     @property
@@ -160,8 +164,9 @@ class ViewBase(ABC):
     def report(self, text: str, bad: bool = False, kept: bool = False, busy: bool = False) -> None:
         """Show `text` in the status line. `bad` marks an error, and `busy` adds a moving bar.
 
-        With `kept`, the next displayed view leaves the text in place, and a later view clears it. Superseded views do not
-        count. An action that requests a view must call `report` after `request`.
+        With `kept`, the text remains when the next view is displayed, and the view after that clears it. An action that
+        requests a view must call `request` before `report`. Otherwise an earlier view that is still being computed may clear
+        the text.
         """
         with self._drawing:
             self._kept = kept
