@@ -5,17 +5,18 @@ several rates, from few bytes to good images. It numbers them from 0, and such a
 
 ::
 
-    byte 0        version (high nibble), layout (low nibble): 0 one image, 1 all strings of one length, 2 a length for each,
-                  3 one stream for all, 4 one image at a stop, 5 one stream for all at a stop
-    byte          the stop, 1 to 255 (stop 0 has layout 0 or 3)                                         layouts 4 and 5
+    byte 0        version (high nibble) and layout (low nibble). The layouts are:
+                  0 one image, 1 strings of equal length, 2 strings of different lengths, 3 one stream for all images,
+                  4 one image at a stop above 0, 5 one stream for all images at a stop above 0
+    byte          the stop, 1 to 255                                                                    layouts 4 and 5
     varint        number of images            layouts 1 to 3, 5
     length        varint                                                                                      layout 1
     lengths       varints least, unit, width, then for each image (length - least) / unit in `width` bits     layout 2
-    4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
+    4 bytes       BLAKE2s tag of all bytes before and after it, keyed with the codec's key
     bytes         the strings, one after another, or the stream
 
 The tag shows that no byte is missing or changed, and that this codec with these weights made the payload. A damaged or foreign
-payload passes this check with a probability of 1 in 4 billion. Then the cloud returns a wrong label. The codec's key is no
+payload passes this check with a probability of 1 in 4 billion. The cloud then returns a wrong label. The codec's key is no
 secret, because the transport authenticates the sender. Without tag and stop, the header of a stream has 1 byte for one image, 3
 bytes for 256 images, and at most 4 bytes.
 """
@@ -43,7 +44,7 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload of 1 to 65,535 images. `strings` are the coded images, one string of bytes for each.
+    """Return the payload of 1 to 65,535 images. `strings` are the coded images, one byte string for each image.
 
     `key` identifies the codec and its weights (`Codec.key`). Only a call of `unpack` with the same key accepts the payload.
     """

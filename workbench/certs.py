@@ -90,7 +90,7 @@ def issue(
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role in a certificate (DER bytes). Return None if the bytes are invalid, or name no role or several.
+    """Return the role in a certificate (DER bytes). Return None if the bytes are invalid or do not name exactly one role.
 
     `use` is an extended key usage such as `SERVER`. If the certificate lacks it, return None. Signature and dates are not
     checked here, because TLS checks them.

@@ -83,10 +83,10 @@ def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier with the weights in `state`, and a note on the tensors that were not read.
+    """Return the classifier with the weights in `state`, and a note on a removed prefix and on ignored tensors.
 
-    Either all tensors of `state` belong to the classifier, or those under one prefix. In the first case the note is empty.
-    Raises WeightsError if no classifier fits.
+    If all tensors of `state` belong to the classifier, the note is empty. Otherwise the classifier has the tensors under one
+    prefix, and the others are ignored. Raises WeightsError if no classifier fits, or if the tensors under several prefixes fit.
     """
     if found := _fit(state):
         return _fill(found, state, path), ""
@@ -112,9 +112,9 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield an empty classifier of each architecture whose tensors have the same names as `state`.
+    """Yield a classifier with uninitialised weights for each architecture whose tensors have the same names as `state`.
 
-    The number of outputs of the last layer in `state` becomes the number of classes.
+    Its number of classes is the number of outputs of the last layer in `state`.
     """
     given = {key for key in state if not key.endswith(OPTIONAL)}
     for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):

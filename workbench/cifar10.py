@@ -1,10 +1,10 @@
 """CIFAR-10: its published files, their archive, and the division of the test set into halves.
 
-The papers shuffle the official test set with torch's generator, seed 0, and halve it (PP, section 5). One half is for tests,
-the other for validation. A picture's half depends only on its pixels, so every layout of the files gives the same halves. The
-file `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x 32 x 32
-bytes). Pictures with other pixels, for example JPEG copies, count as unpublished. Their half depends on their position in the
-test set.
+The papers shuffle the official test set with torch's random number generator, seed 0, and halve it (PP, section 5). One half is
+for tests, the other for validation. A picture's half depends only on its pixels, so every layout of the files gives the same
+halves. The file `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test picture (3 x
+32 x 32 bytes). Pictures with other pixels, for example JPEG copies, count as unpublished. Their half depends on their position
+in the test set.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def locate(directory: Path | None) -> Path | None:
     """Return the folder that contains `cifar-10-batches-py`. Return None if `directory` has neither this folder nor an archive.
 
     `directory` is the user's folder or archive. None means `data/datasets/cifar10`, which is returned even if it is empty,
-    because `read_official` downloads missing files. An archive is unpacked to its own folder, or to `data/datasets/cifar10` if
-    its folder is read-only. Raises DataError for a damaged or incomplete archive.
+    because `read_official` downloads missing files. An archive is unpacked to the folder that contains it, or to
+    `data/datasets/cifar10` if that folder is read-only. Raises DataError for a damaged or incomplete archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
     archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)

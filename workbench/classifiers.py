@@ -145,11 +145,11 @@ def heads(name: str) -> tuple[str, ...]:
 class Classifier(nn.Module):
     """A recognition model. It maps images in [0, 1], N x 3 x H x W, to logits, N x num_classes.
 
-    `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    is that of the public checkpoints. The head `linear`, for the VGGs only, has one layer instead of three. A VGG with this
-    head has less than half of the parameters. `width` (1, 2, 4 or 8) is a divisor: every
-    layer has the papers' number of channels divided by it. So a larger `width` gives a smaller network, for small data sets and
-    tests. Raises UsageError for another name, head or width.
+    `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. `head` names the
+    last part of the network, which computes the logits. The head `public` has the layers of the public checkpoints. The head
+    `linear`, for the VGGs only, has one layer instead of three. With it a VGG has less than half of the parameters. `width` (1,
+    2, 4 or 8) divides the papers' number of channels in every layer. So a larger `width` gives a smaller network, for small
+    data sets and tests. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:

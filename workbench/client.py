@@ -57,8 +57,8 @@ class AsyncHttpsClient:
     """An asynchronous client of the service at `url`: the edge, or the cloud if `protects` is given (the baseline PP).
 
     `protects` is a local `Edge`, which protects images on the phone. `certs` is a folder made by `workbench certs`, with the
-    trusted authority and the client's certificate. A `token` replaces this certificate. `plain` allows unencrypted HTTP on the
-    local machine.
+    trusted authority and the client's certificate. A bearer `token` replaces the client's certificate. `plain` allows
+    unencrypted HTTP on the local machine.
 
     A request may take `deadline_s` seconds in all, with its retries. A single attempt may take `attempt_s` seconds. A request
     has at most `batch` images and 24 MiB of files, and at most `at_once` requests run in parallel. `quality` and `subsampling`

@@ -60,9 +60,9 @@ class Split:
 class Dataset:
     """A named data set. Each of the splits `train`, `validation` and `test` is read on first access.
 
-    `title` is the name in figures. `family` is the name under which data sets share weights. For example, `samples` uses the
-    weights of `cifar10`. `mirror` states whether an image keeps its label if left and right are exchanged. `notes` are lines of
-    text that report skipped files and unusual splits.
+    `title` is the name to display in plots and messages. `family` is the name under which data sets share weights. For example,
+    `samples` uses the weights of `cifar10`. `mirror` states whether an image keeps its label if left and right are exchanged.
+    `notes` are lines of text that report skipped files and unusual splits.
     """
 
     name: str

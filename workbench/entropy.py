@@ -2,15 +2,15 @@
 
 ::
 
-    symbols (N x M x h x w) ->  pattern of each image  ---------------------------------------.
-                            |      `-> no known pattern: its latents, channel by channel -------> range coder -> shortest tail
-                            `-> channels that no pattern covers, one by one ------------------'
-                                                            `-> beyond the table: 32 bits
+    symbols (N x M x h x w) -> index of each image's pattern --------------------------------------.
+                            |      `-> images without a known pattern: channel by channel ----------> range coder -> _shorten
+                            `-> channels that no pattern covers: channel by channel ---------------'
 
 N images have M channels of h x w latents each. A symbol is the integer value of one latent. A table has the probabilities of a
-channel's symbols. A pattern is a combination of symbols in the first P channels of an image. The K known patterns occurred in
-the training data. At low rates, most images of a class have one of a few patterns. One code for the pattern then needs fewer
-bits than a code for each channel. All other images are coded latent by latent.
+channel's symbols. A symbol outside its channel's table takes 32 additional bits. A pattern is a combination of symbols in the
+first P channels of an image. The K known patterns occurred in the training data. At low rates, most images of a class have one
+of a few patterns. One code for the pattern then needs fewer bits than a code for each channel. All other images are coded
+latent by latent.
 
 The range coder is that of the package constriction. Every probability is an integer of the tables divided by a power of two, so
 every machine produces the same bytes. The coder's output is a whole number of 32-bit words. `_shorten` replaces it by the
@@ -61,8 +61,8 @@ def learn_patterns(symbols: Integers, least: int = 2) -> tuple[Integers, NDArray
     """Return the patterns that occur at least `least` times, most frequent first, and how often each occurs.
 
     `symbols` (N x M x h x w) are the latents of the training images, and a pattern covers all M channels. At most 1,024
-    patterns are returned, and only patterns with symbols from -127 to 127. The last count is for all other patterns. It is the
-    number of images with such patterns plus 1, so that unseen patterns have a probability above 0 (Good 1953).
+    patterns are returned, and only patterns with symbols from -127 to 127. The last count is for all other patterns. It is 1
+    more than the number of images with such patterns, so that unseen patterns have a probability above 0 (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
@@ -232,11 +232,11 @@ class LatentCoder:
 
 
 def _shorten(encoder: Any) -> bytes:
-    """Return the shortest byte string that decodes to the encoder's symbols. The decoder reads zeros after its end.
+    """Return the shortest byte string that decodes to the encoder's symbols. The decoder reads zeros after the string's end.
 
     A range coder's stream is one long number, and all numbers in an interval decode to the same symbols. `encoder.pos()`
-    returns the number of 32-bit words written, and two 64-bit numbers: the lower end and the width of this interval. In the
-    long number, the 64 bits of the lower end follow the words written.
+    returns the number of 32-bit words that the encoder has written, and two 64-bit numbers: the lower end and the width of this
+    interval. In the long number, the 64 bits of the lower end follow these words.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()

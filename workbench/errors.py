@@ -28,7 +28,7 @@ __all__ = [
 
 
 class WorkbenchError(Exception):
-    """The base of all errors of the workbench. The message names a reason that the user can correct."""
+    """The base of all errors of the workbench. The message states a cause that the user can remove."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n")

@@ -4,8 +4,8 @@ A pair is two classifiers and a generator. The target is the classifier at the c
 should not recognise protected images. The generator protects images at a strength, from 0 (the original) to 1 (the paper's
 perturbation). A codec makes the payload that the cloud decodes.
 
-A figure is a value with the number of images and a 95 % interval. A result is one JSON object with figures and their origin
-(data set, seed, weights, device, versions).
+An estimate is a measured value with the number of images and a 95 % confidence interval. A result is one JSON object with
+estimates and their origin (data set, seed, weights, device, versions).
 """
 
 from __future__ import annotations
@@ -113,7 +113,8 @@ class Evaluation:
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
         """Return a classifier's accuracy on `images`.
 
-        These must be versions of all test images, for example protected or decoded ones, in the order of the test images.
+        `images` has one version of every test image, for example the protected or the decoded version, in the order of the test
+        images.
         """
         first, which = distinct(images)
         scores = []
@@ -152,7 +153,7 @@ class Evaluation:
         return sizes, torch.cat(decoded)
 
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
-        """Send the test images through a codec, and measure the images that the cloud decodes. Return the figures by name.
+        """Send the test images through a codec, and measure the images that the cloud decodes. Return the estimates by name.
 
         The images are protected at `strength`, or they are the originals if `strength` is None. `bytes` is the mean number of
         payload bytes for an image. `psnr` (dB) compares the decoded images with the codec's input. `target` and `auxiliary` are
@@ -309,7 +310,7 @@ class Evaluation:
 
 
 def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, Any]:
-    """Return the origin of a pair's figures: data set, seed, weights, device, precision, versions, commit."""
+    """Return the origin of a pair's results: data set, seed, weights, device, precision, versions, commit."""
     manifests = pair.manifests
     return {
         "dataset": dataset.title,

@@ -5,8 +5,9 @@
     DIR/<class>/**/picture            one folder for each class, with pictures at any depth
     DIR/train, DIR/test[, DIR/val]    the same class folders in each (or training, testing; valid, validation, dev)
 
-The splits are train, validation and test. Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are
-ignored. All other skipped entries are counted by kind, in variables named `passed`, so that the caller can report them.
+The splits are train, validation and test. Hidden entries and files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`,
+`__MACOSX/`) are ignored. All other skipped entries are counted by kind, so that the caller can report them. A counter of such
+entries is called `passed`.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class ClassFolders:
 
 
 def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the pictures under a folder, sorted by path, and counts of all other files by kind.
+    """Return the pictures under a folder, sorted by path, and counts of the skipped files by kind.
 
-    Symbolic links are followed.
+    A kind is a suffix such as `.txt`, or a phrase such as `special files`. Symbolic links are followed.
     """
     pictures: list[Path] = []
     others: Counter[str] = Counter()
@@ -125,8 +126,8 @@ def visible_folders(root: Path) -> list[Path]:
 def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
     """Return the folder of each split (`train`, `validation`, `test`), and counts of the other entries in `root` by kind.
 
-    Both are empty if `root` holds class folders directly. Raises DataError if a split has two folders, if `train` is missing,
-    or if both other splits are missing.
+    Both are empty if `root` holds class folders directly. Raises DataError if a split has two folders. Raises DataError also if
+    `root` has a split with class folders, but lacks `train` or both other splits.
     """
     folders = visible_folders(root)
     splits: dict[str, Path] = {}

@@ -1,12 +1,13 @@
 """Train and measure every combination of a target and an auxiliary classifier.
 
 The target is the cloud's classifier, which must recognise protected images. The auxiliary is a classifier that must not. First
-all classifiers are trained. Then each pair (target, auxiliary) gets its generator, and is measured.
+all classifiers are trained. Then the generator of each pair (target, auxiliary) is trained, and the pair is measured. With the
+neural codec, the compressor of each pair is trained, too.
 
 ::
 
     data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, once measured
-                                grid.json                       all pairs, with the training time and an estimate for all 64
+                                grid.json                       all pairs, the training time, and its estimate for all 64 pairs
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
 Each job is a process. An Executor starts the jobs on this machine, or on Dask workers with a GPU each. The workers must use the

@@ -206,11 +206,11 @@ def _lighten(compressor: NeuralCompressor) -> None:
 
 
 class _Convolution(nn.Module):
-    """A convolution, an addition and an activation as one call of oneDNN, with the weights in oneDNN's preferred layout.
+    """A convolution with an optional addition and activation, as one oneDNN call. The weights have oneDNN's preferred layout.
 
-    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class calls
-    the operators that torch.compile generates for CPUs. The preferred layout depends on the processor, and may depend on the
-    input's size and the number of threads, so one copy of the weights is cached for each layout.
+    In eager mode torch reorders the weights at every call. For a batch of one image, this costs more than the convolution. So
+    this class calls the operators that torch.compile generates for CPUs. The preferred layout depends on the processor, and may
+    depend on the input's size and the number of threads, so one copy of the weights is cached for each layout.
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
@@ -249,9 +249,10 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace the zero-padded convolutions of `network` by `_Convolution`s.
+    """Replace the zero-padded convolutions of `network` by `_Convolution`s, which compute in the data type `numbers`.
 
-    An addition or an activation becomes part of the convolution if nothing else uses the convolution's output.
+    An addition or an activation becomes part of the convolution before it if nothing else uses the convolution's output.
+    Transposed convolutions are replaced without additions and activations.
     """
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)

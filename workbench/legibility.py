@@ -43,9 +43,8 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
 def correlations(images: Tensor, protected: Tensor) -> Tensor:
     """Return how well the best colour mix of each protected picture correlates with the original (N, in [0, 1]).
 
-    The value is the largest absolute Pearson correlation between the original's luma and a mix, both blurred. The 26 mixes have
-    the weights -1, 0 and 1 for red, green and blue. The blur is the mean over 3 x 3 pixels. A picture of one colour has the
-    value 0.
+    The value is the largest absolute Pearson correlation between the original's luma and a mix. Both are blurred by a mean over
+    3 x 3 pixels. The 26 mixes have the weights -1, 0 and 1 for red, green and blue. A picture of one colour has the value 0.
     """
     if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(
@@ -60,10 +59,11 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
 
 
 def legibility(images: Tensor, protected: Tensor) -> Tensor:
-    """Return how much better each picture correlates with its own protected version than with those of other pictures (N).
+    """Return how much more each picture correlates with its own protected version than with other protected pictures (N).
 
-    Both correlations are those of `correlations`. The mean correlation with up to four other pictures is the chance level. Zero
-    means that a glance reveals nothing of the picture. Raises UsageError for fewer than two pictures.
+    The function `correlations` computes each correlation. The chance level is the mean correlation with the protected versions
+    of up to four other pictures, and the result is the excess over this level. Zero means that a glance reveals nothing of the
+    picture. Raises UsageError for fewer than two pictures.
     """
     if len(images) < 2:
         raise UsageError(

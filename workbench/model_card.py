@@ -40,8 +40,8 @@ SHARES = ("original_accuracy", "target_accuracy", "auxiliary_accuracy")
 def card(pair: Pair, results: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the model card of a pair as Markdown.
 
-    `results` are JSON objects from `workbench evaluate --json`, whose figures the card lists. Raises UsageError for a result
-    that was measured with other weights.
+    `results` are JSON objects from `workbench evaluate --json`, whose measured values the card lists. Raises UsageError for a
+    result that was measured with other weights.
     """
     manifests = pair.manifests
     for result in results:

@@ -1,7 +1,7 @@
 """The perturbation generator, the neural compressor, and functions that build, move and run networks.
 
-All networks take images N x 3 x H x W in [0, 1]. The caller does not normalise them. The modules below `unet` and `network`
-have the names and shapes of the public baseline, so that the baseline's checkpoints load.
+All networks take images N x 3 x H x W in [0, 1]. The caller does not normalise them. The submodules of the attributes `unet`
+and `network` have the names and shapes of the public baseline, so that the baseline's checkpoints load.
 
 The target is the classifier at the cloud. PMC² and PP are the two papers (see `paper`).
 """
@@ -285,7 +285,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Decode integer latents (`symbols`), coded at rate number `stop`, to images of `size` (H, W) without clamping."""
+        """Decode integer latents (`symbols`) that were coded at a `stop`, to images of `size` (H, W) without clamping."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
@@ -319,7 +319,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """A context in which new networks have uninitialised weights. Building a network takes half of the time."""
+    """A context in which new networks have uninitialised weights. In it, building a network takes half as long."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
@@ -372,7 +372,7 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 
 @contextmanager
 def repeatable_noise(seed: int) -> Iterator[None]:
-    """A context in which generators draw their random component from a seed. Other threads and tasks are not affected.
+    """A context in which `seed` determines a perturbation's random component. Other threads and tasks are not affected.
 
     It is for measurements only. An attacker that knows the seed can subtract the component.
     """

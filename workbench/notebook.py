@@ -183,7 +183,7 @@ def default_output() -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as plain JSON. An `Estimate` becomes an object, a tuple a list, and a numpy or torch number a number."""
+    """Return a value as plain JSON: an `Estimate` as an object, a tuple as a list, a numpy or torch scalar as a number."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -196,7 +196,7 @@ def plain(value: Any) -> Any:
 
 
 def format_cell(value: Any) -> str:
-    """Return a value as text for a cell of a table. An `Estimate` is a proportion and is shown in percent."""
+    """Return a value as text for a cell of a table. An `Estimate` must be a proportion: it is shown in percent."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -209,9 +209,10 @@ LONG = 20  # a cell with more characters may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return how to align each column of a table: "figure" (right), "word" (left) or "words" (left, may wrap).
+    """Return the kind of each column of a table, which sets its alignment: "figure" (right), "word" or "words" (left).
 
-    `rows` are the texts of the table's cells. `count` is the number of columns. The first column is never a "figure".
+    `rows` are the texts of the table's cells. `count` is the number of columns. A column of kind "figure" has numbers only, and
+    the first column is never of this kind. A column of "words" has long texts, which may wrap.
     """
     kinds = []
     for k in range(count):

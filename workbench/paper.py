@@ -1,7 +1,7 @@
-"""The figures published in the papers, for comparison with the workbench. They were measured on 5,000 CIFAR-10 test images.
+"""The numbers published in the papers, for comparison with the workbench. They were measured on 5,000 CIFAR-10 test images.
 
-The papers are PMC² (NOSSDAV '25) and PP (MMSys '22), its baseline. Accuracies are in percent, sizes in bytes. Each row of table
-3 has the bytes from client to edge (S1), the bytes from edge to cloud (S2), and the accuracy.
+The papers are PMC² (NOSSDAV '25) and PP (MMSys '22), its baseline. Accuracies are in percent, sizes in bytes. Each tuple in
+`table3` has the bytes from client to edge (S1), the bytes from edge to cloud (S2), and the accuracy.
 """
 
 from __future__ import annotations

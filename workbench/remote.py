@@ -122,8 +122,9 @@ class Host(abc.ABC):
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
         """Run a command, and yield each line of its output, without the line end. Closing the iterator ends the command.
 
-        `input` is written to the command's standard input. Raises RemoteError if the exit status is not 0, with the last line
-        of standard error. If the command still runs after `timeout` seconds, it is ended and RemoteError is raised.
+        `input` is written to the command's standard input. Raises RemoteError if the exit status is not 0. The message quotes
+        the last line of standard error. If the command still runs after `timeout` seconds, it is ended and RemoteError is
+        raised.
         """
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
@@ -226,8 +227,8 @@ class SshHost(Host):
     """A machine that is reached over SSH. `name` is a Host of the SSH configuration, or user@host:port.
 
     OpenSSH resolves the configuration. `config` is a file that replaces ~/.ssh/config. Host keys are always verified, even if
-    the configuration disables this. `ask` prompts for the passphrases of encrypted keys. After `keepalive` seconds without a
-    packet from the host, the connection is closed.
+    the configuration disables this. `ask` is a function that shows a prompt and returns the user's answer, the passphrase of an
+    encrypted key. After `keepalive` seconds without a packet from the host, the connection is closed.
     """
 
     def __init__(

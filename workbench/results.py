@@ -140,13 +140,13 @@ def interval(figure: dict[str, float], digits: int = 2, scale: float = 1.0) -> s
 
 
 def percent(figure: dict[str, float], digits: int = 2) -> str:
-    """Format a proportion and its confidence interval in percent: `86.70 % [85.73, 87.61]`."""
+    """Format a proportion and its confidence interval in percent: `86.70 % [85.73, 87.61]`. `figure` is as in `interval`."""
     value, _, bounds = interval(figure, digits, 100).partition(" ")
     return f"{value} % {bounds}"
 
 
 def spread(figure: dict[str, float], digits: int = 1) -> str:
-    """Format a mean and its standard deviation over images: `748.7 ± 81.3`."""
+    """Format a mean and its standard deviation over images: `748.7 ± 81.3`. `figure` has the keys `value` and `std`."""
     return f"{fixed(figure['value'], digits)} ± {fixed(figure['std'], digits)}"
 
 
@@ -164,7 +164,7 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return a line of Markdown that states the source of a table's figures.
+    """Return a line of Markdown that states the source of the numbers in a table.
 
     The line names the results file `name`, the facts in `origin` (date, processor, device, commit), and the `command` that
     repeats the measurement. `when` is the date to print if `origin` has no date.

@@ -183,9 +183,9 @@ def run_batch(
     """Execute tasks, and return their statuses in order. A failed task does not stop the others.
 
     `resume` skips tasks that an earlier call completed with the same parameters. `networks` are the SHA-256 of the present
-    weights. A task with results of other weights is executed again. For None, weights are not compared. Without `executor` the
-    notebooks share this machine's cores. Ctrl-C stops the running notebooks and raises KeyboardInterrupt. The results of
-    completed notebooks stay.
+    weights. A task whose results come from other weights is not skipped. If `networks` is None, weights are not compared.
+    Without `executor` the notebooks share this machine's cores. Ctrl-C stops the running notebooks and raises
+    KeyboardInterrupt. The results of completed notebooks stay.
     """
     statuses: dict[str, dict[str, Any]] = {}
     if resume:

@@ -32,7 +32,7 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Replace `~` or `~user` in a path by that user's home folder. Return the path unchanged if the user has none here."""
+    """Replace `~` or `~user` in a path by that user's home folder. Return the path unchanged if this home folder is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -82,7 +82,7 @@ def _alive(pid: int) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder, and raise StorageError if no file can be written there. Call this before hours of work."""
+    """Create a folder, and raise StorageError if no file can be written there. Call this before a long run."""
     with replacing(folder / ".probe") as temporary:
         temporary.write_bytes(b"\0" * 4096)
     (folder / ".probe").unlink(missing_ok=True)

@@ -8,8 +8,8 @@
         +------------------------------- scores <--------------------------------+
 
 S1 is the data from client to edge. S2 is the payload from edge to cloud, which holds a whole batch of images. The generator
-perturbs images, and the codec encodes them. Data leave the trusted domain only through `Edge.protect`. Methods with a `clock`
-add their time to this `Stopwatch`.
+perturbs images, and the codec encodes them. Data leave the trusted domain only through `Edge.protect`. Methods with the
+parameter `clock` add the times of their components to that `Stopwatch`.
 
 The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which sends PNG
 directly to the cloud. PMC² is the paper with the arrangement above.
@@ -69,14 +69,14 @@ def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options
 
 
 class Stopwatch:
-    """Measures the milliseconds of each component of the system (see `COMPONENTS`). The times of a component add up."""
+    """A stopwatch for the components of the system (see `COMPONENTS`). `milliseconds` has the total time of each component."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """A context that adds the time of the enclosed code to `component`. It waits for the work on a CUDA `device` to end."""
+        """A context that adds the time of the enclosed code, with pending work on a CUDA `device`, to `component`."""
         start = time.perf_counter()
         yield
         if device is not None and device.type == "cuda":

@@ -134,7 +134,7 @@ def _plain(what: str, name: str) -> str:
 
 
 def roots() -> tuple[Path, Path]:
-    """Return the folders in which weights are searched: first the folder of weights trained here, then that of shipped ones."""
+    """Return the folders in which weights are searched, in this order: weights trained here, then shipped weights."""
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
@@ -333,8 +333,8 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
     """Copy the tensors `state` into a network. Their names are the ones that `state_dict` returns.
 
-    Raises WeightsError if a tensor is missing, has another shape, or is not part of the network. `label` is the start of the
-    message.
+    Raises WeightsError if a tensor is missing, has another shape, or is not part of the network. Only a compressor's tables may
+    have other shapes. `label` is the start of the message.
     """
     own = state_dict(module)
     tables = {key for key in own if key.rpartition(".")[2] in models.TABLES}
