@@ -47,9 +47,10 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """A context that turns parser errors into an AttestationError. `name` identifies the certificate in its message.
+    """Turn the parser's errors inside the context into an AttestationError.
 
-    Warnings of the parser are suppressed. Every VCEK would cause a warning, because its serial number is zero.
+    `name` identifies the certificate in the error message. The parser's warnings are suppressed. Every VCEK would cause a
+    warning, because its serial number is zero.
     """
     try:
         with suppress_warnings():
@@ -59,9 +60,9 @@ def readable(name: str) -> Iterator[None]:
 
 
 def load(der: bytes, name: str = "certificate") -> x509.Certificate:
-    """Parse a certificate (DER). Raises AttestationError if it is invalid, or longer than `MOST_BYTES` bytes.
+    """Parse a certificate (DER). Raises AttestationError if the certificate is invalid, or longer than `MOST_BYTES` bytes.
 
-    `name` identifies the certificate in the message.
+    `name` identifies the certificate in the error message.
     """
     if len(der) > MOST_BYTES:
         raise refusal(name, f"at most {MOST_BYTES} bytes", len(der))
@@ -101,8 +102,9 @@ def common_name(name: x509.Name) -> str:
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> bool:
     """Return whether the key of `issuer` signed `certificate` with AMD's algorithm.
 
-    The algorithm is RSA-PSS with SHA-384 and a key of 4096 bits. `issuer` must be a certificate authority. Raises
-    AttestationError if a certificate cannot be parsed. `name` identifies `certificate` in the message.
+    The algorithm is RSA-PSS with SHA-384 and a key of 4096 bits. The result is False if `issuer` is not a certificate
+    authority. Raises AttestationError if a certificate is malformed, or names another issuer. `name` identifies `certificate`
+    in the error message.
     """
     with readable(name):
         scheme, key = certificate.signature_algorithm_parameters, issuer.public_key()

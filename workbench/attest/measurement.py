@@ -4,7 +4,7 @@ A guest is a virtual machine under SEV-SNP. The guest's attestation report must 
 
 ::
 
-    OVMF pages -> sections of its metadata (with hashes of kernel, initrd, command line) -> CPU state, once per vCPU -> SHA-384
+    OVMF's pages -> sections of OVMF's metadata (with hashes of kernel, initrd, command line) -> state of each vCPU -> SHA-384
 
 The package sev-snp-measure (virtee, 0.0.13) does the computation. Kata's own tests use this package for the same purpose (kata
 4.1.0, `tests/integration/kubernetes/k8s-confidential-attestation.bats`).

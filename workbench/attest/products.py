@@ -29,7 +29,7 @@ DEFAULT_PRODUCTS = tuple(name for name in PRODUCTS if name not in WARNINGS)
 def product_of(cpuid: tuple[int, int, int]) -> str:
     """Return the product of a processor, or "" if it is unknown. `cpuid` is the processor's family, model and stepping.
 
-    Source of the models' ranges: virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
+    The ranges of model numbers come from virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
     """
     family, model, _ = cpuid
     if family == 0x19:

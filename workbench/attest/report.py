@@ -1,13 +1,15 @@
 """A strict parser of SEV-SNP attestation reports: 1184 bytes, or the attestation agent's JSON with the same fields.
 
-The numbers are the offsets of the fields, in hexadecimal:
+The report has these fields. Each offset is in hexadecimal, and (n) stands for n consecutive values:
 
 ::
 
     000 version  004 guest_svn  008 policy  010 family_id  020 image_id  030 vmpl  034 sig_algo  038 current_tcb
     040 plat_info  048 key_info  050 report_data  090 measurement  0C0 host_data  0E0 id_key_digest  110 author_key_digest
-    140 report_id  160 report_id_ma  180 reported_tcb  188 cpuid (3)  1A0 chip_id  1E0 committed_tcb  1E8 versions
-    1F0 launch_tcb  1F8 mitigation vectors (2)  2A0 signature: R, S         little-endian; bytes in between must be zero
+    140 report_id  160 report_id_ma  180 reported_tcb  188 cpuid (3)  1A0 chip_id  1E0 committed_tcb  1E8 versions (2)
+    1F0 launch_tcb  1F8 mitigation vectors (2)  2A0 signature (2: R and S)
+
+Numbers are little-endian. All bytes outside the fields must be zero.
 
 Source: AMD 56860, SEV Secure Nested Paging Firmware ABI Specification, attestation report structure.
 """
@@ -161,8 +163,8 @@ class Report:
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
         """Parse a report from `fields`, the JSON object of the attestation agent.
 
-        The fields are first encoded as a report's bytes, so that the same checks apply. Raises AttestationError for unknown,
-        missing or invalid fields.
+        The fields are first encoded as a report's bytes, so that the checks of `read` apply. Raises AttestationError for
+        unknown, missing or invalid fields.
         """
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):

@@ -3,9 +3,9 @@
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
-    {svn, report_data}         -> report_data only
+    {svn, report_data}         -> report_data
 
-The second line is sample evidence. It comes from a development runtime and proves nothing.
+The second line is sample evidence. It comes from a development runtime and proves nothing. Only its report_data is checked.
 
 The agent is the guest's attestation agent. The VCEK is a processor's key, the VLEK a cloud provider's key, and the ARK is AMD's
 root certificate.
@@ -57,9 +57,9 @@ def runtime_data(nonce: bytes, key: bytes) -> bytes:
 def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: bytes) -> Verdict:
     """Verify attestation evidence under a policy, and return the verdict.
 
-    `evidence` is a report of 1184 bytes, or the attestation agent's JSON, as bytes or parsed. `runtime_data`, at most 64 bytes,
-    is the data that the client sent with its request for evidence. Raises UsageError if it is longer. Raises AttestationError
-    for the first failed check, with the check's name, the expected and the actual value.
+    `evidence` is a report of 1184 bytes, or the attestation agent's JSON, as bytes or parsed. `runtime_data` is the data that
+    the client sent with its request for evidence. Raises UsageError if `runtime_data` is longer than 64 bytes. Raises
+    AttestationError for the first failed check, with the check's name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")

@@ -1,9 +1,9 @@
-"""The privacy audit: attackers, and the controls that every figure is compared with.
+"""The privacy audit: attackers, and the controls with which their results are compared.
 
 A view is the data that an attacker observes at one point of the system, such as the payload. A pair is one of the attacker's
 own pictures, together with the observation of this picture. A control is a guess without any observation, such as the mean
-image of the true class. A gain is an attacker's figure minus the control's figure. For identification, the gain is the ratio of
-the two figures.
+image of the true class. A gain compares an attacker with a control in one metric. For PSNR and SSIM it is the attacker's value
+minus the control's value. For identification it is the ratio of the two values.
 
 ::
 
@@ -16,7 +16,7 @@ the two figures.
     scores          the scores of a guess
     membership      the RMIA test: whether a picture was among a generator's training images
     crew            parallel runs of attackers
-    figures         stored figures of completed attackers
+    figures         stored metrics of completed attackers
     attempts        runs of attackers with several seeds, and the controls
     linkage         tests that link two captures of one picture, and tests that detect training images
     unseen          the accuracy of classifiers that took no part in the generator's training

@@ -1,8 +1,8 @@
 """Run attackers with several seeds, and compare their results with the controls.
 
 A view is the data that an attacker observes at one point of the system, such as the payload. An observer simulates the system
-and returns these observations. A control is a guess without observation. An attempt is a list of attackers to run on one view
-(`Attempt`). A row is a dict with the figures of one attacker on one view.
+and returns the observations of a view. A control is a guess without observation. An attempt is a list of attackers to run on
+one view (`Attempt`). A row is a dict with the metrics of one attacker on one view.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Attempts:
     The configuration is `pair` (the system's networks), `codec`, `strength` (of the perturbation) and `rate` (of the codec).
     The first `n` test images are attacked, or all if there are fewer. Slow attackers attack at most `Attacker.most` of them.
 
-    Each attacker runs with `seeds` seeds. The attacker learns from `pairs` pictures, which `source` selects (see `pairs_of`).
-    If `pairs` is None, the number is `effort.pairs`, but at most the size of the training split. Figures are means over images
-    and seeds.
+    Each attacker runs with `seeds` seeds, and each metric is a mean over images and seeds. `pairs` is the number of pictures
+    that an attacker learns from, and `source` selects these pictures (see `pairs_of`). By default the number is `effort.pairs`,
+    but at most the size of the training split.
 
     `judge` is the classifier that scores guesses. A judge of another audit of the same data set may be reused. If `folder` is
-    given, figures are also stored there (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError
+    given, metrics are also stored there (see `Figures`). Raises UsageError for an unknown or impossible setting, and DataError
     if the source `same` has fewer than `pairs` pictures.
     """
 
@@ -282,7 +282,7 @@ class Attempts:
 
     @property
     def by_label(self) -> Tensor:
-        """For each test picture, the probability that a random choice among the test pictures of its class is right (N)."""
+        """For each of N test pictures, the probability that a random test picture of the same class is this picture."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- progress ----------------------------------------------------------------------------------------------------------
@@ -297,9 +297,9 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """A context with a progress bar of `passes` images, if progress is enabled.
+        """Show a progress bar of `passes` images inside the context, if progress is enabled. `title` is the bar's label.
 
-        If the judge is not trained yet, the images of its training are added to the bar.
+        If the judge is not trained yet, the bar also counts the images of the judge's training.
         """
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(

@@ -26,7 +26,7 @@ class Effort:
     """The budget of an attacker.
 
     - `pairs`: the number of pictures that the attacker sends through the edge
-    - `passes`: the number of images in the training of one network, each use of an image counted
+    - `passes`: the number of training images of one network; an image that is used twice counts twice
     - `width`: the channels of inversion networks
     - `reader`: the channels of the attackers' classifiers, and of the judge that scores guesses
     - `steps`: the gradient steps of a white-box attacker for each picture
@@ -52,7 +52,7 @@ class Effort:
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 
 
-# `trial` takes seconds, and its figures mean nothing. `brief` takes minutes in a notebook, `quick` takes minutes on 2 cores;
+# `trial` takes seconds, and its results mean nothing. `brief` takes minutes in a notebook, `quick` takes minutes on 2 cores;
 # both give lower bounds. `full` takes an hour or more. In `quick` and `full`, a white-box search over 1,000 pictures processes
 # as many images as the training of another attacker.
 EFFORTS = {

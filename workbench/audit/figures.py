@@ -1,4 +1,4 @@
-"""Store the figures of attackers that have run. If the figures are in files, an interrupted audit can continue."""
+"""Store the metrics of completed attackers. If the metrics are in files, an interrupted audit can continue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Figures:
 
     A key has the attacker's name and all settings of the run. Its entry is {metric: one number for each image}. If `folder` is
     given, the metrics are also written to files in that folder, so that another process can read them. A folder is for one
-    audit only. Its name must depend on everything that the keys omit, such as data and weights.
+    audit only. The folder's name must depend on everything that the keys omit, such as data and weights.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -27,7 +27,7 @@ class Figures:
         self._known: dict[tuple[object, ...], dict[str, Tensor]] = {}
 
     def __contains__(self, key: tuple[object, ...]) -> bool:
-        """Return whether the figures of a run are known, in memory or in the folder. An unreadable file counts as missing."""
+        """Return whether the metrics of a run are stored, in memory or in the folder. An unreadable file counts as missing."""
         if key not in self._known and self.folder is not None:
             try:
                 self._known[key] = load_file(self._path(self.folder, key))
@@ -39,9 +39,9 @@ class Figures:
         return self._known[key]
 
     def add(self, key: tuple[object, ...], figures: dict[str, Tensor], to_folder: bool = True) -> None:
-        """Store an attacker's figures. If `to_folder` is False, they are kept in memory only.
+        """Store the metrics of an attacker's run. If `to_folder` is False, they are kept in memory only.
 
-        Raises StorageError if the file of the figures cannot be written.
+        Raises StorageError if the file of the metrics cannot be written.
         """
         self._known[key] = figures
         if self.folder is not None and to_folder:

@@ -84,7 +84,7 @@ class Linkage:
         return area(same, different)
 
     def check_rmia(self, views: Sequence[str] = PICTURE_VIEWS) -> None:
-        """Raise UsageError if `members_by_rmia` tests none of `views`, and DataError if there are too few training images."""
+        """Raise UsageError if the RMIA test supports none of `views`, and DataError if there are too few training images."""
         if not {*views} & {*PICTURE_VIEWS}:
             raise UsageError(
                 f"the membership test works on the views {' and '.join(PICTURE_VIEWS)}, not on {', '.join(views)}: "

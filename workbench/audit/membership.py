@@ -2,15 +2,15 @@
 
 ::
 
-    p(x)    the confidence of a generator's target in the true label of the protected picture x
+    p(x)    the confidence of the target, a generator's classifier, in the true label of the protected picture x
     ratio   p(x) of the audited generator / p(x) expected without training on x, estimated from shadow generators
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form).
 
-The attacker trains shadow generators, which imitate the audited generator. A shadow generator has few channels, and its own
-small target and auxiliary. Generator, target and auxiliary each learn from a different third of the attacker's pictures. So
-target and auxiliary have not seen the pictures that train the shadow generator.
+The attacker trains shadow generators, which imitate the audited generator. A shadow generator has few channels, and two small
+classifiers of its own: a target and an auxiliary. Generator, target and auxiliary each learn from a different third of the
+attacker's pictures. So the classifiers have not seen the pictures that train the shadow generator.
 """
 
 from __future__ import annotations

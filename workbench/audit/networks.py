@@ -46,8 +46,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
     """Return the least-squares solution of x @ solution = wanted, for `x` of N x F and `wanted` of N x T.
 
     The solution is F x T in float32. The normal equations with a tiny ridge are solved in float64. `torch.linalg.lstsq` in
-    float32 would ignore directions with a singular value below 1e-7 N times the largest. For the pixels of 2,000 pictures, it
-    would lose a quarter of the directions: the directions of the colours.
+    float32 would drop all singular values below about N * 1e-7 times the largest one. For the pixels of 2,000 pictures, it
+    would drop a quarter of the directions, which carry the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -59,8 +59,8 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 class MeanPictures(nn.Module):
     """A table with the mean picture for each of K labels (K x 3 x H x W), of an attacker's own pictures.
 
-    A picture belongs to the label that the cloud returned for it. In each label's mean, the mean of all pictures counts as
-    `PRIOR` more pictures. So the mean of a rare label is close to the mean of all pictures.
+    A picture belongs to the label that the cloud returned for it. Each label's mean is shrunk towards the mean of all pictures,
+    which has the weight of `PRIOR` pictures. So the mean of a rare label is close to the mean of all pictures.
     """
 
     PRIOR = 4
@@ -142,9 +142,9 @@ class PictureInverter(Inverter):
 
 
 class CodeInverter(Inverter):
-    """An inverter for observed latents or labels (N x C x h x w). Transposed convolutions compute the residual.
+    """An inverter for observed latents (N x C x h x w) or one-hot labels (N x K x 1 x 1).
 
-    The base is the label's mean picture.
+    The base is the label's mean picture. Transposed convolutions compute the residual.
     """
 
     def __init__(self, example: Tensor, width: int, means: MeanPictures, size: int) -> None:
@@ -222,10 +222,11 @@ class SmallCNN(nn.Module):
 
 
 def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Return the perceptual distance of N pairs of images (N). `x` and `y` are the features of the images, block by block.
+    """Return the perceptual distance between each of N images and its counterpart (N).
 
-    Squared differences are summed over channels, averaged over pixels, and summed over blocks. With features of AlexNet and
-    learnt channel weights, the distance would be LPIPS (Zhang et al. 2018).
+    `x` and `y` are the features of the images and of their counterparts, with a tensor for each block. Squared differences are
+    summed over channels, averaged over pixels, and summed over blocks. With features of AlexNet and learnt channel weights, the
+    distance would be LPIPS (Zhang et al. 2018).
     """
     return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(x, y, strict=True)]).sum(0)
 
@@ -250,7 +251,7 @@ class Critic(nn.Module):
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A context that seeds torch's global random generator, for example for initial weights.
+    """Seed torch's global random number generator for the context, for example to draw initial weights.
 
     Only one thread at a time can be in this context. Other threads wait.
     """
@@ -273,8 +274,8 @@ def learn(
     """Train a network with AdamW and one learning-rate cycle, on `passes` images in total, repeats included.
 
     `data` are tensors with one row for each image. `loss` is called with a batch of rows from each tensor. `rate` is the peak
-    learning rate. `tick` receives the number of images of each step. The number of the last step is reduced, so that the sum
-    over all steps is `passes`.
+    learning rate. `tick` receives the number of images of each step. The last step may report fewer images, so that the sum is
+    `passes`.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]

@@ -12,8 +12,8 @@ one point of the system. A pair is one of the attacker's own pictures, together 
 attackers train their prior on the pictures of their pairs.
 
 The search starts from the inversion network's guess of the picture. The correction is the difference between the found picture
-and this guess. The result is the guess plus a share of the correction. Held-out pairs determine the share, which is 0 if the
-prior does not help. They also determine `setting`, the only parameter of the search.
+and this guess. The result is the guess plus a share of the correction. The share is chosen on held-out pairs, and is 0 if the
+prior does not help. The search has one parameter, `setting`, which is also chosen on held-out pairs.
 """
 
 from __future__ import annotations
@@ -190,9 +190,9 @@ class DiffusionPrior(WithPrior):
     The model predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and sigma = sin(pi t / 2) (Salimans and Ho
     2022).
 
-    The sampler is deterministic (Song et al. 2021). Sampling starts at t = `START` from the inversion network's guess, with
-    the amount of noise for this t. `settings` are candidates for the total length of all corrections, relative to the norm of
-    the remaining noise. At 0 there is no correction.
+    The sampler is deterministic (Song et al. 2021). Sampling starts at t = `START` from the inversion network's guess, to which
+    the noise of this t is added. The length of each step's correction is `setting` / `effort.steps` times the expected norm of
+    the noise at this step. `settings` are the candidates for `setting`, and 0 means no correction.
     """
 
     name = "diffusion"
@@ -226,7 +226,7 @@ class DiffusionPrior(WithPrior):
         return velocity
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Sample pictures in `effort.steps` steps. `setting` is the total length of the corrections (see the class).
+        """Sample pictures in `effort.steps` steps. `setting` determines the length of the corrections (see the class).
 
         The noise depends only on the attacker's seed.
         """

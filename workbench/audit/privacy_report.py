@@ -61,9 +61,9 @@ def write(result: Result, path: Path, variants: Mapping[str, Result] | None = No
 def render(result: Result, variants: Mapping[str, Result] | None = None, whole: bool = True) -> str:
     """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` maps the names of other generators to results. Such a result has the verdict on the protected image (`over`,
-    `allowed`, `holds`) and the target's accuracy on that image (`answered`). If `whole` is False, only the article and its
-    style are returned, to embed in another page.
+    `variants` maps the name of another generator to a dict. The dict has the verdict on the view `perturbed` (`over`,
+    `allowed`, `holds`), and the target's accuracy on the images of this view (`answered`). If `whole` is False, only the
+    article and its style are returned, to embed in another page.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

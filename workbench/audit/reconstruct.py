@@ -5,7 +5,7 @@
     undo      linear regression on pixels, which corrects polarity, colours and contrast, and smooths the noise
     invert    an inversion network, which predicts the picture from the observation (He et al. 2019, 2020)
     prior     the same network, further trained with an adversarial and a feature loss
-    optimise  white box with the weights of generator and encoder: gradient descent to a picture whose view is the observation
+    optimise  gradient descent to a picture whose view is the observation, with the weights of generator and encoder (white box)
 
 A view is the data that an attacker observes at one point of the system. A pair is one of the attacker's own pictures, together
 with the observation of this picture. If there are only few distinct observations, `invert` trains no network. Its guess is then
@@ -191,10 +191,11 @@ class FromInversion(Attacker):
 class Prior(FromInversion):
     """An inversion network with further training against a critic, which separates guesses from originals.
 
-    The further training starts from a fitted `Inversion`, and uses as many images as its training. The loss is a weighted sum
-    of the absolute error, the distance of the critic's features, and the critic's judgement (Isola et al. 2017; Wang et al.
-    2018). The guesses are sharper than the guesses of `Inversion`, but mostly have a larger squared error. The trained residual
-    (see `Inverter`) is dropped if it increases the absolute and feature error on held-out pairs.
+    The further training starts from the network of a fitted `Inversion`, or from a new network if the `Inversion` has none. It
+    uses `effort.passes` images. The loss is a weighted sum of the absolute error, the distance of the critic's features, and
+    the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper than the guesses of `Inversion`, but
+    mostly have a larger squared error. The trained residual (see `Inverter`) is dropped if it increases the sum of the other
+    two terms on held-out pairs.
     """
 
     name, knows = "prior", "pairs"
@@ -279,7 +280,7 @@ class Optimise(Search):
 
     The search starts from the inversion network's guess. The loss is `observation_error` plus weighted total variation.
     Held-out pairs select the weight. If no weight improves the guesses for these pairs, `guess` returns the inversion network's
-    guesses. The view `decoded` needs no attack, because the payload determines the decoded image.
+    guesses. The view `decoded` needs no attack of its own, because the payload determines the decoded image.
     """
 
     name = "optimise"
@@ -328,8 +329,8 @@ def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) ->
     """Return a differentiable distance (a scalar) between the views of the pictures `x` and the observations `seen`.
 
     For the view `perturbed`, and for a codec without a compressor, the distance is the mean squared error between protected
-    images and `seen`. For the `payload` of a neural codec, it is the mean squared error of the latents. Some encoders choose
-    whole patterns of latents (`NeuralCompressor.choose`). Then the distance is the cross-entropy of that choice.
+    images and `seen`. For the `payload` of a neural codec, it is the mean squared error of the latents. If the encoder chooses
+    one of several stored patterns of latents (`NeuralCompressor.choose`), the distance is the cross-entropy of this choice.
     """
     protected = observer.generator(x, observer.strength)
     compressor = observer.compressor

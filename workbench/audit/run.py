@@ -1,8 +1,8 @@
-"""The complete audit of one pair of target and auxiliary: every attacker on every view, the controls, linking and membership.
+"""The complete audit of one configuration: every attacker on every view, the controls, linking and membership.
 
 A view is the data that an attacker observes at one point of the system. A control is a guess without observation. The effort is
-an attacker's budget: pairs (own pictures with observations), training images and gradient steps. Linking and membership are two
-further tests (see `linkage`).
+an attacker's budget: the numbers of pairs (own pictures with observations), training images and gradient steps. Linking and
+membership are two further tests (see `linkage`).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attackers gain less than `gain` dB on every view. Return the curve.
+        """Double the effort until a doubling raises the best PSNR by less than `gain` dB on every view. Return the curve.
 
         Each row of the curve has a view's best attacker at one effort. The last effort stays in `self.effort`, and all later
-        figures use it. If `doublings` doublings do not suffice, `self.converged` is False, and all figures are lower bounds.
-        Raises UsageError if none of the attackers reconstructs pictures.
+        runs use it. If `doublings` doublings do not suffice, `self.converged` is False, and all results are lower bounds on the
+        attackers' success. Raises UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}
@@ -85,12 +85,12 @@ class Audit(Attempts):
     def result(
         self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0, unseen: int = 0
     ) -> dict[str, Any]:
-        """Run the complete audit. Return its figures, the verdict, and the origin of weights and data.
+        """Run the complete audit. Return the metrics, the verdict, and the origin of weights and data.
 
-        `unprotected` is the better row of the attackers `undo` and `invert` at strength 0, which is without protection.
-        `identity` is the PSNR (dB) of the view `perturbed` at strength 0. The row `unprotected` of a working attacker reaches
-        this value. `converged` and `effort_curve` come from `converge`. If `converge` was not called before, every figure is a
-        lower bound.
+        Two entries test the attackers on pictures without protection (strength 0). `unprotected` is the better row of the
+        attackers `undo` and `invert`. `identity` is the PSNR (dB) of the observation itself, taken as the guess. A working
+        attacker reaches this value. `converged` and `effort_curve` come from `converge`. If `converge` was not called before,
+        every result is a lower bound on the attackers' success.
 
         `shadows` is the number of shadow generators for the RMIA test (`membership_rmia`). At 0 the test is omitted. `unseen`
         is the number of classifiers in the rows `unseen` (see `unseen_rows`).

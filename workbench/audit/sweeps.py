@@ -1,9 +1,9 @@
 """The best attack's success over strength, transmitted bits, number of pairs, and number of sends.
 
 Strength is the share of the perturbation that the edge applies. A pair is one of the attacker's own pictures, together with the
-observation of this picture. A send is one pass of a picture through the edge. The attack `undo` uses least squares, and
-`invert` uses a trained network. The attack `replay` compares the observation with views of known pictures. A row is a dict with
-the figures of one attack.
+observation of this picture. A send is one pass of a picture through client and edge. The attack `undo` uses least squares, and
+`invert` uses a trained network. The attack `replay` compares the observation with observations of known pictures. A row is a
+dict with the metrics of one attack.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .views import Observer, Pairs, pairs_of
 
 __all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength", "of_surface"]
 
-# Codecs from less than a byte an image to a complete picture, by their names in figures.
+# Codecs from less than a byte per image to a complete picture, by their names in plots.
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "neural": ("neural", {}),
     "neural, rounded": ("compressai", {}),
@@ -50,11 +50,11 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return one row for each codec in `names` (of `CODECS`): the best attack on the cloud's decoded images.
+    """Return one row for each codec in `names` (of `CODECS`): the better of `undo` and `invert` on the cloud's decoded images.
 
     `bits` is the information in an image's code, `answered` the cloud's accuracy. `over` is the attack's PSNR gain (dB) over
-    the control, the class's mean image. If the attack is below the control, `over` is 0 and `failed` is set. The row of the
-    audit's own codec is taken from `Audit.result`, if that has run.
+    the control, the class's mean image. If the attack's PSNR is below the control's, `over` is 0 and `failed` is True. If
+    `Audit.result` has run, the row of the audit's own codec is the best of all its attackers.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -86,7 +86,7 @@ def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
 def of_surface(
     audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",)
 ) -> list[dict[str, Any]]:
-    """Return one row for each combination of strength and rate: the best of `attackers` on the cloud's decoded images.
+    """Return one row for each pairing of strength and codec rate: the best of `attackers` on the cloud's decoded images.
 
     `over` is the PSNR gain over the class's mean image (dB), or 0 if no attacker exceeds that image. Only PSNR is measured, so
     30 points take seconds with least squares (`undo`).
@@ -109,10 +109,10 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return {source: rows}, one row for each number of pairs in `counts`: the best attack on the protected images.
+    """Return {source: rows}, with one row for each number of pairs in `counts`.
 
-    `sources` are the origins of the attacker's pictures (see `pairs_of`). The source `same` has no more pictures than the
-    training split, so larger numbers are reduced.
+    A row is the better of `undo` and `invert` on the protected images. `sources` are the origins of the attacker's pictures
+    (see `pairs_of`). The source `same` has no more pictures than the training split, so larger numbers are reduced.
     """
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}

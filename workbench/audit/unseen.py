@@ -1,7 +1,7 @@
 """Transferability of the protection: the accuracy of unseen classifiers on protected pictures.
 
-An unseen classifier took no part in the generator's training, which uses only the pair's target and auxiliary model.
-Protection must hold for other models, too (paper PP, section 5.4).
+The generator's training uses only two classifiers, the target and the auxiliary. An unseen classifier is any other classifier.
+Protection must hold for unseen classifiers, too (paper PP, section 5.4).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def unseen_cost(effort: Effort, count: int) -> int:
 
 
 def allowed_unseen(classes: int) -> float:
-    """Return the largest share of protected pictures that an unseen classifier may recognise, by the number of classes."""
+    """Return the largest allowed accuracy of an unseen classifier on protected pictures of `classes` classes, in [0, 1]."""
     return max(ALLOWED_UNSEEN, ABOVE_CHANCE / classes)
 
 
@@ -42,8 +42,8 @@ def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
 
     The protected pictures are those of the views `PICTURE_VIEWS`. `allowed` is the result of `allowed_unseen`. `holds` states
     for each view whether the upper end of the accuracy's interval is at most `allowed`. The classifiers are the first `count`
-    architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width, and learn from
-    original training images.
+    architectures that are neither the pair's target nor its auxiliary. They have a quarter of the usual channels, and learn
+    from original training images.
     """
     pair, allowed = audit.pair, allowed_unseen(len(audit.dataset.classes))
     names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]

@@ -1,8 +1,9 @@
 """The verdict of an audit: whether the best attackers' gain over the control is small enough, on each view.
 
 A view is the data that an attacker observes, such as the payload. The control is a guess without observation: the mean image of
-the true class. The gain is the attacker's figure minus the control's figure. For identification, the gain is the ratio of the
-two figures. A row is a dict with the figures of one attacker on one view.
+the true class. The metrics are PSNR, SSIM and identification. The gain is the attacker's value of a metric minus the control's
+value. For identification, the gain is the ratio of the two values. A row is a dict with the metrics of one attacker on one
+view.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
     `identifiable` is the largest share of pictures that the distinct payloads can identify. This share limits the upper end of
     the interval of `identified` for payload, decoded image and label, which all follow from the payload.
 
-    Each view has these entries. `best` has the best attacker in each measure. `over` is the best attacker's gain, or the value
-    of no gain if the control is better, because every attacker can use the control's guess. `failed` names the measures in
-    which no attacker reached the control. The attacks are then too weak to prove protection. `interval` is the 95 % interval
-    of the gain, paired by picture. A measure `holds` if the upper end of that interval is at most `allowed`. `over_label` is
-    the gain over attackers that observed only the cloud's label, if such attackers were run. The control knows the true label.
-    Therefore `over` overstates the protection for pictures that the cloud misclassifies.
+    The result of a view has these entries. All but `failed` map the name of a metric to a value:
+
+    - `best`: the best attacker and its value
+    - `over`: this attacker's gain, but at least the value of no gain, because every attacker can use the control's guess
+    - `interval`: the 95 % interval of the gain; for PSNR and SSIM, of the mean difference from the control over pictures
+    - `allowed`: the largest allowed gain
+    - `holds`: whether the upper end of `interval` is at most `allowed`
+    - `failed`: a list of the metrics in which no attacker reached the control; such attacks are too weak to prove protection
+    - `over_label`: the gain in PSNR and SSIM over attackers that observed only the cloud's label, if such attackers were run
+
+    The control knows the true label. So for pictures that the cloud misclassifies, `over` overstates the protection.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]

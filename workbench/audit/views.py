@@ -52,7 +52,8 @@ KEPT = 3  # number of sets of protected pictures in an observer's cache
 class Observed:
     """Observations of N pictures in one view.
 
-    `seen` (N x C x H x W) are the observations, `answers` (N) the labels that the cloud returned.
+    `seen` (N x C x H x W) are the observations: images, the latents of a neural codec's `payload`, or one-hot labels. `answers`
+    (N) are the labels that the cloud returned.
     """
 
     view: str
@@ -134,9 +135,9 @@ class Kept(Generic[Made]):
 class Observer:
     """Simulates client, edge and cloud, and returns an attacker's observations.
 
-    `pair` has the networks. `size` is the height and width of the images. `options` are passed to the codec. `like` is another
-    observer of the same networks. The two observers share prepared networks and protected pictures. Raises UsageError for a
-    strength outside [0, 1].
+    `pair` has the system's networks. `size` is the height and width of the images. `options` are passed to the codec. `like` is
+    another observer of the same networks. The two observers share prepared networks and protected pictures. Raises UsageError
+    for a strength outside [0, 1].
     """
 
     def __init__(
@@ -183,9 +184,9 @@ class Observer:
     def protect(self, images: Tensor, view: str = "") -> Tensor:
         """Send images through the client's JPEG to the edge, and return the protected images, on the CPU.
 
-        Both are float, N x 3 x H x W. `view` is the view for which the images are sent. Repeated sends of one tensor differ
-        only in the generator's random component. This component depends on the images, on `view` and on the number of earlier
-        sends. So an audit is repeatable.
+        `images` and the result are float, N x 3 x H x W. `view` is the view for which the images are sent. Repeated sends of
+        one tensor differ only in the generator's random component. This component depends on the images, on `view` and on the
+        number of earlier sends. So an audit is repeatable.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])

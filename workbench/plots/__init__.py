@@ -1,11 +1,11 @@
-"""The figures, in one style for notebooks, reports and papers. The palette is the colour-blind-safe palette of Okabe and Ito.
+"""Plots in one style, for notebooks, reports and papers. The palette is the colour-blind-safe palette of Okabe and Ito.
 
 ::
 
     style        colours, matplotlib's defaults, lines and points with intervals
     galleries    pictures in rows and columns
     labels       names next to points
-    recognition  accuracy over strength, over bytes, and by pair
+    recognition  accuracy over strength, over bytes, and for each pair of target and auxiliary classifier
     learning     loss and accuracy during and after training
     timing       the components of a picture's latency
     energy       the energy of a picture on the phone

@@ -126,9 +126,9 @@ def front(points: Sequence[Row]) -> list[bool]:
 def pareto(points: Sequence[Row], title: str) -> Figure:
     """Draw the target's accuracy over the bits of an image (log scale). The colour is an attacker's gain (dB).
 
-    `points` are rows of `audit.sweeps.of_rate`, with the additional key `variant`. A variant is the name of another generator
-    for the same pair of classifiers ("": the pair's own generator). The variant selects the marker. Points on the Pareto front
-    (see `front`) have a ring.
+    `points` are rows of `audit.sweeps.of_rate`, with the additional key `variant`: the name of the generator that protected the
+    pictures. The name is "" for the pair's own generator. The variant selects the marker. Points on the Pareto front (see
+    `front`) have a ring.
     """
     figure, axis = subplots(figsize=(8.6, 4.6))
     overs = [point["over"] for point in points]

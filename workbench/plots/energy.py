@@ -35,8 +35,8 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
     """Draw the energy of a picture (mJ) by arrangement: our values in one panel, and the paper's values in a second panel.
 
     `ours` maps the name of an arrangement to a result of `bench.energy_model.energy`, which is drawn as a stack of parts. A
-    thin bar shows the range, and a thick bar the interval. `paper` maps the same names to the paper's values in mJ. If `paper`
-    is empty, there is no second panel. `meter` is the second panel's title.
+    thin bar shows the range over the model's assumptions, and a thick bar the 95 % interval. `paper` maps the same names to the
+    paper's values in mJ. If `paper` is empty, there is no second panel. `meter` is the second panel's title.
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]

@@ -82,9 +82,9 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
     """Draw a row for each view: the original, protected and decoded picture, the residual, and a column of text.
 
-    A view is the result of one pair of networks for one picture (`panels.methods.View`). The residual is the protected minus
-    the original picture, amplified by `gain`, on mid-grey. If an attacker was trained, the attacker's reconstruction is drawn,
-    too.
+    Each view is a `panels.methods.View`: the result of one pair of networks for one picture. The residual is the protected
+    minus the original picture, amplified by `gain`, on mid-grey. If an attacker was trained, the attacker's reconstruction is
+    drawn, too.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

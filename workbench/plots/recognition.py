@@ -1,4 +1,4 @@
-"""Figures of the accuracy of two classifiers, the target and the auxiliary: over strength, over bytes, and by pair.
+"""Figures of the accuracy of two classifiers, target and auxiliary: over strength, over bytes, and for each pair of the two.
 
 The target must still recognise protected pictures, and the auxiliary must not. A pair is a target and an auxiliary. A row is a
 dict of measurements at one point of a curve, from `Evaluation.curve`.
@@ -68,11 +68,11 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw the target's accuracy over bytes an image, for several codecs, and for an edge that sends only the label.
+    """Draw the target's accuracy over bytes per image, for several codecs, and for an edge that sends only the label.
 
     `curves` maps the name of a codec to one row for each quality or rate. `points` maps the name of a codec with a single
     setting to its row. `label` is the accuracy of the edge that classifies a picture and sends the label in log2(`classes`)
-    bits. A dashed line is the theoretical bound: for each accuracy, no codec needs fewer bytes.
+    bits. A dashed line is the theoretical bound: the fewest bytes with which any codec can reach an accuracy.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)

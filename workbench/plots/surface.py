@@ -50,7 +50,7 @@ def surface(rows: Sequence[Row], title: str) -> Figure:
 
 
 def surface_front(rows: Sequence[Row], title: str) -> Figure:
-    """Draw accuracy, SSIM and an attacker's gain over bytes an image (log scale), with one line for each strength.
+    """Draw accuracy, SSIM and an attacker's gain over bytes per image (log scale), with one line for each strength.
 
     `rows` are as in `surface`. Points on the Pareto front of accuracy, bytes and gain have a ring: no other point is at least
     as good in all three and better in one.

@@ -29,10 +29,10 @@ _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#C
 
 
 def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate], axis_title: str, title: str) -> Figure:
-    """Draw each arrangement's latency as a bar of nine components, together with the measured total and the total's interval.
+    """Draw each arrangement's latency as a stacked bar of nine components, and the measured total with its interval.
 
-    `parts` maps the name of an arrangement to {component: ms an image}. `COMPONENT_TITLES` lists the components. `whole` maps
-    the name of an arrangement to the measured total in ms an image. `axis_title` is the label of the x axis.
+    `parts` maps the name of an arrangement to {component: ms per image}. `COMPONENT_TITLES` lists the components. `whole` maps
+    the name of an arrangement to the measured total in ms per image. `axis_title` is the label of the x axis.
     """
     figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
