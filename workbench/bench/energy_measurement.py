@@ -4,11 +4,11 @@
 
     none    phone: JPEG              --JPEG--> cloud              nothing is protected
     pp      phone: generator -> PNG  --PNG---> cloud              the baseline, Protective Perturbation
-    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes the same as in `none`
+    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone does the same work as in `none`
 
-This process is the phone. Its CPU time includes its own stages and the sending, over TLS, to services in other processes. Bytes
-are counted at the socket, with HTTP and TLS, for a given number of pictures a request. The power of a core is read from a
-sensor (see `sensors`), or assumed (see `energy_model`).
+This process acts as the phone, and the services run in other processes. The measured CPU time covers the phone's computation
+and the sending of requests over TLS. The bytes of a request are counted at the socket, with HTTP and TLS. They depend on the
+number of pictures per request. The power of a core is read from a sensor (see `sensors`) or assumed (see `energy_model`).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class CpuClock(Stopwatch):
 class Phone:
     """The phone's part of an arrangement: the phone turns images into the tensor that it sends.
 
-    `name` is the name of the arrangement. `edge` has the baseline's generator and codec, which run on the phone. In the other
-    arrangements `edge` is None.
+    `name` is the name of the arrangement. In the baseline (`pp`), the generator and the PNG codec run on the phone, and `edge`
+    holds both. In the other arrangements `edge` is None.
     """
 
     name: str
@@ -79,7 +79,8 @@ class Phone:
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
         """Process images (N x 3 x H x W in [0, 1]) as the phone does before sending. Return the tensor to send, and its size.
 
-        The size is that of the tensor's content (bytes), without headers. `clock` adds up the time of each stage.
+        The size is the number of content bytes in the tensor, without headers. `clock` accumulates the time of each component,
+        such as the generator.
         """
         if self.edge is not None:
             payload = self.edge.protect(images, 1.0, clock)
@@ -109,12 +110,12 @@ def measure(
 ) -> Measured:
     """Start the services of the phone's arrangement, send all images `repetitions` times, and return the measurements.
 
-    A request has `batch` images. `stage` names the networks and the codec. In PMC² the edge uses this codec, and the cloud
+    A request has `batch` images. `stage` names the networks, and the codec between edge and cloud in PMC². In PMC² the cloud
     caches no scores. `data` are the options of `workbench serve` that name the data set.
 
-    Before the measurements, some images pass a relay that counts bytes, and all images are sent once as warm-up. Raises
-    UsageError for too few images or repetitions, and RunError if labels differ from the labels of the warm-up (see
-    `check_labels`).
+    Two steps precede the measurements. Some images are sent through a relay that counts bytes, and then all images are sent
+    once as warm-up. Raises UsageError for too few images or repetitions. Raises RunError if the labels differ from those of the
+    warm-up (see `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -150,11 +151,11 @@ def measure(
 
 
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
-    """Raise RunError if the services gave other labels to the same images in a later sending.
+    """Raise RunError if too many labels differ between two transmissions of the same images.
 
-    `first` are the labels of the first sending, `later` those of the later one. `name` is the arrangement's name, for the
-    message. If the generator has a random component (`noise` above 0), about a tenth of the labels may differ, because each
-    send draws the component again (see `too_many_others`).
+    `first` and `later` are the labels of the two transmissions, in the order of the images. The error message contains `name`,
+    the arrangement's name. `noise` is the standard deviation of the generator's random component. If it is 0, no label may
+    differ. Otherwise, the component is drawn for each transmission, and some labels may differ (see `too_many_others`).
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):
@@ -216,11 +217,12 @@ def powers(
 ) -> tuple[dict[str, list[float]], str, list[str]]:
     """Measure the power of a busy core (W) while each of the `phones` processes `images`.
 
-    Return {name of the phone: power in each window (see `watts`)}, the sensor's description, and the reasons why other sensors
-    are not used. An empty dict means that the power must be assumed. `source` is one of `sensors.SOURCES`, `root` is the
-    folder of the sensors' files. Phones without a generator share one measurement. Nothing else should run on the machine.
+    Return {key of `phones`: power of each measurement (see `watts`)}, the sensor's description, and the reasons why other
+    sensors are not used. If no sensor is usable, the dict is empty, and the power must be assumed. `source` is one of
+    `sensors.SOURCES`, `root` is the folder of the sensors' files. Phones without a generator share one measurement. Nothing
+    else should run on the machine.
 
-    Some sensors cannot distinguish work from rest. The source `auto` ignores such a sensor. If `source` names the sensor,
+    A sensor may be too coarse to distinguish work from rest. With `source` "auto", such a sensor is not used. Otherwise
     RunError is raised.
     """
     sensor, reasons = find_sensor(source, root)
@@ -239,10 +241,11 @@ def powers(
 
 
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
-    """Return the power (W) that a busy core adds to the machine's power at rest, measured in each of the sensor's windows.
+    """Return the power (W) that a busy core adds to the machine's power at rest, one value for each of several measurements.
 
-    In a window, the process first rests for some seconds (`rest(seconds)`), and then repeats `work` for the same time. Raises
-    RunError if the readings at work are no higher than at rest. Then the sensor is too coarse, or the machine is busy.
+    The sensor sets the number of measurements (`windows`) and their length (`window_s`). Each measurement has two parts of this
+    length. First the process rests (`rest(seconds)`), and then it repeats `work`. Raises RunError if the mean power is not
+    above 0. Then the sensor is too coarse, or the machine is busy.
     """
     found = []
     with one_thread():

@@ -3,13 +3,15 @@
 ::
 
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
-                          + waiting time x power while waiting + (energy of the radio's promotion and tail) / pictures a request
+                          + waiting time x power while waiting + (energy of the radio's promotion and tail) / request size
 
-`energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio, so its
-energy is always assumed. The promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
+The request size is the number of pictures in a request. `energy_measurement` measures CPU time, bytes and, with a sensor, the
+power of a busy core. No sensor measures the radio, so its energy is always assumed. The promotion is the phase in which the
+radio wakes up before a request. The tail is the phase in which it stays awake after the last byte.
 
-The assumptions matter more than the measurement noise. So every result begins with the range over the assumptions (`RANGES`).
-`SCENARIOS` names complete situations: a stream of pictures, or a single picture for which the radio wakes up.
+The assumptions matter more than the measurement noise. So every result begins with an interval: the energies at the two ends of
+the assumptions' ranges (`RANGES`). `SCENARIOS` names complete situations: a stream of pictures, or a single picture for which
+the radio wakes up.
 
 Sources:
 
@@ -42,10 +44,11 @@ PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
 
 @dataclass(frozen=True)
 class Radio:
-    """The published figures of a phone's radio.
+    """The published power values of a phone's radio.
 
-    `uplink` is in mW per Mbit/s, `active` is the power of the active radio (mW). `promotion` and `tail` are (ms, mW). The
-    promotion wakes the radio before a request. The tail keeps the radio awake after the last byte.
+    `uplink` is the power per uplink rate, in mW per Mbit/s. `active` is the power of the active radio (mW). `promotion` and
+    `tail` are pairs (duration in ms, power in mW). The promotion wakes the radio before a request. The tail keeps it awake
+    after the last byte.
     """
 
     uplink: float
@@ -101,10 +104,10 @@ RANGES: dict[str, tuple[float, float, str]] = {
 class Assumptions:
     """The inputs of the energy model that are assumed, not measured.
 
-    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte (J). `wait_w`: power
+    `cpu_w`: power of a busy core (W), used if no sensor reads it. `joules_per_byte`: energy to send a byte (J). `wait_w`: power
     (W) while the phone waits for a response. `slowdown`: time on a phone's core / time on this machine's core, for the same
-    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The defaults of
-    the radio are Wi-Fi's. Raises UsageError for a negative figure, and if `cpu_w` or `slowdown` is 0.
+    work. `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. By default, the
+    radio is Wi-Fi. Raises UsageError for a negative or non-finite value, and if `cpu_w` or `slowdown` is 0.
     """
 
     cpu_w: float = 1.5
@@ -144,11 +147,11 @@ SCENARIOS: dict[str, dict[str, float]] = {
 
 @dataclass
 class Measured:
-    """The measurements of an arrangement: CPU time by part (ms), elapsed time (ms) and bytes sent.
+    """The measurements of an arrangement: CPU time by component (ms), elapsed time (ms) and bytes sent.
 
-    Each list of numbers has one value for each repetition: the mean over the images. `sent` counts the bytes of an image at
-    the socket, `payload` only the bytes of its compressed content. `classes` are the labels of all `n` images. A request has
-    `batch` images.
+    The lists in `cpu_ms`, `ms` and `sent` have one value for each repetition: the mean over all `n` images. `sent` counts an
+    image's bytes at the socket. `payload` is one number, the mean size of an image's compressed content (bytes). `classes` are
+    the labels of the images. A request has `batch` images.
     """
 
     name: str
@@ -174,10 +177,12 @@ class Measured:
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
     """Return the energy of a picture (mJ) as a dict, in total and by part. Intervals are Student's t over repetitions.
 
-    The entry `range_mj` has two energies: with the least value of every assumption in `RANGES`, and with the greatest. `power`
-    is the measured power of a busy core (W) in several windows. If `power` is empty, the assumed power is used. `sees`
-    describes the sensor. The entries `joules_5000` and `watts` (energy over time) are comparable with the paper's figures for
-    5,000 images.
+    `power` is the measured power of a busy core (W) in several measurements. If `power` is empty, the assumed power is used.
+    `sees` describes the measured hardware.
+
+    The entry `range_mj` has two energies, the least and the greatest. For the least, every assumption is at the lower end of
+    its range in `RANGES`, or at its value in `assumed` if that is lower. The greatest is defined likewise. Two entries are
+    comparable with the paper's values for 5,000 images: `joules_5000` (J) and `watts` (energy over time).
     """
     parts, cpu_ms = _parts(measured, assumed, power), [assumed.slowdown * ms for ms in measured.total_ms]
     whole = [sum(values) for values in zip(*parts.values(), strict=True)]
@@ -250,12 +255,14 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return {arrangement: dict} with the energy of each arrangement relative to the baseline's (`pp`).
 
-    The dicts have these entries. `range`: the least and the greatest ratio over all combinations of assumptions in `RANGES`.
-    `share`: the ratio under `assumed`, with an interval for the measurements' noise only. `scenarios`: the ratio in each of
-    `SCENARIOS`. `over_none`: the ratio to the arrangement without protection. The protection costs nothing only if the
-    interval of `over_none` is narrow and contains 1.
+    The dict of an arrangement has these entries. `range`: the least and the greatest ratio over all combinations of
+    assumptions. Each assumption takes both ends of its range in `RANGES`, and its value in `assumed`. `share`: the ratio under
+    `assumed`, with an interval for the measurements' noise only. `scenarios`: the ratio in each of `SCENARIOS`. `over_none`:
+    the energy relative to the arrangement without protection. If its interval is narrow and contains 1, the protection costs
+    the phone nothing.
 
-    `power` is the measured power of a busy core (W) by arrangement. For a missing arrangement, the assumed power is used.
+    `power` has the measured power of a busy core (W) for each arrangement. If an arrangement is missing there, the assumed
+    power is used.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

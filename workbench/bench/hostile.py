@@ -1,15 +1,16 @@
-"""Measure how well the services' limits protect honest clients, memory and health checks against hostile connections.
+"""Measure whether hostile connections to the services slow down honest clients and health checks, or exhaust memory.
 
 ::
 
     attacker process (low priority, many addresses of loopback)         this process
-       trailers   a chunked body, then trailers without end               honest clients, closed loop: quiet, then attacked
+       trailers   a chunked body, then trailers without end               honest clients (closed loop), alone and under attack
        pipeline   requests without waiting for responses                  probes (health checks), each on a new connection
        newlines   after a response, an empty line every second            the edge's memory
        unread     requests whose responses are never read
 
-Attackers have no credential. The edge also accepts tokens, so it lets a connection without a certificate send HTTP. An
-attacker whose connection was closed reconnects after a pause, so the number of attackers stays the same.
+Attackers have no credential. The edge of this benchmark accepts tokens in addition to certificates. So it lets a connection
+without a certificate send HTTP. If a connection of an attacker is closed, the attacker reconnects after a pause, so the number
+of attackers stays the same.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """The `counts` of an attack's connections. They are available when the attack has ended.
+    """The result of an attack: the counts of its connections. `counts` is empty until the attack has ended.
 
     `attempts` counts the attempts to connect, `established` the successful ones. `open` counts the connections that were open
     at the end. `most_open` is the largest number of connections that were open at once.
@@ -179,8 +180,9 @@ class Probes:
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
     """A context in which another process attacks the service at `url` over many connections.
 
-    `connections` is their number. `authority` is the file of the CA certificate. `pause_s` is the range of the pause (s)
-    before an attacker reconnects. Raises UsageError if the limit of open files is too low.
+    `connections` is the number of attackers, each with one connection at a time. `authority` is the file of the CA certificate.
+    `pause_s` has the shortest and the longest pause (s) before an attacker reconnects. Raises UsageError if the limit of open
+    files is too low.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
@@ -211,8 +213,8 @@ def _yield_cores() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Attack a service until this process is terminated.
 
-    `arguments` are the service's URL, the file of the CA certificate, the number of connections, and the two ends of the pause
-    before an attacker reconnects (s).
+    `arguments` are the service's URL, the file of the CA certificate, the number of connections, and the shortest and the
+    longest pause (s) before an attacker reconnects.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("url")

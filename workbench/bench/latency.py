@@ -3,16 +3,17 @@
 The arrangements of phone, edge and cloud are::
 
     png, jpeg, neural    phone --JPEG--> edge --codec--> cloud        PMC² with each codec
-    every                as neural, but the cloud decodes and classifies every picture, as the paper's cloud does
-    new                  as neural, but the cloud caches no scores: it decodes every distinct code once a request
+    every                as neural, but the cloud decodes and classifies each picture, also equal ones, as the paper's does
+    new                  as neural, but the cloud caches no scores: each request decodes each distinct code once
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes of this
-machine, reached over TLS on loopback. Phone, edge and cloud share the machine's cores, so the phone is as fast as the edge.
+A code is the compressed form of one picture, and equal pictures have equal codes. Edge and cloud are processes on this machine,
+reached over TLS on loopback. Phone, edge and cloud share the machine's cores. So the phone computes as fast as the edge, unlike
+a real phone.
 
-The nine components are the paper's. For a network connection, the component is the sender's waiting time minus the time that
-the receiver reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of
-them.
+The nine components are the paper's. Two of them are network connections. Their time is the sender's waiting time minus the
+processing time that the receiver reports. `in_turns` alternates between arrangements within one run, so that a temporary
+slowdown affects all of them.
 """
 
 from __future__ import annotations
@@ -53,11 +54,11 @@ LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same byte
 
 @dataclass(frozen=True)
 class Arranged:
-    """One of `ARRANGEMENTS` with running services, and its clients.
+    """A running arrangement: its name (see `ARRANGEMENTS`), its clients and its emulated link.
 
-    `client` sends pictures without an emulated link. `linked` is a second client, for measurements over `link`. Its payloads
-    cross `link` to the cloud, from the edge or (`pp`) from the phone. `linked` is None if the arrangement was started without
-    this client.
+    `client` sends pictures without an emulated link. `linked` is a second client, for measurements over the emulated `link` to
+    the cloud. The payloads on `link` come from an edge or, in `pp`, from the phone. `linked` is None if the arrangement was
+    started without this client.
     """
 
     name: str
@@ -70,8 +71,9 @@ class Arranged:
 def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
     """A context that starts the services and clients of arrangement `name`, and yields the arrangement.
 
-    `stage` names the networks. `data` are the options of `workbench serve` that name the data set. With `linked` False, the
-    client over an emulated link is omitted. This saves the seconds that its separate edge takes to start.
+    `stage` names the networks. `data` are the options of `workbench serve` that name the data set. If `linked` is False, no
+    client over the emulated link is started. This saves the seconds in which the second edge, which only that client needs,
+    would start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -102,7 +104,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
 def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = ()) -> Iterator[dict[str, Arranged]]:
     """A context that starts several arrangements in parallel, like `running`, and yields them by name.
 
-    Only the arrangements in `LINKED` get a client over a link.
+    Only the arrangements in `LINKED` get a client over the emulated link.
     """
     with ExitStack() as stack:
         with ThreadPoolExecutor(cores(), "start") as pool:
@@ -148,8 +150,8 @@ class _EndToEnd:
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
     """Send `requests` batches one after another. Return the components of an image's latency: means (ms) with intervals.
 
-    In the result, `ms` is the time from a batch to its labels, divided by the batch size, with percentiles over requests.
-    `covered` is the share of this time that the nine measured components account for. Raises UsageError if there are fewer
+    In the result, `ms` is the time from sending a batch to receiving its labels, divided by the batch size, with percentiles
+    over requests. `covered` is the share of this time that the nine components add up to. Raises UsageError if there are fewer
     images than a batch.
     """
     return in_turns({"": client}, images, requests, batch, 1)[""]
@@ -158,10 +160,10 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients in turns. Return {name: result}, with the result of `end_to_end` for each client.
+    """Measure several clients in alternation. Return {name: result}, with the result of `end_to_end` for each client.
 
-    Each client sends `requests` batches. In each of `rounds` rounds, every client sends a part of its batches. The order of
-    the clients rotates. Raises UsageError for fewer images than a batch, or less than one request a round.
+    Each client sends `requests` batches, spread evenly over `rounds` rounds. The order of the clients rotates between rounds.
+    Raises UsageError for fewer images than a batch, or fewer `requests` than `rounds`.
     """
     if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(

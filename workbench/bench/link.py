@@ -28,7 +28,7 @@ WAITING = 64  # limit of queued chunks; the sender waits at this limit
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of link: bits a second in each direction (None: unlimited), and the one-way delay (s)."""
+    """The properties of a link: bits per second in each direction (None: unlimited), and the one-way delay (s)."""
 
     name: str
     bits_per_s: float | None

@@ -5,12 +5,12 @@
     closed   `concurrency` clients; each sends a request after the response to the previous one: measures the throughput
     open     requests arrive at a rate, whether or not earlier requests are complete: measures the latency
 
-In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
-charged for every request that was due in that second (no coordinated omission).
+In the open loop, a request's latency starts at its due time, even if it is sent later. So if a service stalls for a second, the
+delay counts for every request that was due in that second (no coordinated omission).
 
-Latencies in a queue depend on each other: one slow second delays hundreds of requests. So a measurement starts with a warm-up
-that is not recorded, and its window is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a
-bootstrap of blocks (Kuensch 1989). Intervals for independent samples would be far too narrow.
+Latencies in a queue are correlated: one slow second delays hundreds of requests. So a measurement starts with a warm-up that is
+not recorded, and lasts long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a bootstrap of
+blocks (Kuensch 1989). Intervals for independent samples would be far too narrow.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def relaxation_s(rate: float, capacity: float) -> float:
 
 
 def percentile_of_blocks(values: Sequence[float], percent: float) -> Estimate:
-    """Return a percentile of dependent values, with the 95 % interval of a moving-block bootstrap.
+    """Return a percentile of correlated values, with the 95 % interval of a moving-block bootstrap.
 
-    `values` are in order of time. A resample joins blocks of consecutive values, drawn at random. Blocks must be longer than
-    the time over which values depend on each other. A window of `FORGET` relaxation times ensures this. If a block has fewer
-    than two values, the interval is that of independent values.
+    `values` are in order of time. A resample joins `BLOCKS` blocks of consecutive values, drawn at random. Blocks must be
+    longer than the time over which values are correlated. A measurement over `FORGET` relaxation times of the queue ensures
+    this. If a block would have fewer than two values, the interval is that of independent values.
     """
     x = np.asarray(values, dtype=np.float64)
     length = len(x) // BLOCKS
@@ -79,7 +79,7 @@ class Load:
     """The record of a closed or an open loop.
 
     `milliseconds` has the latency of each completed request, in order of time. `errors` maps an error's text to its count.
-    `warm_up` counts the completed requests of the warm-up. These requests count neither in latencies nor in images.
+    `warm_up` counts the completed requests of the warm-up. Neither `milliseconds` nor `images` includes these requests.
     """
 
     kind: str
@@ -132,11 +132,11 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at random times, `rate` a second on average, and wait for all responses.
+    """Send requests at random times, `rate` per second on average, and wait for all responses.
 
-    The times are a Poisson process, drawn with `seed`. `send(k)` sends request k, and returns its number of images. A warm-up
-    of `warm_up_s` seconds, which is not recorded, precedes the measured `seconds`. Latencies are in the order of the due
-    times.
+    The times are a Poisson process, drawn with `seed`. `send(k)` sends request k, and returns its number of images. First comes
+    a warm-up of `warm_up_s` seconds, which is not recorded. Then come the measured `seconds`. Latencies are in the order of the
+    due times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))

@@ -4,12 +4,12 @@
 
               generator                             compression               decompression             classifier
     paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
-    ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
+    ours      prepared (see `inference`)            one stream (`entropy`)    once for each code        prepared, once per code
     new       as ours, but the cloud caches no scores of earlier batches
     reduced   as ours, generator, encoder and classifier in bfloat16
 
-All implementations run in every round, one after another, so that other load on the machine affects all of them. A ratio
-compares times of one round. A code is the compressed form of one image.
+All implementations run in every round, one after another, so that other load on the machine affects all of them. Each ratio
+divides two times of the same round. A code is the compressed form of one image, and equal images have equal codes.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def bench_models(
 ) -> dict[str, Any]:
     """Time all implementations on `images`, in batches of each size in `batches`. Return one JSON object.
 
-    `images` are float, N x 3 x H x W in [0, 1]. `rate`, in [0, 1], is the rate of the codec `neural`. Times are milliseconds
-    for one image: the median over rounds, the least and the greatest. `ratio` is the papers' time over ours, within each
-    round.
+    `images` are float, N x 3 x H x W in [0, 1]. `rate`, in [0, 1], is the bit rate of the codec `neural` (0: fewest bits).
+    Times are milliseconds for one image: the median, the least and the greatest over rounds. `ratio` is the papers' time
+    divided by our time, within each round.
 
-    `agreement` compares each implementation of ours with the unprepared networks and the codec `neural`, over all `images`. It
-    has the largest difference between protected images (values in [0, 1]), and the number of images with different labels. The
-    papers' implementation is left out, because it rounds the latents and so gives other labels. Raises UsageError for fewer
-    images than the largest batch.
+    The entry `agreement` compares `ours`, `new` and `reduced` with a reference over all `images`. The reference is the
+    unprepared networks with the codec `neural`. The entry has the largest difference between protected images (values in [0,
+    1]), and the number of images with different labels. The papers' implementation is left out, because it rounds the latents
+    and so gives other labels. Raises UsageError for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")

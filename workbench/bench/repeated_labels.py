@@ -1,4 +1,4 @@
-"""Check the labels of pictures that are sent repeatedly. A generator's random component may change some of them."""
+"""Check that a picture gets the same label each time it is sent, apart from changes by a generator's random component."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ SPREAD = 4  # tolerance in standard deviations of that count; chance alone excee
 def too_many_others(others: int, n: int, noise: float) -> bool:
     """Return whether `others`, the number of unexpected labels among `n`, is too large.
 
-    The limit is 0 if `noise` is 0 (no random component). Otherwise it is a tenth of `n`, plus four standard deviations of this
-    count. For example, 16 of 64 labels may differ. If a service mixed up images of ten classes, about 57 of 64 would differ.
+    An unexpected label differs from the label of an earlier computation. `noise` is the standard deviation of the generator's
+    random component. If it is 0, the limit is 0. Otherwise the limit is a tenth of `n`, plus four standard deviations of a
+    binomial count with this mean. For example, 16 of 64 labels may differ. If a service mixed up images of ten classes, about
+    57 of 64 would differ.
     """
     return others > (OTHER_LABELS * n + SPREAD * math.sqrt(n * OTHER_LABELS * (1 - OTHER_LABELS)) if noise else 0)
 
@@ -35,10 +37,10 @@ class Labels:
         self.n = self.others = 0
 
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
-        """Count the labels `found` in a response. Return whether the total of unexpected labels is within the limit.
+        """Count the labels `found` in a response. Return False if, in all responses so far, too many labels were unexpected.
 
-        `request` is the index of the request. If the response has a wrong number of labels, no label is counted, and the
-        result is False.
+        `request` is the index of the request. The limit is that of `too_many_others`. If the response has a wrong number of
+        labels, they are not counted, and the result is False.
         """
         expected = self.labels[request]
         if found.shape != expected.shape:

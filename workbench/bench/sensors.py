@@ -5,7 +5,7 @@
     powercap/intel-rapl:N/energy_uj     µJ; counts up, and wraps at max_energy_range_uj. AMD's counters have these names, too
     power_supply/BAT*/power_now         µW at this moment
     power_supply/BAT*/energy_now        µWh left, if there is no power_now
-    power_supply/BAT*/charge_now        µAh left, times voltage_now (µV), if both others are missing
+    power_supply/BAT*/charge_now        µAh left, times voltage_now (µV), if the other two are missing
 
 RAPL measures the processor's packages only, a battery the whole device. Both measurements include all processes on the
 machine. So nothing else should run, and the reading at rest must be subtracted.
@@ -33,16 +33,16 @@ BATTERY_POLL_S = 0.1  # seconds between two readings of a battery's power
 
 @dataclass
 class Reading:
-    """The energy (J) and time (s) of a measured piece of work."""
+    """The energy (J) and the duration (s) of some work."""
 
     joules: float = 0.0
     seconds: float = 0.0
 
 
 class Sensor(ABC):
-    """An energy sensor. A measurement takes `windows` readings of `window_s` seconds each.
+    """An energy sensor. `sees` describes the measured hardware.
 
-    `sees` describes the measured hardware.
+    A reading should last `window_s` seconds. A measurement should be repeated `windows` times.
     """
 
     source: ClassVar[str]
@@ -68,8 +68,9 @@ class Sensor(ABC):
 class Rapl(Sensor):
     """A processor's energy counters, summed over its packages. `folder` is the kernel's powercap folder.
 
-    Raises RunError with the reason if there are no counters, or if they are unreadable. A piece of work must use less energy
-    than a counter's range. A range of 65 kJ, for example, lasts five minutes at 200 W.
+    Raises RunError with the reason if there are no counters, or if they are unreadable. A counter wraps at the end of its
+    range, so the work in one `reading` must use less energy than that. At 200 W, a range of 65 kJ is used up after five
+    minutes.
     """
 
     source = "measured RAPL"

@@ -2,17 +2,18 @@
 
 ::
 
+    single      one image a request, one request after another: the components of the latency
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
     saturated   the same JPEGs over TLS, through both services, with enough requests in flight for full throughput
     ladder      one image a request, closed loops of 1 to 256 clients
     open        one image a request, in open loops
-    soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
+    soak        one image a request at 70 % of saturation, for minutes: errors, memory and percentiles
     hostile     honest clients next to hostile connections (see `hostile`), and the same clients alone
-    wire        bytes on both connections (client to edge, edge to cloud): the payload, with HTTP, and with TLS
+    wire        bytes on both connections (client to edge, edge to cloud): the payload alone, with HTTP, and with HTTP and TLS
 
-Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response
-is compared with the label of the same networks in this process. A wrong label is an error (see `repeated_labels`). Closed and
-open loops are those of `load`.
+Direct and saturated alternate, round by round, on the same cores. Each ratio divides two values of the same round. In closed
+and open loops (see `load`), every label is compared with the label that the same networks give in this process. Too many
+different labels are an error (see `repeated_labels`).
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class ServiceFixture:
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1, **options: float) -> Load:
         """Send requests of `size` images for `seconds`. `loop` is `closed_loop` or `open_loop`.
 
-        `much` is the loop's concurrency or its rate, `options` are its other parameters.
+        `much` is the loop's second parameter: the concurrency of `closed_loop`, or the rate (requests per second) of
+        `open_loop`. `options` are the loop's further parameters.
         """
         return self._run(loop(self._target(size), much, seconds, **options))
 
@@ -143,9 +145,10 @@ class ServiceFixture:
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float) -> tuple[Load, list[dict[str, Any]]]:
-        """Send single images in an open loop, `rate` a second on average. Return the load, and a list of the services' usage.
+        """Send single images in an open loop, `rate` per second on average. Return the load, and a list of the services' usage.
 
-        Usage is read every `every` seconds.
+        The services' usage (CPU time and memory) is read at intervals of `every` seconds. `warm_up_s` is the duration of the
+        warm-up (s).
         """
         used, start = list[dict[str, Any]](), time.perf_counter()
 
@@ -158,8 +161,8 @@ class ServiceFixture:
     def under_attack(self, connections: int, seconds: float, every: float) -> dict[str, Any]:
         """Send requests of honest clients for `seconds`, while an attacker opens `connections` hostile connections to the edge.
 
-        Return the honest clients' load, the health checks (`probes`), the edge's memory (bytes, read every `every` seconds)
-        and the counts of hostile connections.
+        Return a dict with the honest clients' load (`honest`), the health checks (`probes`), the edge's memory in bytes
+        (`edge_memory`, read every `every` seconds), and the counts of hostile connections (`attackers`).
         """
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
@@ -213,12 +216,13 @@ def bench_services(
     forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure the running services that `stage` describes, and the same networks in this process. Return one JSON object.
+    """Measure services that run as `stage` describes, and the same networks in this process. Return one JSON object.
 
-    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set. A closed loop
-    lasts `seconds`, and the soak lasts `soak_s` (0: no soak). A window of the open loop lasts at least `seconds`, and at least
-    `forget` times the queue's relaxation time (see `relaxation_s`). Direct calls and services alternate for `rounds` rounds.
-    `requests` single pictures are sent one after another. Raises UsageError for too few images.
+    `system` has the networks in this process. `data` are the options of `workbench serve` that name the data set.
+
+    Each closed loop lasts `seconds`, and the soak lasts `soak_s` (0: no soak). Each open loop lasts at least `seconds`, and at
+    least `forget` times the queue's relaxation time (see `relaxation_s`). Direct calls and services alternate for `rounds`
+    rounds. For the latency, `requests` single pictures are sent one after another. Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
@@ -266,8 +270,9 @@ def bench_hostile(
     The attack lasts `seconds`, with `connections` hostile connections. `stage`, `system` and `data` are as in `bench_services`.
     Honest clients send `images` one by one.
 
-    `memory_change` is the relative change of the edge's memory during the attack, without the first tenth of the attack.
-    `p95_ratio` is the honest clients' 95th percentile of latency under attack, divided by the percentile without an attack.
+    `memory_change` is the relative change of the edge's memory from the end of the attack's first tenth to the attack's end.
+    `p95_ratio` is the honest clients' 95th percentile of latency under attack, divided by the median of the two percentiles
+    without an attack.
     """
     files, labels = _labelled(system, images, stage.size)
     _, options = _options(stage, data)

@@ -1,7 +1,7 @@
 """Shared functions of the commands: declare a command, declare and read common options, print tables.
 
-The target is the classifier that must still recognise protected images, and the auxiliary is the classifier that must fail. A
-generator protects the images, and a compressor encodes them. These four networks are a pair.
+The target is the classifier that must still recognise protected images. The auxiliary is the classifier that must fail on them.
+A generator protects the images, and a compressor encodes them. The type `Pair` holds these four networks.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
 def add_precision(made: argparse.ArgumentParser, where: str) -> None:
     """Declare the option `--precision`, the number format in which the networks compute.
 
-    `where` is the option's help text without the default.
+    `where` is the start of the option's help text. The default is added to it.
     """
     made.add_argument("--precision", default="float32", choices=("float32", "bfloat16"), help=f"{where} (default: float32)")
 
@@ -113,10 +113,14 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
     """Load the four networks that the options name. Raises WeightsError for missing weights.
 
-    If the codec needs no compressor, the compressor is not loaded. `--variant` names a variant of the compressor. But if only a
-    generator has a variant of this name, such as `paper`, this generator is loaded with its own compressor. This does not apply
-    with `--generator-variant`. Raises UsageError if both networks have this name, or if `--variant` names a compressor and the
-    codec needs none.
+    If the codec needs no compressor, the compressor is not loaded.
+
+    `--variant` names a variant of the compressor, and `--generator-variant` a variant of the generator. There is one exception:
+    `--variant` may name a variant that only generators have, such as `paper`. Without `--generator-variant`, this generator is
+    then loaded, with its own compressor.
+
+    Raises UsageError if the codec needs a compressor, and `--variant` fits both a generator and a compressor. Raises UsageError
+    if the codec needs no compressor, and `--variant` names one.
     """
     from .. import system, weights
 

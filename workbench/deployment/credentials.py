@@ -30,8 +30,8 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 def issue_certificates(plan: Deployment) -> bool:
     """Issue all certificates of a deployment if one is missing or expires within 14 days, or if a stage's host name changed.
 
-    Return whether certificates were issued. After a change of a host name, a new certificate authority is also made, because
-    the old authority cannot sign the new name.
+    Return whether certificates were issued. If a host name changed, a new certificate authority is also made, because the old
+    one cannot sign certificates for the new name.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -65,7 +65,7 @@ def required_policy(plan: Deployment, given: Policy | str | Path | None = None) 
 
     `given` is a policy or the path of its file. A confidential edge runs in a guest, a virtual machine with encrypted memory.
     For such an edge, the returned policy requires the digest of the guest's configuration (initdata). The digest is computed
-    from the plan. Raises UsageError if a confidential edge has no policy, or if the edge's evidence can never meet the policy.
+    from the plan. Raises UsageError if a confidential edge has no policy, or if no evidence of this edge could meet the policy.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

@@ -6,8 +6,8 @@
               -> start the cloud -> open its tunnels -> start the edge -> open its tunnel -> wait until both are ready
     stop      stop edge, cloud and tunnels; certificates and sent files stay for the next launch, unless they are purged
 
-Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted launch continues it. A launch that
-fails stops the stages that it started.
+Each step is idempotent, so a second `launch` changes nothing. After an interruption, the next `launch` continues with the
+missing steps. A launch that fails stops the stages that it started.
 """
 
 from __future__ import annotations
@@ -217,8 +217,10 @@ class Deployed:
         """Stop both stages and the tunnels. Remove the files and keys of each stage from the stage's machine.
 
         Return the names of the stages that ran, and "tunnels" if the tunnels were open. With `purge`, also remove the remote
-        agent's folder on each machine, and the deployment's folder on this machine. Raises RemoteError for an unreachable
-        machine, after everything else was stopped.
+        agent's folder on each machine, and the deployment's folder on this machine.
+
+        If a stage cannot be stopped, for example on an unreachable machine, the other stage and the tunnels are still stopped.
+        Then the error is raised, and nothing is purged.
         """
         ran: list[str] = []
         errors: list[WorkbenchError] = []

@@ -32,8 +32,8 @@ def on_this_machine(plan: StagePlan) -> bool:
 class Links:
     """Opens and closes the tunnels of a plan. `host()` returns the `Host` of the local machine.
 
-    `config` is a configuration file that replaces ~/.ssh/config. In each method, `state` maps the name of a started stage to
-    [host, port] of the stage, as seen from the stage's machine.
+    `config` is a configuration file that replaces ~/.ssh/config. The methods have a parameter `state`, which maps the name of
+    each started stage to [host, port] of the stage. Host and port are as seen from the stage's machine.
     """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:
@@ -59,9 +59,9 @@ class Links:
         return not cloud.address and not edge.local and edge.host != cloud.host
 
     def join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels of the stages in `state`.
+        """Open the tunnels of the stages in `state`, and wait until they are open.
 
-        Raises RemoteError if a tunnel is still closed after `JOINED_S` seconds.
+        Raises RemoteError if a tunnel is not open after `JOINED_S` seconds.
         """
         deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):

@@ -205,7 +205,7 @@ class Deployment:
 
     @property
     def policy(self) -> Path | None:
-        """The path of the client's attestation policy, or None. A relative path in the plan starts at the plan's folder."""
+        """The path of the client's attestation policy, or None. A path in the plan may be relative to the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:

@@ -54,7 +54,7 @@ class Stage(Protocol):
         """Yield the last `lines` lines of the stage's log. With `follow`, also yield new lines."""
 
     def stop(self) -> bool:
-        """End the stage, and remove its files or Kubernetes objects. Return whether there was a stage to end."""
+        """End the stage, and remove its files or Kubernetes objects. Return whether a process ran or a container existed."""
 
 
 class RemoteAgent:
@@ -115,7 +115,7 @@ class RemoteAgent:
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Forget that the agent was sent. The next command then looks for the agent's folder, and sends it if missing.
+        """Forget that the agent's program was sent, so that the next command sends it again if it is missing.
 
         Call this after the agent's folder was removed.
         """
@@ -256,7 +256,8 @@ class ContainerStage:
     def status(self) -> dict[str, Any]:
         """Return the container's state. `known` tells whether the container exists, and `running` whether a replica is ready.
 
-        If the container exists, `waiting` tells whether no replica is ready yet, and `last` is a list with the first fault.
+        If the container exists, there are two more keys. `waiting` tells whether no replica is ready yet. `last` is a list with
+        the text of the first fault, or [].
         """
         try:
             state = self.containers.status()

@@ -8,9 +8,9 @@ Tunnels connect machines in separate networks:
                             [this machine] ==SSH==> cloud
     edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a remote port leads to a local one
 
-The file wanted.json lists the wanted tunnels. The process reads the file whenever it changes, and writes the open ports to
-ports.json. A lost connection is reopened, with the same ports if they are free. Clients of the services retry requests that
-were lost with the connection.
+The file wanted.json lists the tunnels that the deployment needs. The process reads this file repeatedly, and writes the ports
+of the open tunnels to ports.json. A lost connection is reopened, with the same ports if they are free. Clients of the services
+retry requests that were lost with the connection.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 class Tunnel:
     """A wanted tunnel between this machine and `host`.
 
-    A `forward` tunnel leads from a port of this machine to `port` of `target`, an address as seen from the host. A `reverse`
-    tunnel leads from a port of the host to `port` of this machine.
+    A `forward` tunnel leads from a port of this machine to `port` of `target`. `target` is an address as seen from the host. A
+    `reverse` tunnel leads from a port of the host to `port` of this machine.
     """
 
     name: str

@@ -3,7 +3,7 @@
 ::
 
     configuration      the settings of a host, as OpenSSH resolves them
-    config_files       copies of the configuration files, for an OpenSSH with another home folder
+    config_files       copies of the configuration files, for OpenSSH if its home folder is not $HOME
     addresses          the hops on the way to a host: jump hosts, then the host
     host_keys          the host keys that known_hosts trusts
     identities         the user's keys: in files, agents and certificates

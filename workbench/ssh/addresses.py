@@ -62,10 +62,10 @@ class Address:
 
     @property
     def bare_name(self) -> str | None:
-        """The host's name without the port. None if the port is 22 or if HostKeyAlias is set.
+        """The host's name in lower case, without the port. None if the port is 22 or if HostKeyAlias is set.
 
-        For a port other than 22, known_hosts has the name `[host]:port`. If that name is missing, the name without the port is
-        looked up, as in OpenSSH.
+        For a port other than 22, a host's name in known_hosts is `[host]:port`. If there is no line with this name, lines with
+        the name without the port count, as in OpenSSH.
         """
         return self.host.lower() if self.port != 22 and not self.alias else None
 

@@ -1,9 +1,10 @@
 """Prepare the files of an SSH configuration for their two readers, `ssh -G` and paramiko.
 
-OpenSSH takes the home folder from passwd, but the workbench takes it from $HOME. If these folders differ (in containers and
-tests), `ssh -G` reads a copy of the files. In the copy, $HOME replaces ~ in the paths that OpenSSH would expand, and each
-Include names copies of the included files. paramiko reads a single text, in which the lines of the included files replace each
-Include.
+OpenSSH reads the home folder from passwd, but the workbench reads it from $HOME. If these folders differ (in containers and
+tests), `ssh -G` must use $HOME, too. So it gets a copy of the files. In the copy, $HOME replaces ~ in the paths that OpenSSH
+expands, and each Include names the copies of its files.
+
+paramiko gets a single text, in which the lines of the included files replace each Include.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ def user_config() -> Path:
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
     """Copy a configuration file, together with its included files, to `folder`. Return the path of the copy.
 
-    `config` None means ~/.ssh/config, followed by /etc/ssh/ssh_config. `copies` gets an entry {path of the copy: original path}
-    for each file. Raises RemoteError for an unreadable file, and for a ~/.ssh/config that other users could change.
+    If `config` is None, the copy includes ~/.ssh/config and then /etc/ssh/ssh_config. For each copied file, an entry {path of
+    the copy: original path} is added to `copies`. Raises RemoteError for an unreadable file, and for a ~/.ssh/config that other
+    users could change.
     """
     known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
     if config is not None:  # errors name the user's file, never the copy
@@ -107,8 +109,8 @@ def _text(path: Path, depth: int) -> str:
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
     """Yield the lines of the configuration file `path` without comments. The lines of included files replace each Include.
 
-    `depth` is the number of Includes that lead to this file. Raises RemoteError for an unreadable file, and for an Include
-    after a Host or Match line.
+    `depth` is the depth of nesting: the number of Includes between the first file and this file. Raises RemoteError for an
+    unreadable file, for too deep nesting, and for an Include after a Host or Match line.
     """
     within = False
     for line in _text(path, depth).splitlines():

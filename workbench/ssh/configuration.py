@@ -51,7 +51,7 @@ class HostConfig:
     values: Mapping[str, list[str]]
 
     def all(self, keyword: str) -> list[str]:
-        """Return all values of a keyword, or OpenSSH's defaults if the keyword is not set."""
+        """Return all values of a keyword. If the keyword is not set, return OpenSSH's default values, or []."""
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:

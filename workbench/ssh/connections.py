@@ -7,8 +7,8 @@
 The hops are the jump hosts on the way to a host, and then the host. A channel is a byte stream within a connection. It belongs
 to a command or to a forwarded port.
 
-Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that stops
-answering keep-alive requests is closed, and every operation that waits on the connection ends.
+Host keys are always verified, whatever the configuration says. Authentication uses only keys, never passwords. If the host
+stops answering keep-alive requests, the connection is closed, and all waiting operations fail.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ log.propagate = False  # paramiko logs a traceback, we report one line
 
 
 class _TimedPacketizer(Packetizer):
-    """paramiko's packet reader. It also records when the last packet arrived: `heard`, in s of `time.monotonic`."""
+    """paramiko's packet reader. `heard` is the time of the last received packet, in seconds of `time.monotonic`."""
 
     heard: float = float("inf")
 
@@ -62,8 +62,8 @@ class _TimedPacketizer(Packetizer):
 class SshConnection:
     """An authenticated SSH connection to a host.
 
-    `before` is the connection to the previous hop, through which this connection runs. It is None for a direct connection.
-    After `keepalive` seconds without a packet from the host, the connection is closed.
+    If this connection runs through a jump host, `before` is the connection to that jump host. Otherwise `before` is None. After
+    `keepalive` seconds without a packet from the host, the connection is closed.
     """
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
@@ -95,7 +95,7 @@ class SshConnection:
     def session(self) -> paramiko.Channel:
         """Return a new channel for one command. Raises RemoteError if the host refuses another channel.
 
-        Raises LostError if the connection is broken. The command has then not run.
+        Raises LostError if the connection is broken. In both cases, the command has not run.
         """
         deadline = time.monotonic() + REAPED_S
         while True:

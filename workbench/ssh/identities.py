@@ -70,7 +70,7 @@ class Keyring:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield the keys to offer to the host `address`, in order, as pairs (label of the key for messages, key).
+        """Yield the keys to offer to the host `address`, in order, as tuples (label, key). A label names the key in messages.
 
         For each unusable key, the reason is added to `problems`. Raises RemoteError if the user gives no valid passphrase for
         an encrypted key.

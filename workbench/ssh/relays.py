@@ -48,7 +48,7 @@ Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port, which is closed at the end of the context. `close` calls `end` once, to stop the forwarding."""
+    """A forwarded port. The end of the context closes it. The function `end` stops the forwarding, and is called only once."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -70,7 +70,8 @@ class Forward:
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
     """Copy bytes from `source` to `sink` until `source` ends. Then close `sink` for writing.
 
-    `way` is the direction. It is unused here, but other copy functions need it. An error closes both endpoints.
+    `way` is the direction: "out" is from the near to the far endpoint, "back" is the opposite. It is unused here, but other
+    copy functions need it. If an error occurs, both endpoints are closed.
     """
     try:
         while data := source.recv(CHUNK):
@@ -144,7 +145,8 @@ def dial(address: tuple[str, int]) -> socket.socket:
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
     """Relay the connection `far`, which comes from the remote host, to `address` (host, port) as seen from this machine.
 
-    `pairs` copies the bytes. Return when the connection has ended. If nothing listens at `address`, close `far`.
+    The connection is added to `pairs`, which copies the bytes. Return when the connection has ended. If nothing listens at
+    `address`, close `far`.
     """
     try:
         near = dial(address)
@@ -157,8 +159,8 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Accept connections on `listener` in a thread, and relay each connection to an endpoint that `reach()` opens.
 
-    Return the forwarded port, without waiting for connections. If `reach` fails, the accepted connection is reset.
-    `connections` copies the bytes. The default copies without added delay.
+    Return the forwarded port at once. If `reach` fails, the accepted connection is reset. Relayed connections are added to
+    `connections`, which copies their bytes. The default is a new `RelayedConnections`, which copies without delay.
     """
     pairs = connections or RelayedConnections()
 

@@ -1,8 +1,9 @@
 """Run a command, locally or over SSH: its input, its outputs and its exit status.
 
-A command never outlives the process that started it. OpenSSH does not signal a command whose channel was closed, so a command
-without output would run for ever. But the end of the channel, of the connection or of this process also ends standard input. A
-shell on the remote host runs the script LEASE, which waits for the end of standard input, and then terminates the command.
+A command never outlives the process that started it. This needs a remedy, because OpenSSH does not signal a command whose
+channel was closed. A command without output would then run for ever. But the command's standard input ends if the channel, the
+connection or this process ends. So a shell on the remote host runs the script LEASE. It waits for the end of standard input,
+and then terminates the command.
 
 The methods of `remote.Host` start these commands::
 
@@ -58,9 +59,10 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return a command that starts a shell. The shell runs `command` as long as the shell's standard input is open.
+    """Return a command line that runs `command` in a shell, as long as the shell's standard input is open.
 
-    `command` gets only the first `length` bytes of that input. When the input ends, `command` is terminated.
+    The shell passes the first `length` bytes of its standard input to `command`. When the standard input ends, the shell
+    terminates `command`.
     """
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
@@ -77,7 +79,8 @@ def last_line(errors: bytes) -> str:
 class Watchdog:
     """A timer that calls `on_timeout` once, unless the context ends before the timer expires.
 
-    The timer expires `seconds` after its creation or after the last call of `extend`. If it is None, the timer never expires.
+    The timer expires `seconds` after its creation or after the last call of `extend`. If `seconds` is None, the timer never
+    expires.
     """
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
@@ -164,7 +167,7 @@ class RemoteProcess(abc.ABC):
             self._begin(run)
 
     def errors(self) -> bytes:
-        """Wait up to 1 s for the end of standard error. Return what has arrived, at most the last `LIMIT` bytes."""
+        """Wait up to 1 s for the end of standard error. Return the received bytes, at most the last `LIMIT` bytes."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 

@@ -119,9 +119,10 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the index of the first block that the host lacks, or None if the host's .part file has different content.
+        """Return the index of the first block that the host lacks, or None if the host's .part file differs in content.
 
-        `state` is the host's report on its .part file: the number of complete blocks, their SHA-256, and the size in bytes.
+        `state` is the host's report on its .part file, as text: the number of complete blocks, their SHA-256, and the file's
+        size in bytes.
         """
         blocks, digest, size = state.split()
         if int(size) > self.size:
@@ -240,7 +241,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Advance the progress bar: the host now has `there` bytes of `item`."""
+        """Advance the progress bar. `there` is the number of bytes of `item` that the host now has."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

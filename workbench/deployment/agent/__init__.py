@@ -9,6 +9,6 @@
     FOLDER/stages/<name>/        one stage: lock, spec.json, state.json, log, port, and its files
 
 A supervisor process in its own session runs the stage, so that the stage outlives the SSH connection that started it. The
-supervisor holds the stage's lock as long as it runs. If the lock is free, the stage does not run, even if state.json records no
-end. The agent needs Python 3.9 and only the standard library.
+supervisor holds the stage's lock as long as it runs. So a free lock means that the stage does not run. A killed supervisor does
+not record the end in state.json. The agent needs Python 3.9 and only the standard library.
 """

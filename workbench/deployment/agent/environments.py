@@ -3,8 +3,8 @@
 Dependencies are installed from lock files that were sent with the package. So a package index, even a malicious one, can only
 provide files whose SHA-256 is in the lock files. No package is built from source, and no dependency is resolved.
 
-If the user names a Python interpreter, nothing is installed. The package is only unpacked. The interpreter must already have
-all dependencies.
+If the user names a Python interpreter, the package is only unpacked, and no dependency is installed. The interpreter must
+already have all dependencies.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source pac
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make a Python environment in `folder`/envs, unless an equal environment exists there.
+    """Make a Python environment in `folder`/envs, unless one for the same package, locks and options exists there.
 
-    `folder` is the agent's folder. `asked` has the SHA-256 of the wheel and of each lock file, the options of pip, the user's
-    interpreter ("" for none), and the device. Return {"python": path of the interpreter, "path": PYTHONPATH, or "" if none is
-    needed}. Raises AgentError if the installation fails, or if the device is "cuda" and torch finds no GPU.
+    `folder` is the agent's folder. The keys of `asked` are `wheel` (SHA-256), `file` (name of the wheel), `locks` ({name:
+    SHA-256}), `least` (minimum Python version), `pip` (options of pip), `python` (the user's interpreter, or "") and `device`.
+
+    Return {"python": path of the interpreter, "path": PYTHONPATH, or "" if none is needed}. Raises AgentError if the
+    installation fails, or if `device` is "cuda" and torch finds no GPU.
     """
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key

@@ -5,8 +5,9 @@
     python3 -I -B - REQUEST  < this file  > JSON
 
 Python reads the program from standard input, so no file stays on the machine. The program needs Python 3.9 and only the
-standard library. The request's key `root` is the folder that contains the host's root file system. It is not / if sshd runs in
-a container. The program reads /proc, /sys, /dev, /etc, /opt and /usr/share below `root`.
+standard library. REQUEST is a JSON object with the program's parameters. Its key `root` is the folder that contains the host's
+root file system. This folder is not / if sshd runs in a container. The program reads /proc, /sys, /dev, /etc, /opt and
+/usr/share below `root`.
 
 A stage is the edge or the cloud. It may run in a container under Kata, which starts a virtual machine for each container. A
 shim is Kata's runtime for one kind of virtual machine. A key broker gives the container its TLS key.
@@ -53,7 +54,7 @@ MOST = 4 << 20  # maximum bytes of a response, such as an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts about this machine, as {name: value}. `asked` is the request.
+    """Return the facts about this machine, as {name: value}. `asked` is the request, a dict.
 
     If `short` is true in the request, return only the pod annotations that Kata allows.
     """

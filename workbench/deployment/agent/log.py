@@ -38,7 +38,7 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the path of the next newer log file after an open one, or None if the open file is the newest.
+    """Return the path of the log file that was started directly after an open one, or None if the open file is the newest.
 
     `path` is the newest log file. `handle` is the file descriptor of the open file. If rotations have removed the open file,
     return the oldest log file.

@@ -1,4 +1,4 @@
-"""Check the machine's resources, and free ports that dead SSH sessions hold.
+"""Check the machine's resources, and end dead SSH sessions that still occupy a port.
 
 `probe` and `free` are commands of the remote agent, the program that runs a stage here. `folder` is the agent's folder, and
 `asked` are the arguments of the command.
@@ -24,8 +24,8 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Return this machine's resources.
 
     Keys: `python` (version), `free` (free bytes on the disk of `folder`), `gpus` (a line of text for each GPU), `uv` (the path
-    of uv, or ""), and `cores`. Raises AgentError if fewer than `FREE` or `asked["bytes"]` bytes are free, or if
-    `asked["device"]` is "cuda" and no GPU is found.
+    of uv, or ""), and `cores`. The disk must have `FREE` free bytes, and `asked["bytes"]` free bytes if that is more. Raises
+    AgentError otherwise, or if `asked["device"]` is "cuda" and no GPU is found.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free

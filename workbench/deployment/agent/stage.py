@@ -32,8 +32,9 @@ LAST = 20  # number of log lines in the report of a stage's end
 def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Start a stage with the settings `asked`, and wait until the stage reports its port.
 
-    A stage that already runs with equal settings is kept. A stage that runs with other settings is stopped first. Return the
-    stage's state, with the key `port`. Raises AgentError if the stage ends, or reports no port within `START_S` seconds.
+    If the stage already runs with equal settings, it is kept. If it runs with other settings, it is stopped first. Return the
+    stage's state, with the key `port`. Raises AgentError if the stage ends before it reports a port, or reports none within
+    `START_S` seconds.
     """
     home = _home(folder, asked)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -4,7 +4,7 @@ A deployment has two stages, the edge and the cloud. The edge may run in a conta
 
 ::
 
-    runner     all machines at once: a shell script -> an inventory (Python) and kubectl -> findings
+    runner     all checks, on all machines in parallel: a shell script, then a Python program and kubectl
     hosts      a machine that runs a stage as a process
     guests     a cluster node that starts guests under SEV-SNP, AMD's protection of virtual machines
     clusters   the Kubernetes cluster of a container
@@ -12,7 +12,7 @@ A deployment has two stages, the edge and the cloud. The edge may run in a conta
     network    the connections between the machines
     findings   the result of a check: ok, or a fault and its remedy, in one line
 
-The first probe is a POSIX shell script, so that it also runs on a machine without Python.
+The first step on a machine is a POSIX shell script, which also runs without Python.
 """
 
 from .findings import Finding

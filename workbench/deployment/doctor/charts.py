@@ -81,8 +81,8 @@ def annotation_findings(
     """Check that Kata lets pods set the annotations that the container needs.
 
     `configured` is {shim: allowed annotations, as regular expressions}. It comes from Kata's files on the host on which kubectl
-    runs, and is empty if this host is no node of the cluster. Without a list for the container's shim, Kata's default and the
-    chart's values apply.
+    runs. It is empty if this host is not a node of the cluster. If it has no list for the container's shim, Kata's default and
+    the chart's values apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)

@@ -31,7 +31,7 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Check a cluster node on which the container's guest shall start.
+    """Check a cluster node on which the container's guest is to start.
 
     `facts` are the facts that the shell script `hosts.SHELL` printed on the node. `found` is the output of
     `agent/inventory.py`, or None if this program cannot run on the node.

@@ -55,7 +55,7 @@ class Doctor:
     """Checks the machines of a plan. `host(name)` returns the machine with this name, and `close()` closes all connections.
 
     `root` is the folder on a machine that contains the host's root file system. It is not / if sshd runs in a container. A
-    relative path starts at the home folder.
+    relative `root` is relative to the user's home folder on the machine.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:

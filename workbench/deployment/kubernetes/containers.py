@@ -6,11 +6,11 @@
         containers = Containers(host, Container(...))
         containers.apply()
         containers.wait(600, print)
-        ...  containers.status(), .logs(), .address()
+        containers.status(), containers.address()
         containers.delete()
 
 A container can have several replicas, each in a pod and a guest (virtual machine) of its own. This module executes no command
-in the container, because the guest's policy refuses that. It reads faults from the cluster's own reports.
+in the container, because the guest's policy refuses such requests. It reads faults from the cluster's own reports.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class AbsentError(RemoteError):
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container. `wanted` and `ready` are numbers of replicas. `trouble` is the first fault as text, or ""."""
+    """The state of a container. `wanted` and `ready` count replicas. `trouble` is the text of the first fault, or ""."""
 
     wanted: int
     ready: int
@@ -91,8 +91,9 @@ class Containers:
         """Create or update the container's Kubernetes objects, and delete objects that the settings no longer require.
 
         A second call changes nothing. Manual edits are reverted, but the autoscaler keeps its number of replicas.
-        `certificates` maps ca.pem, edge.pem and edge.key to their contents. Only an edge without a key broker needs them. A key
-        broker would give the edge these files.
+
+        `certificates` maps ca.pem, edge.pem and edge.key to their contents. They are required if the edge has no key broker.
+        With a key broker, the broker gives them to the edge, and `certificates` must be None.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")

@@ -1,9 +1,10 @@
 """The settings of the cloud's container, in a guest (virtual machine) with a confidential GPU.
 
-The container's Kubernetes objects are valid under their schemas, but have never run. NVIDIA's reference uses the runtime class
-kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. In the guest, the Kata agent starts the
-container. The cloud uses the edge's policy for this agent, which admits no device. It is unknown which additional requests the
-agent receives for a GPU.
+The container's Kubernetes objects match their schemas, but have never run. NVIDIA's reference uses the runtime class
+kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode.
+
+In the guest, the Kata agent starts the container. A policy states which requests of the host this agent accepts. The cloud uses
+the edge's policy, which accepts no device. It is unknown which additional requests a GPU needs.
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ The guest is the virtual machine around the container. In the guest, the Kata ag
     Container --initdata--> TOML: the agent's policy, the key broker --sha256--> HOST_DATA in the guest's evidence
 
 The guest's attestation evidence contains the digest of the initdata. So the evidence proves the image, the command, and the
-permissions of the host. The agent refuses all requests of the host that the policy does not allow. The host is not trusted: it
-sees only encrypted memory and TLS traffic, and the edge's log if the settings allow that. The key broker gives the TLS key only
-to an attested guest.
+permissions of the host. The agent refuses all requests of the host that the policy does not allow.
+
+The host is not trusted. It sees only encrypted memory and TLS traffic, and the edge's log if the settings allow the host to
+read it. The key broker gives the TLS key only to an attested guest.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""Render the Kubernetes objects of a container with the edge or the cloud.
+"""Render the Kubernetes objects of a container in which the edge or the cloud runs.
 
 ::
 
     Container --render--> NetworkPolicy, Deployment, Service             [Secret, only with the development runtime]
-                          PodDisruptionBudget, HorizontalPodAutoscaler   if there can be several replicas
+                          PodDisruptionBudget                            if there can be several replicas
+                          HorizontalPodAutoscaler                        if the number of replicas can vary
+                          Namespace                                      if the settings create it
 
-A key broker gives the container its TLS certificate and key. Without a broker, the Secret has them, and the host can read them.
+A key broker gives the container its TLS certificate and key. Without a broker, a Secret contains them, and the host can read
+them.
 """
 
 from __future__ import annotations

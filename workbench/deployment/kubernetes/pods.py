@@ -50,8 +50,8 @@ class Pod:
 class Trouble:
     """A fault that prevents a pod from running. `reason` is Kubernetes' name of the fault, and `message` has the details.
 
-    `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
-    `previous`: the process was restarted, so the log of the ended process needs kubectl's option --previous.
+    `final`: the cluster cannot resolve the fault without a change by the user. `ended`: the edge's process ended, and its log
+    may have the reason. `previous`: the process was restarted, so its log before the restart needs kubectl's option --previous.
     """
 
     reason: str
