@@ -185,6 +185,23 @@ def test_a_sheet_frames_misread_pictures_and_opens_one(empty: Page) -> None:
     assert np.array_equal(pixels(empty, ".pmc2-original .pmc2-over"), levels(pictures.original[9])), "at once, from the sheet"
 
 
+def test_a_change_right_after_an_undo_is_not_taken_back(page: Page) -> None:
+    given, _ = made(1)
+    open_stage(page, given)
+    page.clock.install()
+    for strength in (0.5, 0.4):
+        pull(page, "strength", strength)
+        page.clock.fast_forward(500)
+    restored = "model.sent.filter(([each]) => each.do === 'restore').map(([each]) => each.settings.strength)"
+    page.evaluate("model.answers = false")
+    page.locator(".pmc2-undo").click()
+    pull(page, "strength", 0.7)
+    assert page.evaluate(restored) == [0.5, 0.7], "the kernel has not acted on the undo, and could take the change back"
+    page.evaluate("model.arrive('handled', model.get('sequence'))")
+    pull(page, "strength", 0.6)
+    assert page.evaluate(restored) == [0.5, 0.7]
+
+
 def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(page: Page) -> None:
     given, _ = made(1)
     open_stage(page, given)

@@ -152,6 +152,6 @@ def test_a_message_waits_for_the_settings_before_it(explorer: Explorer) -> None:
     press(explorer, "restore", settings={"strength": 0.3}, sequence=number)
     press(explorer, "paste", text="explorer.apply(quality=40)", sequence=number + 1)
     explorer.stage.set_state({"strength": 0.8, "sequence": number})  # the drag's last step, held back by the page
-    assert (explorer.strength, explorer.quality) == (0.3, 89)
+    assert (explorer.strength, explorer.quality, explorer.stage.handled) == (0.3, 89, number)
     explorer.stage.set_state({"sequence": number + 1})
-    assert (explorer.strength, explorer.quality) == (0.3, 40)
+    assert (explorer.strength, explorer.quality, explorer.stage.handled) == (0.3, 40, number + 1)

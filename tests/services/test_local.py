@@ -230,4 +230,4 @@ def test_ctrl_c_during_a_stop_leaves_no_process(tiny_data: Path, monkeypatch: py
         monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             local.__exit__()
-    assert first.process.returncode == 0
+    assert first.process.returncode is not None

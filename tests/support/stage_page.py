@@ -30,7 +30,7 @@ SCRIPT = """async ([state, module, css]) => {
     };
     const listeners = new Map(), values = binary(state);
     const model = window.model = {
-        sent: [], saved: [], changed: {},
+        sent: [], saved: [], changed: {}, answers: true,
         get: (name) => values[name],
         set(name, value) {
             const given = typeof name === "string" ? {[name]: value} : name;
@@ -41,6 +41,7 @@ SCRIPT = """async ([state, module, css]) => {
         send({sequence, ...content}, _, buffers) {
             if (this.saved.at(-1)?.sequence !== sequence) throw new Error("a message without its number among the settings");
             this.sent.push([content, (buffers || []).length]);
+            if (this.answers) values.handled = sequence;
         },
         on(name, callback) { listeners.set(name, [...(listeners.get(name) || []), callback]); },
         off(name, callback) { listeners.set(name, (listeners.get(name) || []).filter((each) => each !== callback)); },

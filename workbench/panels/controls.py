@@ -252,6 +252,7 @@ class Controls(ViewBase):
                 self._messages.append((content, buffers))
             else:
                 self._take(content, buffers)
+                self.stage.handled = max(self.stage.handled, content.get("sequence", 0))
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
         actions: dict[str, Callable[[], object]] = {

@@ -243,6 +243,7 @@ class View {
     this.state[name] = value;
     this.model.set(name, value);
     this.model.save_changes();
+    if (this.restoring > this.model.get("handled")) this.restore(); // the undo would else take this change back
     this.changed(name);
   }
 
@@ -293,7 +294,7 @@ class View {
     for (const name of LOOK) this.model.set(name, settings[name]);
     this.model.save_changes();
     this.state = settings;
-    if (!this.options.saved) this.send({do: "restore", settings});
+    if (!this.options.saved) this.restore();
     this.showHistory();
     this.layout();
     this.showAll();
@@ -315,6 +316,11 @@ class View {
     if (!files.length) return;
     const contents = await Promise.all([...files].map((file) => file.arrayBuffer()));
     this.send({do: "upload", names: [...files].map((file) => file.name)}, contents);
+  }
+
+  restore() {
+    this.send({do: "restore", settings: {...this.state}});
+    this.restoring = this.model.get("sequence");
   }
 
   // --- built once -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ that the edge has received. G(x) is the same picture protected at full strength.
 The page sends custom messages at once, but ipywidgets holds changed traits back while the kernel handles earlier changes. A
 message can then arrive before settings that were changed earlier. So the page numbers its messages. It sets the trait
 `sequence` to the newest number, and sends this trait with the settings. The kernel acts on a message once `sequence` has
-reached the message's number.
+reached the message's number, and then sets `handled` to the number. Until then the page sends the restored settings of an undo
+again with each further change.
 
 Pixels are sent as binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before
 torch is loaded.
@@ -73,6 +74,7 @@ class Stage(anywidget.AnyWidget):
     gain = traitlets.Float(1.0).tag(sync=True)  # amplification of the residual
     projection = traitlets.Unicode("PCA").tag(sync=True)  # projection of the map
     sequence = traitlets.Int(0).tag(sync=True)  # number of the page's last message
+    handled = traitlets.Int(0).tag(sync=True)  # number of the last message on which the kernel has acted
 
     view = traitlets.Any()  # the displayed `View`, for observers in the kernel
     pictures: traitlets.List[int] = traitlets.List()
